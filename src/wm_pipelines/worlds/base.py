@@ -1,0 +1,59 @@
+"""What every world is: laws, a simulator, a renderer, a captioner."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from wm_pipelines.system import System
+
+Array = Any  # numpy.ndarray or torch.Tensor
+Float = NDArray[np.float64]
+
+
+class WorldParameters(BaseModel):
+    """Base of every world's physical parameters (SI units). Unknown keys are an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class World(ABC):
+    """One world. States are ``z = (q, p)`` along the last axis; every method is batched over leading axes.
+
+    Subclasses set `name` and `Parameters`; laws (`energy`, `momentum`, `dynamics` …) accept numpy and torch alike,
+    the simulator and the renderer are numpy float64 / uint8.
+    """
+
+    name: ClassVar[str]
+    Parameters: ClassVar[type[WorldParameters]]
+
+    def __init__(self, parameters: WorldParameters) -> None:
+        self.parameters = parameters
+
+    @abstractmethod
+    def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
+        """Draw start states ``[E, 2d]``."""
+
+    @abstractmethod
+    def simulate(self, z0: Float, step: float, steps: int) -> Float:
+        """True trajectories ``[E, 2d] -> [E, steps + 1, 2d]``.
+
+        Raises:
+            IntegrationError: an episode cannot be integrated, or fails its own energy check.
+        """
+
+    @abstractmethod
+    def system(self, step: float) -> System:
+        """The description handed to families and metrics; ``step`` is the time between rows."""
+
+    @abstractmethod
+    def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
+        """Draw states ``[..., 2d]`` as RGB images ``[..., size, size, 3]``."""
+
+    @abstractmethod
+    def describe(self, z: Float) -> str:
+        """One English sentence about one episode ``[T + 1, 2d]``."""
