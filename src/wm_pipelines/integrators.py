@@ -195,7 +195,7 @@ def dop853(
     error5, error3 = DOP853.E5, DOP853.E3
 
     z = z0 + 0.0
-    output = [z]
+    output = [z0]
     size = xp.full((z.shape[0], 1), abs(step) / 10.0, dtype=z.dtype)
     slope = field(z)
     evaluations = 1
