@@ -9,16 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SPLITS = ("train", "validation", "test")
-
-
 @dataclass(frozen=True)
 class Episodes:
-    """``E`` episodes of ``T`` steps of one world.
+    """``E`` episodes of ``T`` steps of one world; one split (train, validation, test …) is one `Episodes`.
 
     Attributes:
         time: ``[E, T+1]`` seconds. state: ``[E, T+1, 2d]`` float64, what an observer measured (may carry noise).
-        split: ``[E]`` of "train", "validation", "test", or a name of a paper's own ("B", "C").
         derivative: ``[E, T+1, 2d]`` or None: dz/dt at the noise-free state, where the simulator gives it.
         action ``[E, T, A]``, reward ``[E, T]``, frames ``[E, T+1, H, W, C]`` uint8, caption ``[E]``: or None.
         metadata: world, parameters, seed, generator version … JSON types only; kept in the file's header.
@@ -26,7 +22,6 @@ class Episodes:
 
     time: NDArray[np.float64]
     state: NDArray[np.float64]
-    split: NDArray[np.str_]
     derivative: NDArray[np.float64] | None = None
     action: NDArray[np.float64] | None = None
     reward: NDArray[np.float64] | None = None
