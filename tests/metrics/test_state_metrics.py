@@ -1,0 +1,89 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from wm_pipelines.metrics.registry import STATE_METRICS, Rollout, evaluate
+
+STEPS, DT = 50, 0.1
+
+
+def free_particles(rng, episodes=4):
+    """Two free unit masses in the plane: every law holds exactly."""
+    q, p = rng.normal(size=(episodes, 1, 4)), rng.normal(size=(episodes, 1, 4))
+    time = DT * np.arange(STEPS + 1)
+    truth = np.concatenate([q + time[:, None] * p, p + 0.0 * time[:, None]], axis=-1)
+    return truth, time
+
+
+def energy(z):
+    return 0.5 * np.square(z[..., 4:]).sum(axis=-1)
+
+
+def momentum(z):
+    return z[..., 4:].reshape(*z.shape[:-1], 2, 2).sum(axis=-2)
+
+
+def angular_momentum(z):
+    q, p = z[..., :4].reshape(*z.shape[:-1], 2, 2), z[..., 4:].reshape(*z.shape[:-1], 2, 2)
+    return (q[..., 0] * p[..., 1] - q[..., 1] * p[..., 0]).sum(axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def exact():
+    truth, time = free_particles(np.random.default_rng(0))
+    laws = {"energy": energy, "momentum": momentum, "angular_momentum": angular_momentum}
+    return Rollout(np.repeat(truth[None], 3, axis=0), truth, time, **laws, lyapunov_time=2.0)
+
+
+def test_truth_itself_is_perfect(exact):
+    values = evaluate(exact)
+    assert list(values) == list(STATE_METRICS)
+    for name, value in values.items():
+        assert value.shape == (3, 4)
+        ideal = {"horizon": STEPS * DT, "horizon_lyapunov": STEPS * DT / 2.0}.get(name, 0.0)
+        np.testing.assert_allclose(value, ideal, atol=1e-12, err_msg=name)
+
+
+def test_every_metric_prefers_the_truth_to_a_damped_copy(exact):
+    worse = exact.predicted.copy()
+    worse[..., 4:] *= np.exp(-exact.time)[:, None]
+    worse[..., :4] += exact.time[:, None] ** 2
+    damped = evaluate(replace(exact, predicted=worse))
+    for name, value in evaluate(exact).items():
+        sign = 1 if STATE_METRICS[name].lower_is_better else -1
+        assert sign * value.mean() < sign * damped[name].mean(), name
+
+
+def test_a_law_the_world_does_not_have_is_skipped(exact):
+    lawless = replace(exact, energy=None, momentum=None, angular_momentum=None, lyapunov_time=None)
+    assert list(evaluate(lawless)) == ["mse", "horizon"]
+    only_energy = replace(lawless, energy=energy)
+    assert "violation_rate" in evaluate(only_energy)
+    assert "momentum_error" not in evaluate(only_energy)
+    with pytest.raises(ValueError, match="no such law"):
+        STATE_METRICS["energy_error"](lawless)
+
+
+@pytest.mark.filterwarnings("error")
+def test_divergence_is_infinite_error_never_nan_never_a_warning(exact):
+    predicted = exact.predicted.copy()
+    predicted[0, 0, 20:] = np.nan
+    predicted[1, 1, 30:] = 1e200  # finite, but its square is not
+    predicted[2, 2, 40:] = np.inf
+    values = evaluate(replace(exact, predicted=predicted))
+    for name, value in values.items():
+        assert not np.isnan(value).any(), name
+        if name.startswith("horizon"):
+            continue
+        if name != "violation_rate":
+            assert np.isinf(value[[0, 2], [0, 2]]).all(), name
+        assert np.isfinite(value[0, 1:]).all(), name
+    np.testing.assert_allclose(values["horizon"][[0, 1, 2], [0, 1, 2]], [1.9, 2.9, 3.9])
+    np.testing.assert_allclose(values["violation_rate"][0, 0], 31 / 50)
+
+
+def test_error_by_step_averages_to_the_error(exact):
+    noisy = replace(exact, predicted=exact.predicted + np.random.default_rng(1).normal(size=exact.predicted.shape))
+    by_step = STATE_METRICS["mse"].by_step(noisy)
+    np.testing.assert_allclose(by_step[..., 1:].mean(axis=-1), STATE_METRICS["mse"](noisy))
