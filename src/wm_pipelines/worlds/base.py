@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from wm_pipelines.system import System
+
+if TYPE_CHECKING:
+    from wm_pipelines.worlds.episodes import Episodes
 
 Array = Any  # numpy.ndarray or torch.Tensor
 Float = NDArray[np.float64]
@@ -57,3 +60,12 @@ class World(ABC):
     @abstractmethod
     def describe(self, z: Float) -> str:
         """One English sentence about one episode ``[T + 1, 2d]``."""
+
+    def own_episodes(self, seed: int) -> dict[str, Episodes] | None:
+        """Episodes by split where the world has measured ones; None (here) where they are simulated.
+
+        Args:
+            seed: for the choice of episodes per split, where that is drawn.
+        """
+        del seed
+        return None
