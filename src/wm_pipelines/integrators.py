@@ -8,7 +8,9 @@ State layout: ``z = (q, p)`` along the last axis, coordinates first, each ``d`` 
 
 Sources: Hairer, Lubich, Wanner, *Geometric Numerical Integration* (2006): II.1.3 (Gauss), V.3.2 (composition);
 Yoshida, Phys. Lett. A 150 (1990); Kahan & Li, Math. Comp. 66 (1997), schemes s9odr6a and s17odr8a;
-Hairer, Norsett, Wanner, *Solving ODEs I* (1993), II.10 (DOP853; tableau taken from scipy).
+Blanes & Moan, J. Comput. Appl. Math. 142 (2002), Runge-Kutta-Nystrom scheme of order 6 with 11 stages (type b);
+Hairer, Norsett, Wanner, *Solving ODEs I* (1993), II.10 (DOP853; tableau taken from scipy);
+Benettin et al., Meccanica 15 (1980) (Lyapunov exponents).
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from array_api_compat import array_namespace
+import numpy as np
+from array_api_compat import array_namespace, is_numpy_array
 
 Array = Any  # numpy.ndarray or torch.Tensor
 Field = Callable[[Array], Array]
@@ -36,27 +40,46 @@ class Splitting:
     """An explicit symplectic scheme: drift ``c_0``, kick ``d_0``, drift ``c_1``, … kick ``d_{s-1}``, drift ``c_s``.
 
     Coefficients are fractions of the step; ``sum(drifts) = sum(kicks) = 1``.
+
+    Attributes:
+        order: global order; for a ``nystrom`` scheme only where T is quadratic in p.
+        drifts, kicks: ``c_0 … c_s`` and ``d_0 … d_{s-1}``. A scheme that starts with a kick has ``c_0 = c_s = 0``.
+        nystrom: the order conditions used that T is quadratic in p: fit for mechanics, not for any learned T.
     """
 
     order: int
     drifts: tuple[float, ...]
     kicks: tuple[float, ...]
+    nystrom: bool = False
 
     def repeated(self, substeps: int) -> Splitting:
-        """The scheme applied ``substeps`` times with a step ``substeps`` times smaller, touching drifts merged."""
+        """The scheme applied ``substeps`` times with a step ``substeps`` times smaller; what touches is merged."""
         drifts, kicks = list(self.drifts), list(self.kicks)
         for _ in range(substeps - 1):
-            drifts[-1] += self.drifts[0]
-            drifts.extend(self.drifts[1:])
-            kicks.extend(self.kicks)
-        return Splitting(self.order, tuple(c / substeps for c in drifts), tuple(d / substeps for d in kicks))
+            joint = drifts.pop() + self.drifts[0]
+            if joint == 0.0:  # kick meets kick: one evaluation of the force less
+                kicks[-1] += self.kicks[0]
+                drifts.extend(self.drifts[1:])
+                kicks.extend(self.kicks[1:])
+            else:
+                drifts.extend((joint, *self.drifts[1:]))
+                kicks.extend(self.kicks)
+        scaled = (tuple(x / substeps for x in drifts), tuple(x / substeps for x in kicks))
+        return Splitting(self.order, *scaled, nystrom=self.nystrom)
 
 
 def _symmetric_composition(order: int, *half: float) -> Splitting:
     """Compose leapfrog steps of lengths ``w_1 … w_m … w_1`` (``half`` lists ``w_1 … w_m``)."""
     weights = (*half, *half[-2::-1])
-    drifts = (weights[0] / 2, *((a + b) / 2 for a, b in zip(weights, weights[1:], strict=False)), weights[-1] / 2)
+    drifts = (weights[0] / 2, *((a + b) / 2 for a, b in pairwise(weights)), weights[-1] / 2)
     return Splitting(order, drifts, weights)
+
+
+def _symmetric_nystrom(order: int, half_kicks: tuple[float, ...], half_drifts: tuple[float, ...]) -> Splitting:
+    """Kick ``b_1``, drift ``a_1`` … to the middle, and back; the two central coefficients follow from consistency."""
+    kicks = (*half_kicks, 0.5 - sum(half_kicks))
+    drifts = (*half_drifts, 1.0 - 2.0 * sum(half_drifts), *half_drifts[::-1])
+    return Splitting(order, (0.0, *drifts, 0.0), (*kicks, *kicks[::-1]), nystrom=True)
 
 
 _CUBE_ROOT_2 = math.cbrt(2.0)
@@ -84,6 +107,11 @@ SPLITTINGS: dict[str, Splitting] = {
         0.29501172360931029887096624,
         -0.60550853383003451169892108,
     ),
+    "blanes_moan6": _symmetric_nystrom(
+        6,
+        (0.0414649985182624, 0.198128671918067, -0.0400061921041533, 0.0752539843015807, -0.0115113874206879),
+        (0.123229775946271, 0.290553797799558, -0.127049212625417, -0.246331761062075, 0.357208872795928),
+    ),
 }
 
 
@@ -93,16 +121,21 @@ def splitting_step(
     """One step of an explicit symplectic scheme for a separable ``H = T(p) + V(q)``.
 
     Args:
-        q, p: coordinates and momenta ``[..., d]``.
+        q: coordinates ``[..., d]``.
+        p: momenta ``[..., d]``.
         step: time step.
-        velocity: ``p -> dT/dp``; force: ``q -> -dV/dq``; both keep the shape.
+        velocity: ``p -> dT/dp``, keeps the shape.
+        force: ``q -> -dV/dq``, keeps the shape.
         scheme: a name in `SPLITTINGS` or a `Splitting`.
     """
     scheme = SPLITTINGS[scheme] if isinstance(scheme, str) else scheme
     for drift, kick in zip(scheme.drifts, scheme.kicks, strict=False):
-        q = q + (drift * step) * velocity(p)
+        if drift:
+            q = q + (drift * step) * velocity(p)
         p = p + (kick * step) * force(q)
-    return q + (scheme.drifts[-1] * step) * velocity(p), p
+    if scheme.drifts[-1]:
+        q = q + (scheme.drifts[-1] * step) * velocity(p)
+    return q, p
 
 
 # ---------------------------------------------------------------- implicit symplectic: any H(q, p)
@@ -134,7 +167,15 @@ def gauss_legendre_step(
     the stages move by less than ``tolerance`` (relative to ``1 + |z|``), or stop getting closer.
 
     Args:
-        z: states ``[..., D]``; step: time step; field: ``z -> dz/dt``.
+        z: states ``[..., D]``.
+        step: time step.
+        field: ``z -> dz/dt``, called with a leading axis of stages.
+        stages: 1, 2 or 3.
+        tolerance: when the stages count as solved.
+        iterations: how often they may be improved.
+
+    Returns:
+        The states ``[..., D]`` one step later.
 
     Raises:
         IntegrationError: the iteration does not contract (the step is too long for this field).
@@ -151,6 +192,10 @@ def gauss_legendre_step(
         updated = list(field(xp.stack(points)))
         change = max(abs(step) * float(xp.max(xp.abs(new - old))) for new, old in zip(updated, slopes, strict=True))
         slopes = updated
+        if not math.isfinite(change):
+            raise IntegrationError(
+                "Gauss-Legendre: a state became non-finite; use a shorter time step or more sub-steps"
+            )
         if change <= tolerance * scale or (change >= previous and change <= 1e3 * tolerance * scale):
             break
         previous = change
@@ -178,8 +223,12 @@ def dop853(
 
     Args:
         field: ``z [B, D] -> dz/dt [B, D]``, autonomous, acting on each row alone.
-        z0: ``[B, D]`` initial states. step: spacing of the output. steps: number of output steps.
-        rtol, atol: tolerances per step, as in scipy.
+        z0: ``[B, D]`` initial states.
+        step: spacing of the output; negative: backwards.
+        steps: number of output steps.
+        rtol: relative tolerance per step, as in scipy.
+        atol: absolute tolerance per step.
+        max_evaluations: of the field, before giving up.
 
     Returns:
         ``[B, steps + 1, D]``: the states at times ``0, step, …, steps * step``.
@@ -190,38 +239,31 @@ def dop853(
     from scipy.integrate import DOP853  # the published tableau
 
     xp = array_namespace(z0)
-    stages = DOP853.n_stages
-    matrix, weights = DOP853.A[:stages, :stages], DOP853.B
-    error5, error3 = DOP853.E5, DOP853.E3
+    matrix = [row[:s] for s, row in enumerate(DOP853.A[: DOP853.n_stages])]
 
     z = z0 + 0.0
     output = [z0]
-    size = xp.full((z.shape[0], 1), abs(step) / 10.0, dtype=z.dtype)
+    size = xp.full_like(z[:, :1], abs(step) / 10.0)
     slope = field(z)
     evaluations = 1
     for _ in range(steps):
-        remaining = xp.full((z.shape[0], 1), abs(step), dtype=z.dtype)
+        remaining = xp.full_like(z[:, :1], abs(step))
         active = xp.arange(z.shape[0])
         while active.shape[0] > 0:
-            x, k1, left = z[active], slope[active], remaining[active]
+            x, left = z[active], remaining[active]
             h = xp.minimum(size[active], left)
             last = h >= left
             signed = h if step > 0 else -h
-            ks = [k1]
-            for s in range(1, stages):
-                x_s = x + signed * sum(float(a) * k for a, k in zip(matrix[s, :s], ks, strict=True) if a != 0.0)
-                ks.append(field(x_s))
-            new = x + signed * sum(float(b) * k for b, k in zip(weights, ks, strict=True) if b != 0.0)
-            end_slope = field(new)
-            evaluations += stages
-            ks.append(end_slope)
-            scale = atol + rtol * xp.maximum(xp.abs(x), xp.abs(new))
-            e5 = sum(float(e) * k for e, k in zip(error5, ks, strict=True) if e != 0.0) / scale
-            e3 = sum(float(e) * k for e, k in zip(error3, ks, strict=True) if e != 0.0) / scale
-            n5 = xp.sum(e5 * e5, axis=-1, keepdims=True)
-            n3 = xp.sum(e3 * e3, axis=-1, keepdims=True)
-            # Hairer's combined estimate; the floor keeps 0/0 out where the solution is a straight line.
-            error = h * n5 / xp.sqrt(((n5 + 0.01 * n3) * x.shape[-1]) + 1e-300)
+            slopes = [slope[active]]
+            for row in matrix[1:]:
+                slopes.append(field(x + signed * _combination(row, slopes)))
+            new = x + signed * _combination(DOP853.B, slopes)
+            slopes.append(field(new))
+            evaluations += DOP853.n_stages
+            # The step size is a choice, not a function to be differentiated.
+            error = _dop853_error(
+                _detached(x), _detached(new), _detached(h), [_detached(k) for k in slopes], rtol, atol
+            )
             if not bool(xp.all(xp.isfinite(error))):
                 raise IntegrationError("DOP853: a state became non-finite; do bodies coincide?")
             factor = xp.clip(0.9 * (error + 1e-30) ** (-1 / 8), 0.2, 10.0)
@@ -229,7 +271,7 @@ def dop853(
             if bool(xp.any(~accepted & (h < 1e-14 * abs(step)))) or evaluations > max_evaluations:
                 raise IntegrationError("DOP853: step size below rounding; do bodies collide?")
             z[active] = xp.where(accepted, new, x)
-            slope[active] = xp.where(accepted, end_slope, k1)
+            slope[active] = xp.where(accepted, slopes[-1], slopes[0])
             left = xp.where(accepted, xp.where(last, 0.0 * left, left - h), left)
             remaining[active] = left
             # A step cut short by the output time says nothing about the size the error allows: do not shrink for it.
@@ -238,6 +280,27 @@ def dop853(
             active = active[(left > 0.0)[:, 0]]
         output.append(z + 0.0)
     return xp.stack(output, axis=1)
+
+
+def _combination(coefficients: Any, slopes: list[Array]) -> Array:
+    """``sum_j a_j k_j`` over the coefficients that are not zero."""
+    return sum(float(a) * k for a, k in zip(coefficients, slopes, strict=True) if a != 0.0)
+
+
+def _detached(x: Array) -> Array:
+    return x.detach() if hasattr(x, "detach") else x
+
+
+def _dop853_error(x: Array, new: Array, h: Array, slopes: list[Array], rtol: float, atol: float) -> Array:
+    """Error of a step over the tolerance ``[B, 1]``: Hairer's combination of the estimates of order 5 and 3."""
+    from scipy.integrate import DOP853
+
+    xp = array_namespace(x)
+    scale = atol + rtol * xp.maximum(xp.abs(x), xp.abs(new))
+    e5, e3 = (_combination(e, slopes) / scale for e in (DOP853.E5, DOP853.E3))
+    n5, n3 = (xp.sum(e * e, axis=-1, keepdims=True) for e in (e5, e3))
+    # The floor keeps 0/0 out where the solution is a straight line.
+    return h * n5 / xp.sqrt((n5 + 0.01 * n3) * x.shape[-1] + 1e-300)
 
 
 # ---------------------------------------------------------------- roll-outs
@@ -255,18 +318,69 @@ def hamiltonian_field(gradient: Field) -> Field:
 
 
 def rollout_separable(
-    z0: Array, step: float, steps: int, velocity: Field, force: Field, method: str = "kahan_li8", substeps: int = 1
+    z0: Array,
+    step: float,
+    steps: int,
+    velocity: Field,
+    force: Field,
+    method: str = "kahan_li8",
+    substeps: int = 1,
+    chunk: int | None = None,
 ) -> Array:
-    """Roll a separable Hamiltonian system out: ``z0 [..., 2d] -> [..., steps + 1, 2d]``, including the start."""
+    """Roll a separable Hamiltonian system out.
+
+    Args:
+        z0: ``[..., 2d]``.
+        step: time between outputs; negative: backwards.
+        steps: how many outputs follow the start.
+        velocity: ``p -> dT/dp``, row by row, keeps the shape.
+        force: ``q -> -dV/dq``, row by row, keeps the shape.
+        method: a name in `SPLITTINGS`.
+        substeps: steps of the scheme per output step.
+        chunk: numpy only, rows carried through all steps together; default: as many as stay in the first cache.
+
+    Returns:
+        ``[..., steps + 1, 2d]``, including the start.
+    """
+    scheme = SPLITTINGS[method].repeated(substeps)
+    if is_numpy_array(z0):
+        return _rollout_separable_numpy(z0, step, steps, velocity, force, scheme, chunk)
     xp = array_namespace(z0)
     d = z0.shape[-1] // 2
-    scheme = SPLITTINGS[method].repeated(substeps)
     q, p = z0[..., :d], z0[..., d:]
     output = [z0]
     for _ in range(steps):
         q, p = splitting_step(q, p, step, velocity, force, scheme)
         output.append(xp.concat([q, p], axis=-1))
     return xp.stack(output, axis=-2)
+
+
+_CHUNK_BYTES = 16384  # q, p, one work array and the field's own temporaries fit in a first-level cache of 48 KiB
+
+
+def _rollout_separable_numpy(
+    z0: Array, step: float, steps: int, velocity: Field, force: Field, scheme: Splitting, chunk: int | None
+) -> Array:
+    """`rollout_separable` for numpy: chunk by chunk, in place; the same arithmetic as `splitting_step`."""
+    d = z0.shape[-1] // 2
+    start = z0.reshape(-1, 2 * d)
+    output = np.empty((start.shape[0], steps + 1, 2 * d), dtype=z0.dtype)
+    output[:, 0] = start
+    rows = chunk or max(1, _CHUNK_BYTES // (d * z0.dtype.itemsize))
+    drifts, kicks = [c * step for c in scheme.drifts], [c * step for c in scheme.kicks]
+    for first in range(0, start.shape[0], rows):
+        part = slice(first, first + rows)
+        q, p = start[part, :d].copy(), start[part, d:].copy()
+        work = np.empty_like(q)
+        for k in range(1, steps + 1):
+            for drift, kick in zip(drifts, kicks, strict=False):
+                if drift:
+                    q += np.multiply(velocity(p), drift, out=work)
+                p += np.multiply(force(q), kick, out=work)
+            if drifts[-1]:
+                q += np.multiply(velocity(p), drifts[-1], out=work)
+            output[part, k, :d], output[part, k, d:] = q, p
+    return output.reshape(*z0.shape[:-1], steps + 1, 2 * d)
 
 
 def rollout_gauss_legendre(
@@ -296,3 +410,41 @@ def rollout_runge_kutta4(z0: Array, step: float, steps: int, field: Field, subst
             z = z + (h / 6) * (k1 + 2 * k2 + 2 * k3 + k4)
         output.append(z)
     return xp.stack(output, axis=-2)
+
+
+# ---------------------------------------------------------------- chaos
+
+
+def lyapunov_exponent(
+    simulate: Callable[[Any, float, int], Any],
+    z0: Array,
+    interval: float,
+    repeats: int,
+    distance: float = 1e-7,
+    seed: int = 0,
+) -> Array:
+    """Largest Lyapunov exponent by following two neighbours and pulling them together again (Benettin et al. 1980).
+
+    The first fifth of the time turns the separation into the fastest growing direction and is not counted.
+
+    Args:
+        simulate: ``(z0 [E, D], step, steps) -> [E, steps + 1, D]``, numpy.
+        z0: start states ``[E, D]``.
+        interval: time between two re-scalings, well below ``ln(1 / distance)`` Lyapunov times.
+        repeats: how many intervals.
+        distance: separation after each re-scaling.
+        seed: of the first direction of the separation.
+
+    Returns:
+        ``[E]`` mean growth rates of the separation, per unit of time.
+    """
+    direction = np.random.default_rng(seed).standard_normal(z0.shape)
+    a, b = z0, z0 + distance * direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+    growth = np.zeros((repeats, z0.shape[0]))
+    for k in range(repeats):
+        a, b = np.split(simulate(np.concatenate([a, b]), interval, 1)[:, -1], 2)
+        apart = np.linalg.norm(b - a, axis=-1, keepdims=True)
+        growth[k] = np.log(apart[:, 0] / distance)
+        b = a + (b - a) * (distance / apart)
+    settled = growth[repeats // 5 :]
+    return settled.sum(0) / (settled.shape[0] * interval)
