@@ -83,11 +83,12 @@ class Formula:
                 raise self._error(f"longer than {_LONGEST} characters")
             self._root = self._walk(ast.parse(" ".join(text.split()), mode="eval").body)
         except SyntaxError as error:
-            raise self._error(f"not a formula{f' at character {error.offset}' if error.offset else ''}; {_ALLOWED}")
+            place = f" at character {error.offset}" if error.offset else ""
+            raise self._error(f"not a formula{place}; {_ALLOWED}") from None
         except (RecursionError, MemoryError):
-            raise self._error("nested too deeply")
+            raise self._error("nested too deeply") from None
         except ArithmeticError:
-            raise self._error("a part without variables divides by zero or overflows")
+            raise self._error("a part without variables divides by zero or overflows") from None
 
     def __repr__(self) -> str:
         return f"Formula({self.text!r})"
