@@ -1,1 +1,1 @@
-"""TODO."""
+"""Kedro pipelines: wiring and thin nodes. The work is done on the floors below."""

@@ -1,0 +1,21 @@
+"""``python -m wm_pipelines``: run the project without the `kedro` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.cli.utils import find_run_command
+from kedro.framework.project import configure_project
+
+
+def main(*args: Any, **kwargs: Any) -> Any:
+    """Run as ``kedro run`` would."""
+    package = Path(__file__).parent.name
+    configure_project(package)
+    return find_run_command(package)(*args, **{"standalone_mode": not hasattr(sys, "ps1"), **kwargs})
+
+
+if __name__ == "__main__":
+    main()

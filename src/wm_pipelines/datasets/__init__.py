@@ -1,0 +1,1 @@
+"""Kedro datasets of this project: its own forms of storage, and atomic versions of Kedro's."""

@@ -1,0 +1,87 @@
+"""Kedro hooks: the environment the pipelines are built for, early checks, the closing lines of a run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+
+from wm_pipelines.pipelines.combinations import combinations, read_globals, use_environment
+
+logger = logging.getLogger(__name__)
+
+
+class ProjectHooks:
+    """What happens around every run."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Remember the environment, and check every parameter that pipelines read, before anything else does."""
+        use_environment(context.config_loader.conf_source, context.env)
+        parameters = {**context.config_loader["parameters"], **(context._extra_params or {})}
+        check_parameters(parameters)
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Fail before the first node where a world's laws or a family's settings are impossible."""
+        del run_params
+        check_worlds_and_families(pipeline, catalog)
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Say where the results lie."""
+        if any("report" in node.tags for node in pipeline.nodes):
+            logger.info("Report: %s/08_reporting/index.html", read_globals()["data_root"])
+
+
+def check_parameters(parameters: dict[str, Any]) -> None:
+    """Validate the shape of all parameters.
+
+    Raises:
+        UserError: the first fault, on one line.
+    """
+    from wm_pipelines.errors import UserError, validate
+    from wm_pipelines.learning.config import LearningConfig
+    from wm_pipelines.pipelines.configuration import EvaluationConfig, FamilyParameters, check_seeds
+    from wm_pipelines.worlds.episodes import WorldConfig
+
+    wanted = combinations()
+    for name in (*wanted.worlds, *wanted.families):
+        if not isinstance(parameters.get(name), dict):
+            raise UserError(f"no parameters for '{name}': add conf/base/parameters_{name}.yml with the top-level key '{name}'")
+    check_seeds(parameters.get("seeds"))
+    validate(LearningConfig, parameters.get("learning", {}), "learning")
+    validate(EvaluationConfig, parameters.get("evaluation", {}), "evaluation")
+    for name in wanted.worlds:
+        validate(WorldConfig, parameters[name], name)
+    for name in wanted.families:
+        validate(FamilyParameters, parameters[name], name)
+
+
+def check_worlds_and_families(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    """Build every world, and every family's configuration, that this run will need.
+
+    Raises:
+        UserError: unknown world or family, or an impossible parameter.
+    """
+    from wm_pipelines.errors import validate
+    from wm_pipelines.worlds.episodes import build_world
+
+    wanted, inputs = combinations(), pipeline.inputs()
+    for name in wanted.worlds:
+        if f"params:{name}" in inputs:
+            build_world(catalog.load(f"params:{name}"), where=name)
+    families = [name for name in wanted.families if f"params:{name}" in inputs]
+    if not families:
+        return
+    from wm_pipelines.families import get_family
+
+    for name in families:
+        parameters = catalog.load(f"params:{name}")
+        for variant in parameters.variants:
+            for world in wanted.worlds:
+                validate(get_family(name).Config, parameters.resolve(variant, world), f"{name} ({variant} on {world})")

@@ -1,0 +1,97 @@
+"""Checkpoints without pickle: one safetensors file, its bookkeeping as JSON in the header, replaced atomically."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from wm_pipelines.files import atomic_write_bytes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a training needs to go on to the same bits: tensors by dotted name, and plain numbers."""
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors below ``prefix.``, with the prefix taken off."""
+        return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """Serialise; the same content gives the same bytes (a header with one key has one order)."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
+    return save(plain, metadata={"facts": json.dumps(facts, sort_keys=True)})
+
+
+def read_tensors(path: Path) -> Checkpoint:
+    """Read a file that `tensors_to_bytes` wrote.
+
+    Raises:
+        SafetensorError, OSError, ValueError: missing, truncated or foreign file.
+    """
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        if "facts" not in header:
+            raise ValueError(f"{path} was not written by this project")
+        return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, json.loads(header["facts"]))  # noqa: SIM118
+
+
+class CheckpointStore:
+    """A folder of checkpoints, one file per training; a fingerprint tells whether a file belongs to a training."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def load(self, name: str, fingerprint: str) -> Checkpoint | None:
+        """The checkpoint of exactly this training, or None.
+
+        A file that cannot be read is not an error: the training starts afresh, and says so.
+        """
+        path = self._path(name)
+        if not path.exists():
+            return None
+        try:
+            found = read_tensors(path)
+        except (SafetensorError, OSError, ValueError) as problem:
+            logger.warning("Checkpoint %s cannot be read (%s): training starts from the beginning.", path, problem)
+            return None
+        if found.facts.get("fingerprint") != fingerprint:
+            logger.info("Checkpoint %s belongs to other settings, data or code: training starts from the beginning.", path)
+            return None
+        return found
+
+    def save(self, name: str, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint atomically; a kill at any moment leaves the old one or the new one, whole."""
+        atomic_write_bytes(self._path(name), tensors_to_bytes(checkpoint.tensors, checkpoint.facts))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's moments and counters, flat: ``<parameter index>.<name>``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of `optimizer_tensors`; learning rates are not part of it (they follow from the step)."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

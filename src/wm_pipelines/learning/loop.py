@@ -1,0 +1,327 @@
+"""The training loop. There is one; no family has its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+import wm_pipelines
+from wm_pipelines.errors import UserError
+from wm_pipelines.families.protocol import Family, Schedule
+from wm_pipelines.learning.batches import BatchSource
+from wm_pipelines.learning.checkpoints import (
+    Checkpoint,
+    CheckpointStore,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+from wm_pipelines.learning.config import LearningConfig
+from wm_pipelines.learning.cost import CostMeter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingRun:
+    """What a training leaves behind beside the fitted family.
+
+    `curve` holds one row per seed and logged step: ``step, seed, loss`` and the family's named terms.
+    """
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    memory_mb: float = 0.0
+    flops: float = math.nan
+    steps: int = 0
+
+
+def train(
+    family: Family,
+    episodes: Mapping[str, Tensor],
+    learning: LearningConfig,
+    store: CheckpointStore | None = None,
+    name: str = "model",
+    data_hash: str = "",
+) -> TrainingRun:
+    """Fit a family in place: in closed form if it can, else by gradient.
+
+    Args:
+        family: an untrained family (all its seeds are trained together).
+        episodes: training episodes as tensors, see `Family.examples`.
+        learning: devices, precision, checkpoints. store: where checkpoints go; None keeps none.
+        name: of the training, in messages and as the checkpoint's file name. data_hash: of the episodes.
+
+    Raises:
+        UserError: the loss became NaN or infinite, or the data do not fit the family.
+    """
+    fingerprint = training_fingerprint(family, learning, data_hash)
+    found = store.load(name, fingerprint) if store is not None and learning.resume else None
+    with _threads(learning.threads), _seeded(family.seeds):
+        if found is not None and found.facts["finished"]:
+            logger.info("%s: these very settings, data and code were trained already, taken from the checkpoint.", name)
+            family.double().load_state_dict(found.under("model"))
+            return TrainingRun(**found.facts["run"])
+        run = _fit(family, episodes, learning, store, name, fingerprint, found)
+    if store is not None:
+        facts = {"fingerprint": fingerprint, "finished": True, "run": vars(run)}
+        store.save(name, Checkpoint(_prefixed("model", family.state_dict()), facts))
+    return run
+
+
+def _fit(
+    family: Family,
+    episodes: Mapping[str, Tensor],
+    learning: LearningConfig,
+    store: CheckpointStore | None,
+    name: str,
+    fingerprint: str,
+    found: Checkpoint | None,
+) -> TrainingRun:
+    with CostMeter() as cost:
+        closed_form = family.fit(episodes)
+    if closed_form is not None:
+        rows = [
+            {"step": 0, "seed": seed, **{k: float(v[i]) for k, v in closed_form.items()}}
+            for i, seed in enumerate(family.seeds)
+        ]
+        return TrainingRun(rows, cost.seconds, max(cost.memory_mb, 0.0))
+    examples = family.examples(episodes)
+    if not examples:
+        return TrainingRun()
+    return _Gradient(family, examples, learning, store, name, fingerprint).run(found)
+
+
+class _Gradient:
+    """Training by gradient: the state of one run, and its steps."""
+
+    def __init__(
+        self,
+        family: Family,
+        examples: Mapping[str, Tensor],
+        learning: LearningConfig,
+        store: CheckpointStore | None,
+        name: str,
+        fingerprint: str,
+    ) -> None:
+        self.learning, self.store, self.name, self.fingerprint = learning, store, name, fingerprint
+        self.schedule: Schedule = family.config.schedule
+        self.fabric = _fabric(learning)
+        dtype = torch.float64 if learning.precision == "64-true" else torch.float32
+        self.family = family.to(dtype)
+        optimizer = torch.optim.AdamW(
+            self.family.parameters(),
+            lr=self.schedule.learning_rate,
+            betas=self.schedule.betas,
+            weight_decay=self.schedule.weight_decay,
+        )
+        self.module, self.optimizer = self.fabric.setup(self.family, optimizer)
+        self.module.mark_forward_method("loss")
+        device = self.fabric.device
+        self.batches = BatchSource(
+            {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in examples.items()},
+            family.seeds,
+            self.schedule.batch_size,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+        )
+        self.result = TrainingRun(steps=self.schedule.steps)
+
+    def run(self, found: Checkpoint | None) -> TrainingRun:
+        """Train from the beginning, or on from a checkpoint, to the last step."""
+        if found is not None:
+            start = self._restore(found)
+        else:
+            start, self.result.flops = 0, self._flops_of_a_step() * self.schedule.steps
+        spent = self.result.seconds
+        with CostMeter() as cost, self._progress(start) as bar:
+            for step in range(start, self.schedule.steps):
+                terms = self._step(step)
+                done = step + 1
+                if done % self.learning.log_every == 0 or done == self.schedule.steps:
+                    self._log(done, terms, bar)
+                if self.store is not None and done % self.learning.checkpoint_every == 0 and done < self.schedule.steps:
+                    cost_so_far = spent + cost.elapsed()
+                    self._save(done, cost_so_far)
+                bar.update()
+        self.family.cpu().double()
+        self.result.seconds = spent + cost.seconds
+        self.result.memory_mb = max(self.result.memory_mb, cost.memory_mb)
+        return self.result
+
+    def _step(self, step: int) -> dict[str, Tensor]:
+        """One optimiser step; returns loss and terms, each ``[S]``."""
+        rate = learning_rate(self.schedule, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        accumulate = self.schedule.accumulate
+        for part in range(accumulate):
+            batch = self.batches.batch(step * accumulate + part)
+            with self.fabric.no_backward_sync(self.module, enabled=part < accumulate - 1):
+                loss, terms = self.module.loss(batch, step / self.schedule.steps)
+                # Seeds share no parameter: the gradient of the sum is each seed's own gradient.
+                self.fabric.backward(loss.sum() / accumulate)
+        if self.schedule.gradient_clip is not None:
+            clip_gradients_per_seed(self.family.parameters(), self.schedule.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.family.after_step((step + 1) / self.schedule.steps)
+        return {"loss": loss.detach(), **terms}
+
+    def _flops_of_a_step(self) -> float:
+        """Floating-point operations of one optimiser step (matrix products, forward and backward)."""
+        state = torch.get_rng_state()
+        with FlopCounterMode(display=False) as counter:
+            loss, _ = self.module.loss(self.batches.batch(0), 0.0)
+            self.fabric.backward(loss.sum())
+        self.optimizer.zero_grad()
+        torch.set_rng_state(state)
+        return float(counter.get_total_flops() * self.schedule.accumulate)
+
+    def _log(self, done: int, terms: Mapping[str, Tensor], bar: tqdm) -> None:
+        """Add a point to the learning curve; stop at once where the loss is no longer a number."""
+        values = {name: self.fabric.all_reduce(value).cpu().tolist() for name, value in terms.items()}
+        for i, seed in enumerate(self.family.seeds):
+            if not math.isfinite(values["loss"][i]):
+                raise UserError(
+                    f"{self.name}: the training loss of seed {seed} is {values['loss'][i]} at step {done} of "
+                    f"{self.schedule.steps}; lower schedule.learning_rate or set schedule.gradient_clip"
+                )
+            self.result.curve.append({"step": done, "seed": seed, **{k: v[i] for k, v in values.items()}})
+        bar.set_postfix(loss=f"{sum(values['loss']) / len(values['loss']):.3e}", refresh=False)
+
+    def _save(self, done: int, seconds: float) -> None:
+        tensors = {
+            **_prefixed("model", self.family.state_dict()),
+            **_prefixed("optimizer", optimizer_tensors(self.optimizer)),
+            "random.cpu": torch.get_rng_state(),
+        }
+        if self.fabric.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        facts = {
+            "fingerprint": self.fingerprint,
+            "finished": False,
+            "step": done,
+            "run": {**vars(self.result), "seconds": seconds},
+        }
+        if self.fabric.is_global_zero:
+            assert self.store is not None
+            self.store.save(self.name, Checkpoint(tensors, facts))
+        self.fabric.barrier()
+
+    def _restore(self, found: Checkpoint) -> int:
+        self.family.load_state_dict(found.under("model"))
+        load_optimizer_tensors(self.optimizer, found.under("optimizer"))
+        torch.set_rng_state(found.tensors["random.cpu"])
+        if self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(found.tensors["random.cuda"], self.fabric.device)
+        self.result = TrainingRun(**found.facts["run"])
+        logger.info("%s: going on from step %d of %d.", self.name, found.facts["step"], self.schedule.steps)
+        return int(found.facts["step"])
+
+    def _progress(self, start: int) -> tqdm:
+        return tqdm(
+            total=self.schedule.steps,
+            initial=start,
+            desc=self.name,
+            unit="step",
+            mininterval=0.5,
+            leave=False,
+            # None: only on a terminal, so that a log file is not filled with bars.
+            disable=None if self.learning.progress and self.fabric.is_global_zero else True,
+        )
+
+
+def learning_rate(schedule: Schedule, step: int) -> float:
+    """Linear warm-up, then a cosine from ``learning_rate`` to ``final_learning_rate`` at the last step."""
+    if step < schedule.warmup:
+        return schedule.learning_rate * (step + 1) / schedule.warmup
+    share = (step - schedule.warmup) / max(1, schedule.steps - 1 - schedule.warmup)
+    final = min(schedule.final_learning_rate, schedule.learning_rate)
+    return final + (schedule.learning_rate - final) * (1 + math.cos(math.pi * share)) / 2
+
+
+def clip_gradients_per_seed(parameters: Iterator[torch.nn.Parameter], largest: float) -> None:
+    """Scale each seed's gradient down to a norm of at most ``largest``; other seeds' gradients stay untouched."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+    scale = (largest / (norm + 1e-12)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.reshape(-1, *[1] * (gradient.ndim - 1)))
+
+
+def training_fingerprint(family: Family, learning: LearningConfig, data_hash: str) -> str:
+    """A hash of everything that decides the outcome of a training: settings, seeds, data, system, code, versions."""
+    system = family.system
+    what = {
+        "family": family.name,
+        "config": family.config.model_dump(mode="json"),
+        "seeds": family.seeds,
+        "learning": learning.model_dump(mode="json", include={"accelerator", "devices", "precision", "threads", "log_every"}),
+        "data": data_hash,
+        "system": [system.name, system.dof, system.step, system.particles, system.space, sorted(system.structure),
+                   {k: list(v) for k, v in system.attributes.items()}, dict(system.constants), list(system.angles)],
+        "code": source_hash(),
+        "torch": torch.__version__,
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def source_hash() -> str:
+    """Hash of the source files that a trained model depends on: a model of other code is not taken for this one."""
+    root = Path(wm_pipelines.__file__).parent
+    files = [root / "integrators.py", root / "system.py"]
+    for folder in ("families", "nets", "learning"):
+        files += sorted((root / folder).rglob("*.py"))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
+
+def _fabric(learning: LearningConfig) -> Fabric:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fabric = Fabric(
+            accelerator=learning.accelerator,
+            devices=learning.devices,
+            num_nodes=learning.nodes,
+            strategy=learning.strategy,
+            precision=learning.precision,
+        )
+    fabric.launch()
+    return fabric
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _seeded(seeds: Sequence[int]) -> Iterator[None]:
+    """Torch's global generator, seeded for the time of a training (noise drawn inside a loss comes from it)."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(sum((i + 1) * (seed + 1) for i, seed in enumerate(seeds)))
+        yield

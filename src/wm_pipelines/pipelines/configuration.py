@@ -1,0 +1,76 @@
+"""Parameters of the pipelines themselves, validated before any node runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from wm_pipelines.errors import UserError
+
+
+class FamilyParameters(BaseModel):
+    """One family's parameter file: defaults, and what its variants and single worlds change in them.
+
+    ``variants: {plain: {}, structured: {structure: declared}}``, ``worlds: {two_body: {features: 300}}``; everything else
+    is a default of the family's own `Config`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    variants: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"plain": {}})
+    worlds: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("variants")
+    @classmethod
+    def _named(cls, variants: dict[str, Any]) -> dict[str, Any]:
+        if not variants:
+            raise ValueError("a family needs at least one variant")
+        if bad := [name for name in variants if not name.isidentifier()]:
+            raise ValueError(f"variant names become file names: letters, digits, underscore only, got {bad}")
+        return variants
+
+    def resolve(self, variant: str, world: str) -> dict[str, Any]:
+        """The family's configuration for a variant on a world: defaults, then the variant, then the world.
+
+        A world's entry may itself hold ``variants``, for what one variant needs on that world alone.
+        """
+        of_world = dict(self.worlds.get(world, {}))
+        of_both = of_world.pop("variants", {}).get(variant, {})
+        merged: dict[str, Any] = dict(self.model_extra or {})
+        for layer in (self.variants[variant], of_world, of_both):
+            merged = deep_merge(merged, layer)
+        return merged
+
+
+class EvaluationConfig(BaseModel):
+    """How roll-outs are judged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tolerance: float = Field(0.01, gt=0, description="relative energy or momentum error that counts as a violation")
+    horizon_threshold: float = Field(0.4, gt=0, description="share of the truth's spread at which a prediction is lost")
+    error_steps: list[int] = Field([1, 2, 5, 10, 20, 50, 100, 200], description="steps at which `mse` is also reported")
+    rollout_episodes: int = Field(3, ge=1, description="episodes kept for the report's figures")
+    resamples: int = Field(1000, ge=10, description="bootstrap resamples of every confidence interval")
+    animation_frames: int = Field(40, ge=2)
+    animation_size: int = Field(96, ge=16, description="pixels")
+
+
+def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """``overlay`` on ``base``: mappings are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        merged[key] = deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def check_seeds(seeds: Any) -> list[int]:
+    """Seeds as a list of distinct non-negative integers, or a one-line error."""
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
+        raise UserError(f"parameter 'seeds': a non-empty list of integers >= 0, got {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"parameter 'seeds': a seed stands there twice: {seeds}")
+    return seeds

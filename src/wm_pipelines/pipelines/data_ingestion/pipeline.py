@@ -1,0 +1,16 @@
+"""Wiring of the data_ingestion pipeline: one group per world."""
+
+from kedro.pipeline import Node, Pipeline
+
+from wm_pipelines.pipelines.combinations import combinations
+from wm_pipelines.pipelines.data_ingestion.nodes import ingest_node
+
+
+def create_pipeline() -> Pipeline:
+    """``params:<world>`` → ``<world>_episodes``, for every world."""
+    return sum((_world(name) for name in combinations().worlds), Pipeline([]))
+
+
+def _world(name: str) -> Pipeline:
+    simulate = Node(ingest_node(name), f"params:{name}", f"{name}_episodes", name="simulate", tags=["ingest", f"world:{name}"])
+    return Pipeline([simulate], namespace=name, outputs={f"{name}_episodes"}, parameters={f"params:{name}"})

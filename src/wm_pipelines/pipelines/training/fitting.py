@@ -1,0 +1,80 @@
+"""Fit one variant of a family on one world's episodes; shared by the training and the tuning pipeline."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from wm_pipelines.errors import validate
+from wm_pipelines.families import get_family
+from wm_pipelines.learning.artifacts import TrainedModel, versions
+from wm_pipelines.learning.checkpoints import CheckpointStore
+from wm_pipelines.learning.config import LearningConfig
+from wm_pipelines.learning.loop import train, training_fingerprint
+from wm_pipelines.pipelines.configuration import FamilyParameters
+from wm_pipelines.system import System
+from wm_pipelines.worlds.episodes import Episodes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model with its learning curve (``variant, seed, step, loss …``) and its cost."""
+
+    model: TrainedModel
+    curve: pd.DataFrame
+    cost: dict[str, Any]
+
+
+def fit_variant(
+    family: str,
+    world: str,
+    variant: str,
+    parameters: FamilyParameters,
+    episodes: Episodes,
+    system: System,
+    learning: LearningConfig,
+    seeds: Sequence[int],
+    store: CheckpointStore | None,
+) -> Fitted:
+    """Train, and pack what came of it."""
+    family_class = get_family(family)
+    config = validate(family_class.Config, parameters.resolve(variant, world), family)
+    model = family_class(config, system, seeds)
+    fingerprint = training_fingerprint(model, learning, episodes.content_hash)
+    run = train(model, as_tensors(episodes), learning, store, f"{variant}", episodes.content_hash)
+    count = sum(p.numel() for p in model.parameters()) // len(seeds)
+    logger.info("%s/%s on %s: %d parameters, %.1f s for %d seeds.", family, variant, world, count, run.seconds, len(seeds))
+    card = {
+        "family": family,
+        "world": world,
+        "variant": variant,
+        "config": config.model_dump(mode="json"),
+        "seeds": list(seeds),
+        "data_hash": episodes.content_hash,
+        "fingerprint": fingerprint,
+        "versions": versions(),
+        "summary": model.extra_summary(),
+    }
+    cost = {
+        "train_seconds": run.seconds / len(seeds),
+        "parameters": count,
+        "peak_memory_mb": run.memory_mb,
+        "train_flops": None if math.isnan(run.flops) else run.flops / len(seeds),
+    }
+    curve = pd.DataFrame(run.curve, columns=None if run.curve else ["step", "seed", "loss"])
+    curve.insert(0, "variant", variant)
+    return Fitted(TrainedModel(model.state_dict(), card), curve, cost)
+
+
+def as_tensors(episodes: Episodes) -> dict[str, torch.Tensor]:
+    """The numeric columns of episodes as tensors (copied: stored episodes are read-only)."""
+    columns = {name: getattr(episodes, name) for name in ("state", "time", "derivative", "action", "reward", "frames")}
+    return {name: torch.tensor(array) for name, array in columns.items() if array is not None}

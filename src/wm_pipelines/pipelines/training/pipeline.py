@@ -1,0 +1,38 @@
+"""Wiring of the training pipeline: one group per family, one node per world."""
+
+from kedro.pipeline import Node, Pipeline
+
+from wm_pipelines.pipelines.combinations import combinations
+from wm_pipelines.pipelines.training.nodes import train_node
+
+
+def create_pipeline() -> Pipeline:
+    """``<world>_episodes`` → ``<family>.<world>_models``, for every family and world."""
+    return sum((_family(name) for name in combinations().families), Pipeline([]))
+
+
+def _family(name: str) -> Pipeline:
+    worlds = combinations().worlds
+    nodes = [
+        Node(
+            train_node(name, world),
+            inputs=[
+                f"{world}_episodes",
+                f"params:{world}",
+                f"params:{name}",
+                "params:learning",
+                "params:seeds",
+                f"{world}_checkpoints",
+            ],
+            outputs=[f"{world}_models", f"{world}_curves", f"{world}_cost"],
+            name=f"train_{world}",
+            tags=["train", f"world:{world}", f"family:{name}"],
+        )
+        for world in worlds
+    ]
+    return Pipeline(
+        nodes,
+        namespace=name,
+        inputs={f"{world}_episodes" for world in worlds},
+        parameters={"params:learning", "params:seeds", f"params:{name}", *(f"params:{world}" for world in worlds)},
+    )

@@ -1,0 +1,21 @@
+"""Kedro project settings."""
+
+import os
+
+# Kedro depends on its telemetry plugin; this project sends nothing anywhere.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+from kedro.config import OmegaConfigLoader  # noqa: E402
+
+from wm_pipelines.hooks import ProjectHooks  # noqa: E402
+
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
+HOOKS = (ProjectHooks(),)
+CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    # A sparse overlay changes single keys deep inside a parameter file; the rest stays as in base.
+    "merge_strategy": {"parameters": "soft", "globals": "soft"},
+    "config_patterns": {"parameters": ["parameters*", "parameters*/**", "**/parameters*"]},
+}

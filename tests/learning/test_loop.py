@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.learning.toy import SYSTEM, Toy, ToyConfig, toy_episodes
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.families.protocol import Schedule
+from wm_pipelines.learning.batches import BatchSource
+from wm_pipelines.learning.checkpoints import CheckpointStore
+from wm_pipelines.learning.config import LearningConfig
+from wm_pipelines.learning.loop import clip_gradients_per_seed, learning_rate, train
+
+LEARNING = LearningConfig(checkpoint_every=7, log_every=5, progress=False)
+
+
+def fitted(seeds=(0, 1), store=None, learning=LEARNING, **schedule) -> tuple[Toy, object]:
+    defaults = {"steps": 60, "batch_size": 16, "learning_rate": 0.05}
+    config = ToyConfig(schedule=Schedule(**{**defaults, **schedule}), dropout=True)
+    family = Toy(config, SYSTEM, seeds)
+    return family, train(family, toy_episodes(), learning, store, "toy", "data")
+
+
+def test_learns_the_matrix_of_a_linear_map():
+    config = ToyConfig(schedule=Schedule(steps=800, batch_size=64, learning_rate=0.05))
+    family = Toy(config, SYSTEM, (0, 1, 2))
+    train(family, toy_episodes(), LEARNING)
+    truth = torch.tensor([[0.9, 0.4], [-0.4, 0.9]], dtype=torch.float64)
+    assert (family.A - truth).abs().max() < 1e-3
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not():
+    first, run = fitted()
+    again, rerun = fitted()
+    other, _ = fitted(seeds=(5, 1))
+    assert torch.equal(first.A, again.A)
+    assert run.curve == rerun.curve
+    assert not torch.equal(first.A[0], other.A[0])
+
+
+def test_seeds_trained_together_equal_seeds_trained_alone():
+    config = ToyConfig(schedule=Schedule(steps=60, batch_size=16, learning_rate=0.05, gradient_clip=0.5))
+    together = Toy(config, SYSTEM, (0, 7))
+    train(together, toy_episodes(), LEARNING)
+    for i, seed in enumerate((0, 7)):
+        alone = Toy(config, SYSTEM, (seed,))
+        train(alone, toy_episodes(), LEARNING)
+        torch.testing.assert_close(together.A[i], alone.A[0], rtol=1e-12, atol=1e-12)
+
+
+def test_accumulated_gradients_equal_one_large_batch():
+    # 160 examples, 2 x 40 against 1 x 80: the same 80 examples make up each optimiser step.
+    plain = ToyConfig(schedule=Schedule(steps=20, batch_size=80, learning_rate=0.05))
+    split = ToyConfig(schedule=Schedule(steps=20, batch_size=40, learning_rate=0.05, accumulate=2))
+    one, two = Toy(plain, SYSTEM, (0,)), Toy(split, SYSTEM, (0,))
+    train(one, toy_episodes(), LEARNING)
+    train(two, toy_episodes(), LEARNING)
+    torch.testing.assert_close(one.A, two.A, rtol=1e-9, atol=1e-9)
+
+
+class _Killed(Exception):
+    pass
+
+
+class _DyingStore(CheckpointStore):
+    """A store whose process dies right after the n-th checkpoint was written."""
+
+    def __init__(self, folder, deadline):
+        super().__init__(folder)
+        self.left = deadline
+
+    def save(self, name, checkpoint):
+        super().save(name, checkpoint)
+        self.left -= 1
+        if self.left == 0:
+            raise _Killed
+
+
+@pytest.mark.parametrize("deaths", [[1], [4], [2, 3], [1, 1, 1]])
+def test_a_resumed_training_ends_in_the_same_bits(tmp_path, deaths):
+    whole, run = fitted()
+    for deadline in deaths:
+        with pytest.raises(_Killed):
+            fitted(store=_DyingStore(tmp_path, deadline))
+    resumed, rerun = fitted(store=CheckpointStore(tmp_path))
+    assert torch.equal(whole.A, resumed.A)
+    assert torch.equal(whole.ema, resumed.ema)
+    assert run.curve == rerun.curve
+
+
+def test_a_process_killed_by_sigkill_leaves_a_checkpoint_that_resumes_to_the_same_bits(tmp_path):
+    code = f"""
+        import os, signal
+        from tests.learning.test_loop import fitted, CheckpointStore
+        class Store(CheckpointStore):
+            def save(self, name, checkpoint):
+                super().save(name, checkpoint)
+                if checkpoint.facts.get("step") == 28:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        fitted(store=Store({str(tmp_path)!r}))
+    """
+    root = Path(__file__).parents[2]
+    dead = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=False
+    )
+    assert dead.returncode == -signal.SIGKILL
+    resumed, _ = fitted(store=CheckpointStore(tmp_path))
+    assert torch.equal(resumed.A, fitted()[0].A)
+
+
+def test_a_finished_training_is_not_run_again_unless_something_changed(tmp_path):
+    store = CheckpointStore(tmp_path)
+    first, run = fitted(store=store)
+    again, rerun = fitted(store=store)
+    assert torch.equal(first.A, again.A)
+    assert rerun.seconds == run.seconds  # taken over, not measured again
+    _, changed = fitted(store=store, learning_rate=0.06)
+    assert changed.curve != run.curve
+    _, forced = fitted(store=store, learning=LEARNING.model_copy(update={"resume": False}), learning_rate=0.06)
+    assert forced.seconds != changed.seconds
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"nonsense" + b[8:]])
+def test_a_damaged_checkpoint_means_a_fresh_start_not_a_wrong_result(tmp_path, damage):
+    store = CheckpointStore(tmp_path)
+    first, _ = fitted(store=store)
+    path = tmp_path / "toy.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    again, _ = fitted(store=store)
+    assert torch.equal(first.A, again.A)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training_at_once():
+    family = Toy(ToyConfig(schedule=Schedule(steps=60), explode_at=0.5), SYSTEM, (3,))
+    with pytest.raises(UserError, match=r"loss of seed 3 is (nan|inf) at step 3[05] of 60.*learning_rate"):
+        train(family, toy_episodes(), LEARNING)
+
+
+@given(st.integers(1, 50), st.integers(1, 40), st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_every_pass_shows_every_example_once(length, batch, passes):
+    source = BatchSource({"x": torch.arange(length)}, [0, 1], batch)
+    count = (passes + 1) * length
+    steps = -(-count // source.batch_size)
+    shown = torch.cat([source.indices(k) for k in range(steps)], 1)[:, :count]
+    for row in shown.reshape(2, passes + 1, length).flatten(0, 1):
+        assert sorted(row.tolist()) == list(range(length))
+
+
+@given(st.integers(1, 30), st.sampled_from([1, 2, 4]))
+@settings(max_examples=20, deadline=None)
+def test_workers_share_a_batch_without_overlap(step, world):
+    whole = BatchSource({"x": torch.arange(64)}, [0, 3], 16).batch(step)["x"]
+    shares = [BatchSource({"x": torch.arange(64)}, [0, 3], 16, rank, world).batch(step)["x"] for rank in range(world)]
+    assert torch.equal(torch.sort(torch.cat(shares, 1)).values, torch.sort(whole).values)
+
+
+def test_learning_rate_warms_up_then_falls_along_a_cosine():
+    schedule = Schedule(steps=101, warmup=10, learning_rate=1.0, final_learning_rate=0.1)
+    rates = [learning_rate(schedule, k) for k in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.55)
+    assert rates[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_clipping_bounds_each_seed_alone():
+    parameter = torch.nn.Parameter(torch.zeros(3, 4))
+    parameter.grad = torch.tensor([[3.0, 4, 0, 0], [0.3, 0.4, 0, 0], [0, 0, 0, 0]])
+    clip_gradients_per_seed(iter([parameter]), 1.0)
+    assert parameter.grad.norm(dim=1).tolist() == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_curve_holds_every_seed_at_every_logged_step():
+    _, run = fitted(seeds=(4, 9))
+    assert [(row["step"], row["seed"]) for row in run.curve] == [(k, s) for k in range(5, 61, 5) for s in (4, 9)]
+    assert all(math.isfinite(row["mse"]) for row in run.curve)
+    assert run.flops > 0
