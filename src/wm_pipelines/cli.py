@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
-from kedro.utils import KedroDeprecationWarning
+from kedro import KedroDeprecationWarning
 
 from wm_pipelines.errors import UserError
 

@@ -22,8 +22,7 @@ class ProjectHooks:
     def after_context_created(self, context: KedroContext) -> None:
         """Remember the environment, and check every parameter that pipelines read, before anything else does."""
         use_environment(context.config_loader.conf_source, context.env)
-        parameters = {**context.config_loader["parameters"], **(context._extra_params or {})}
-        check_parameters(parameters)
+        check_parameters(context.config_loader["parameters"])
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:

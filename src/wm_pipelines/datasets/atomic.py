@@ -15,6 +15,7 @@ from kedro_datasets.json import JSONDataset as KedroJSONDataset
 from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
 from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
 
+from wm_pipelines.datasets.local import LocalDataset
 from wm_pipelines.errors import UserError
 from wm_pipelines.files import atomic_path
 
@@ -61,3 +62,18 @@ class JSONDataset(_Atomic, KedroJSONDataset):
     def save(self, data: Any) -> None:
         """Write indented JSON with sorted keys."""
         super().save(json.loads(json.dumps(data, sort_keys=True)))
+
+
+class PartsDataset(LocalDataset):
+    """All Parquet files of a folder, read-only: ``{name: table}`` in the order of their names.
+
+    (Kedro's PartitionedDataset caches the listing it makes before the run, and so misses parts written by the run.)
+    """
+
+    def load(self) -> dict[str, Any]:
+        """Read every part."""
+        return {p.stem: ParquetDataset(filepath=str(p)).load() for p in sorted(self.path.glob("*.parquet"))}
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Each part is saved under its own name by the pipeline that makes it."""
+        raise UserError("the parts of the leaderboard are written one by one, by the pipelines that make them")

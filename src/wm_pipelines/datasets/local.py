@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wm_pipelines.errors import UserError
 
 
-class _LocalDataset(AbstractDataset[Any, Any]):
+class LocalDataset(AbstractDataset[Any, Any]):
     """Something at one local path (a file or a folder)."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -20,28 +20,29 @@ class _LocalDataset(AbstractDataset[Any, Any]):
         self.metadata = metadata
 
     @property
-    def _path(self) -> Path:
+    def path(self) -> Path:
+        """Where it lies."""
         return Path(self._filepath)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
 
     def _exists(self) -> bool:
-        return self._path.exists()
+        return self.path.exists()
 
 
-class EpisodesDataset(_LocalDataset):
+class EpisodesDataset(LocalDataset):
     """Episodes by split: a folder of Arrow files, ``<split>.arrow``."""
 
     def save(self, data: dict[str, Any]) -> None:
         """Write every split; files of splits that no longer exist are removed."""
         from wm_pipelines.worlds.episodes import write
 
-        self._path.mkdir(parents=True, exist_ok=True)
-        for stale in {p.stem for p in self._path.glob("*.arrow")} - set(data):
-            (self._path / f"{stale}.arrow").unlink()
+        self.path.mkdir(parents=True, exist_ok=True)
+        for stale in {p.stem for p in self.path.glob("*.arrow")} - set(data):
+            (self.path / f"{stale}.arrow").unlink()
         for split, episodes in data.items():
-            write(self._path / f"{split}.arrow", episodes)
+            write(self.path / f"{split}.arrow", episodes)
 
     def load(self) -> dict[str, Any]:
         """Read every split, memory-mapped.
@@ -51,29 +52,29 @@ class EpisodesDataset(_LocalDataset):
         """
         from wm_pipelines.worlds.episodes import read
 
-        files = sorted(self._path.glob("*.arrow"))
+        files = sorted(self.path.glob("*.arrow"))
         if not files:
-            raise UserError(f"no episodes in '{self._path}'; run: kedro run --pipeline=data_ingestion")
+            raise UserError(f"no episodes in '{self.path}'; run: kedro run --pipeline=data_ingestion")
         return {path.stem: read(path) for path in files}
 
 
-class ModelsDataset(_LocalDataset):
+class ModelsDataset(LocalDataset):
     """Trained variants of a family on a world: a folder of safetensors and JSON files."""
 
     def save(self, data: Any) -> None:
         """Write every variant, then the index."""
         from wm_pipelines.learning.artifacts import write_models
 
-        write_models(self._path, data)
+        write_models(self.path, data)
 
     def load(self) -> Any:
         """Read every variant and check it against the index."""
         from wm_pipelines.learning.artifacts import read_models
 
-        return read_models(self._path)
+        return read_models(self.path)
 
 
-class ArraysDataset(_LocalDataset):
+class ArraysDataset(LocalDataset):
     """Named numpy arrays in one safetensors file."""
 
     def save(self, data: dict[str, NDArray[Any]]) -> None:
@@ -83,7 +84,7 @@ class ArraysDataset(_LocalDataset):
         from wm_pipelines.files import atomic_write_bytes
 
         ordered = {name: np.ascontiguousarray(array) for name, array in sorted(data.items())}
-        atomic_write_bytes(self._path, save(ordered))
+        atomic_write_bytes(self.path, save(ordered))
 
     def load(self) -> dict[str, NDArray[Any]]:
         """Read all arrays.
@@ -95,40 +96,40 @@ class ArraysDataset(_LocalDataset):
         from safetensors.numpy import load_file
 
         try:
-            return dict(load_file(self._path))
+            return dict(load_file(self.path))
         except (SafetensorError, OSError) as problem:
-            raise UserError(f"'{self._path}' cannot be read ({problem}); run: kedro run --pipeline=evaluation") from None
+            raise UserError(f"'{self.path}' cannot be read ({problem}); run: kedro run --pipeline=evaluation") from None
 
 
-class TextDataset(_LocalDataset):
+class TextDataset(LocalDataset):
     """A text file (HTML, YAML), replaced atomically."""
 
     def save(self, data: str) -> None:
         """Write UTF-8."""
         from wm_pipelines.files import atomic_write_bytes
 
-        atomic_write_bytes(self._path, data.encode())
+        atomic_write_bytes(self.path, data.encode())
 
     def load(self) -> str:
         """Read UTF-8."""
-        return self._path.read_text()
+        return self.path.read_text()
 
 
-class BytesDataset(_LocalDataset):
+class BytesDataset(LocalDataset):
     """A binary file (an animation), replaced atomically."""
 
     def save(self, data: bytes) -> None:
         """Write as is."""
         from wm_pipelines.files import atomic_write_bytes
 
-        atomic_write_bytes(self._path, data)
+        atomic_write_bytes(self.path, data)
 
     def load(self) -> bytes:
         """Read as is."""
-        return self._path.read_bytes()
+        return self.path.read_bytes()
 
 
-class CheckpointsDataset(_LocalDataset):
+class CheckpointsDataset(LocalDataset):
     """A folder where a training keeps its checkpoints; loading gives the store, the training itself writes."""
 
     def save(self, data: Any) -> None:
@@ -139,7 +140,7 @@ class CheckpointsDataset(_LocalDataset):
         """The store; the folder is made when the first checkpoint is written."""
         from wm_pipelines.learning.checkpoints import CheckpointStore
 
-        return CheckpointStore(self._path)
+        return CheckpointStore(self.path)
 
     def _exists(self) -> bool:
         return True

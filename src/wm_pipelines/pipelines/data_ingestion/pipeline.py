@@ -12,5 +12,5 @@ def create_pipeline() -> Pipeline:
 
 
 def _world(name: str) -> Pipeline:
-    simulate = Node(ingest_node(name), f"params:{name}", f"{name}_episodes", name="simulate", tags=["ingest", f"world:{name}"])
+    simulate = Node(ingest_node(name), f"params:{name}", f"{name}_episodes", name="simulate", tags=["ingest", name])
     return Pipeline([simulate], namespace=name, outputs={f"{name}_episodes"}, parameters={f"params:{name}"})

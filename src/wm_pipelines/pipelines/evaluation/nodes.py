@@ -67,12 +67,12 @@ def concatenate(*scores: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def leaderboard(part: pd.DataFrame, parts: dict[str, Callable[[], pd.DataFrame]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def leaderboard(part: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The union of all pipelines' parts (``part``, just written, is one of them), as Parquet and as CSV.
 
     Args:
-        part: only orders this node after the one that writes it. parts: partition name -> loader.
+        part: only orders this node after the one that writes it. parts: one table per evaluation pipeline.
     """
     del part
-    union = concatenate(*(load() for _, load in sorted(parts.items())))
+    union = concatenate(*parts.values())
     return union, union

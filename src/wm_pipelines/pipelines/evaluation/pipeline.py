@@ -25,7 +25,7 @@ def _family(name: str) -> Pipeline:
             ],
             outputs=[f"{world}_scores", f"{world}_rollouts"],
             name=f"evaluate_{world}",
-            tags=["evaluate", f"world:{world}", f"family:{name}"],
+            tags=["evaluate", world, name],
         )
         for world in worlds
     ]
@@ -63,5 +63,5 @@ def _leaderboard() -> Pipeline:
         nodes,
         namespace="evaluation",
         inputs={*scores, "leaderboard_parts"},
-        outputs={"leaderboard", "leaderboard_csv"},
+        outputs={"physics_eval_scores", "leaderboard", "leaderboard_csv"},
     )

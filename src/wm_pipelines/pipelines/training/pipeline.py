@@ -26,7 +26,7 @@ def _family(name: str) -> Pipeline:
             ],
             outputs=[f"{world}_models", f"{world}_curves", f"{world}_cost"],
             name=f"train_{world}",
-            tags=["train", f"world:{world}", f"family:{name}"],
+            tags=["train", world, name],
         )
         for world in worlds
     ]
