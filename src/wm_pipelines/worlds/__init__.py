@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from wm_pipelines.worlds.base import World
 
 _REGISTERED: dict[str, type[World]] = {}
-_NOT_WORLDS = {"base", "episodes", "rendering", "captions", "quantities", "formulas", "particles", "initial"}
+_NOT_WORLDS = {
+    "base",
+    "episodes",
+    "rendering",
+    "captions",
+    "quantities",
+    "formulas",
+    "particles",
+    "initial",
+    "simulation",
+    "trajectories",
+}
 
 
 def register(world: type[World]) -> type[World]:

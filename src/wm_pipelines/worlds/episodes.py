@@ -330,8 +330,8 @@ def ingest(config: WorldConfig, where: str | None = None) -> dict[str, Episodes]
     where = where or config.world
     own = build_world(config, where=where).own_episodes(config.seed)
     if own is not None:
-        if config.splits:
-            raise UserError(f"parameter '{where}.splits': world '{config.world}' brings its own episodes; remove it")
+        for name in config.model_fields_set & {"splits", "step", "noise", "derivative", "frame_size"}:
+            raise UserError(f"parameter '{where}.{name}': world '{config.world}' brings its own episodes; remove it")
         return own
     if not config.splits:
         raise UserError(f"parameter '{where}.splits': missing; give at least train: {{episodes: …, steps: …}}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 # The SI unit of a kind of quantity, and what that kind is called. Radians count as a unit of their own here, although
@@ -170,3 +170,39 @@ class Quantity:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.to_si, handler(source))
+
+
+class Amount(BaseModel):
+    """A number with whatever unit it is written in: ``"2 N/m"``; a bare number is taken as already in SI base units.
+
+    Attributes:
+        value: the number as written.
+        unit: the unit as written, or None.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: float = Field(allow_inf_nan=False)
+    unit: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: Any) -> Any:
+        if isinstance(data, int | float) and not isinstance(data, bool):
+            return {"value": data}
+        if not isinstance(data, str):
+            return data
+        value, unit = split_quantity(data)
+        return {"value": value, "unit": unit or None}
+
+    @field_validator("unit")
+    @classmethod
+    def _known(cls, unit: str | None) -> str | None:
+        if unit is not None:
+            to_base_units(unit)
+        return unit
+
+    @property
+    def si(self) -> float:
+        """The number in SI base units."""
+        return self.value if self.unit is None else self.value * to_base_units(self.unit)

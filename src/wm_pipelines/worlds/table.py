@@ -1,0 +1,470 @@
+"""The user's own system: a table of trajectories (CSV or Parquet) becomes a world by a parameter file alone.
+
+Every row of the table is one moment of one episode: time, coordinates, momenta or velocities. Units and column names
+are declared in the parameters; what is not in SI is converted. The energy is a formula, or unknown and left to learn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from array_api_compat import array_namespace
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from wm_pipelines import __version__
+from wm_pipelines.errors import UserError
+from wm_pipelines.integrators import hamiltonian_field
+from wm_pipelines.system import System
+from wm_pipelines.worlds import register
+from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
+from wm_pipelines.worlds.captions import listing, number
+from wm_pipelines.worlds.episodes import Episodes, Seconds, stream
+from wm_pipelines.worlds.formulas import FUNCTIONS, Formula
+from wm_pipelines.worlds.quantities import Amount, dimension, kind, to_base_units
+from wm_pipelines.worlds.simulation import simulate_adaptive
+from wm_pipelines.worlds.trajectories import (
+    Columns,
+    Trajectory,
+    expect_unit,
+    project_path,
+    read_trajectories,
+    regular_step,
+    resampled,
+)
+
+# ---------------------------------------------------------------- parameters
+
+
+class TableParameters(WorldParameters):
+    """A table of trajectories and what is known about the system it was measured on.
+
+    Attributes:
+        path: a CSV or Parquet file; relative paths start at the project's root.
+        columns: names and units.
+        masses: one per particle, or one per coordinate where there are no particles (of an angle: moment of inertia).
+            Needed with velocities, ``p = m v``; known to the energy formula as ``m1, m2, …``.
+        particles: number of particles; coordinates are then listed particle by particle.
+        space: dimension of the particles' space; with `particles` only.
+        energy: formula of H in ``q1, q2, …, p1, p2, …``, the masses and the constants; null: unknown, to be learned.
+        constants: named numbers of the formula, with units.
+        structure: what is declared about H, see `System.structure`; a known energy is checked against it.
+        angles: indices (from 0) of coordinates that are angles; jumps by a turn are taken out.
+        resample: seconds between rows of a new, regular grid (cubic spline); null: the table's grid is regular.
+        steps: cut every episode into stretches of that many steps (a rest is dropped); null: episodes as they are.
+        splits: fractions of the episodes (of the time, where there is one episode alone), or lists of episodes.
+    """
+
+    path: str
+    columns: Columns
+    masses: list[Amount] = Field(default_factory=list)
+    particles: int | None = Field(None, ge=1)
+    space: int | None = Field(None, ge=1, le=3)
+    energy: str | None = None
+    constants: dict[str, Amount] = Field(default_factory=dict)
+    structure: list[Literal["separable", "even", "pairwise"]] = Field(default_factory=list)
+    angles: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    resample: Seconds | None = None
+    steps: int | None = Field(None, ge=1)
+    splits: dict[str, Any] = Field(default_factory=lambda: {"train": 0.7, "validation": 0.15, "test": 0.15})
+
+    @property
+    def dof(self) -> int:
+        """Number of coordinates."""
+        return len(self.columns.coordinates)
+
+    @property
+    def mass_per_coordinate(self) -> list[Amount]:
+        """The masses, repeated for every coordinate of a particle."""
+        return [m for m in self.masses for _ in range(self.space or 1)]
+
+    @property
+    def known_numbers(self) -> dict[str, float]:
+        """Masses ``m1, m2, …`` and constants, in SI base units."""
+        masses = {f"m{i}": mass.si for i, mass in enumerate(self.masses, 1)}
+        return masses | {name: amount.si for name, amount in self.constants.items()}
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> TableParameters:
+        if (self.particles is None) != (self.space is None):
+            raise ValueError("particles and space belong together; give both or neither")
+        if self.particles is not None and self.particles * (self.space or 0) != self.dof:
+            raise ValueError(
+                f"{self.particles} particles in {self.space} dimensions need "
+                f"{self.particles * (self.space or 0)} coordinates, columns lists {self.dof}"
+            )
+        if "pairwise" in self.structure and self.particles is None:
+            raise ValueError("structure 'pairwise' needs particles and space")
+        if any(angle >= self.dof for angle in self.angles):
+            raise ValueError(f"angles {self.angles}: coordinates are counted from 0 to {self.dof - 1}")
+        for angle in self.angles:
+            expect_unit(self.columns.coordinates[angle], "rad")
+        self._check_masses()
+        self._check_constants()
+        _check_splits(self.splits)
+        return self
+
+    def _check_masses(self) -> None:
+        wanted = self.particles or self.dof
+        needed = self.columns.velocities is not None or self.particles is not None
+        if (self.masses or needed) and len(self.masses) != wanted:
+            per = "particle" if self.particles else "coordinate"
+            raise ValueError(f"masses: expected {wanted} (one per {per}), got {len(self.masses)}")
+        for place, mass in enumerate(self.masses):
+            if not mass.si > 0:
+                raise ValueError(f"masses.{place}: a mass must be positive, got {mass.value:g}")
+        if self.columns.velocities is None or self.columns.reduced:
+            return
+        rows = zip(self.mass_per_coordinate, self.columns.coordinates, self.columns.velocities, strict=True)
+        for mass, q, v in rows:
+            action = dimension(q.unit) * dimension(v.unit)
+            if mass.unit is not None and dimension(mass.unit) * action != dimension("J*s"):
+                raise ValueError(
+                    f"masses: '{mass.value:g} {mass.unit}' ({kind(mass.unit).split(' ', 1)[1]}) cannot be "
+                    f"the mass of '{q.column}'; a length takes kg, an angle kg*m^2"
+                )
+
+    def _check_constants(self) -> None:
+        taken = {*self.variables, *(f"m{i}" for i in range(1, len(self.masses) + 1)), *FUNCTIONS, "pi"}
+        for name in self.constants:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in taken:
+                raise ValueError(f"constants.{name}: this name is taken or not a name; choose another")
+        if self.energy is not None:
+            Formula(self.energy, self.variables, self.known_numbers)
+
+    @property
+    def variables(self) -> list[str]:
+        """Names of the entries of a state in the energy formula."""
+        return [f"{letter}{i}" for letter in "qp" for i in range(1, self.dof + 1)]
+
+
+def _check_splits(splits: Mapping[str, Any]) -> None:
+    if "train" not in splits:
+        raise ValueError("splits need at least 'train'")
+    if all(isinstance(s, list) and s for s in splits.values()):
+        named = [str(episode) for split in splits.values() for episode in split]
+        if len(set(named)) < len(named):
+            raise ValueError(f"splits: episode '{next(n for n in named if named.count(n) > 1)}' is named twice")
+        return
+    if not all(isinstance(s, int | float) and not isinstance(s, bool) and 0 < s <= 1 for s in splits.values()):
+        raise ValueError("splits: give fractions between 0 and 1, or non-empty lists of episodes, for all of them")
+    if sum(splits.values()) > 1 + 1e-9:
+        raise ValueError(f"splits: the fractions add up to {sum(splits.values()):g}, more than 1")
+
+
+# ---------------------------------------------------------------- the world
+
+
+@register
+class Table(World):
+    """Measured trajectories; simulated only where the energy formula is known."""
+
+    name = "table"
+    Parameters = TableParameters
+    parameters: TableParameters
+
+    def __init__(self, parameters: TableParameters) -> None:
+        super().__init__(parameters)
+        formula = parameters.energy
+        self._hamiltonian = (
+            formula if formula is None else Formula(formula, parameters.variables, parameters.known_numbers)
+        )
+        self._path = project_path(parameters.path)
+
+    @cached_property
+    def _table(self) -> tuple[list[Trajectory], float]:
+        """All episodes (seconds on a regular grid, angles without jumps, momenta) and the step of the grid."""
+        parameters, resample = self.parameters, self.parameters.resample
+        table = read_trajectories(self._path, parameters.columns, fewest=2 if resample is None else 4)
+        for trajectory in table:
+            angles = trajectory.state[:, parameters.angles]
+            trajectory.state[:, parameters.angles] = np.unwrap(angles, axis=0)
+            if parameters.columns.velocities is not None:
+                trajectory.state[:, parameters.dof :] *= [m.si for m in parameters.mass_per_coordinate]
+        if resample is not None:
+            return [resampled(t, resample) for t in table], resample
+        step = regular_step(self._path.name, table)
+        return [Trajectory(t.name, t.time[0] + step * np.arange(len(t.time)), t.state) for t in table], step
+
+    @property
+    def _trajectories(self) -> list[Trajectory]:
+        return self._table[0]
+
+    @property
+    def step(self) -> float:
+        """Seconds between rows."""
+        return self._table[1]
+
+    def own_episodes(self, seed: int) -> dict[str, Episodes]:
+        """The table's episodes by split; by time where the table is one single episode.
+
+        Raises:
+            UserError: the table cannot be read, or does not fit the parameters; the message names column and row.
+        """
+        self._check_energy()
+        digest = hashlib.sha256(self._path.read_bytes()).hexdigest()
+        by_time = len(self._trajectories) == 1
+        splits = self._split_by_time() if by_time else self._split_by_episode(seed)
+        facts = {
+            "world": self.name,
+            "parameters": self.parameters.model_dump(mode="json"),
+            "step": self.step,
+            "seed": seed,
+            "source_sha256": digest,
+            "split_by": "time" if by_time else "episode",
+            "generator": __version__,
+        }
+        return {name: self._episodes(name, parts, facts) for name, parts in splits.items()}
+
+    def _episodes(self, split: str, parts: Sequence[Trajectory], facts: Mapping[str, Any]) -> Episodes:
+        stretches = [piece for part in parts for piece in self._stretches(part)]
+        if not stretches:
+            raise UserError(
+                f"'{self._path.name}': no episode of split '{split}' has more than {self.parameters.steps} "
+                "rows; set a smaller `steps`"
+            )
+        lengths = {len(s.time) for s in stretches}
+        if len(lengths) > 1:
+            raise UserError(
+                f"'{self._path.name}': episodes of split '{split}' have {min(lengths)} to {max(lengths)} "
+                f"rows; set `steps: {min(lengths) - 1}` to cut them into equal stretches"
+            )
+        return Episodes(
+            time=np.stack([s.time - s.time[0] for s in stretches]),
+            state=np.stack([s.state for s in stretches]),
+            metadata={**facts, "split": split, "episodes": [s.name for s in stretches]},
+        )
+
+    def _stretches(self, trajectory: Trajectory) -> list[Trajectory]:
+        if self.parameters.steps is None:
+            return [trajectory]
+        rows = self.parameters.steps + 1
+        starts = range(0, len(trajectory.time) - rows + 1, rows)
+        return [trajectory.part(start, start + rows) for start in starts]
+
+    def _split_by_time(self) -> dict[str, list[Trajectory]]:
+        [only] = self._trajectories
+        if any(isinstance(s, list) for s in self.parameters.splits.values()):
+            raise UserError(f"'{self._path.name}' is one single episode: give splits as fractions of its time")
+        bounds = self._bounds(len(only.time), smallest=2, of="rows")
+        return {name: [only.part(start, stop)] for name, (start, stop) in bounds.items()}
+
+    def _split_by_episode(self, seed: int) -> dict[str, list[Trajectory]]:
+        found = {t.name: t for t in self._trajectories}
+        splits = self.parameters.splits
+        if any(isinstance(s, list) for s in splits.values()):
+            missing = [str(e) for s in splits.values() for e in s if str(e) not in found]
+            if missing:
+                raise UserError(f"'{self._path.name}' has no episode '{missing[0]}', which `splits` names")
+            return {name: [found[str(e)] for e in s] for name, s in splits.items()}
+        order = np.random.default_rng(stream(seed, "split")).permutation(len(found))
+        bounds = self._bounds(len(found), smallest=1, of="episodes")
+        # Sorted within the split, so that its rows stand in the order of the table.
+        return {
+            name: [self._trajectories[i] for i in sorted(order[start:stop])] for name, (start, stop) in bounds.items()
+        }
+
+    def _bounds(self, count: int, smallest: int, of: str) -> dict[str, tuple[int, int]]:
+        """First and last-plus-one of every split among ``count`` things, in the order of the splits."""
+        splits = self.parameters.splits
+        ends = [0, *np.rint(np.cumsum(list(splits.values())) * count).astype(int).tolist()]
+        bounds = dict(zip(splits, pairwise(ends), strict=True))
+        for name, (start, stop) in bounds.items():
+            if stop - start < smallest:
+                raise UserError(
+                    f"'{self._path.name}': {count} {of} are too few for split '{name}' "
+                    f"({splits[name]:.0%}); give it more or leave it out"
+                )
+        return bounds
+
+    def _check_energy(self) -> None:
+        """Refuse a formula that is not finite on the data, or that contradicts the declared structure."""
+        if self._hamiltonian is None:
+            return
+        states = np.concatenate([t.state for t in self._trajectories])
+        with np.errstate(all="ignore"):
+            energy = self._hamiltonian(states)
+            slopes = self._hamiltonian.gradient(states)
+        bad = np.flatnonzero(~(np.isfinite(energy) & np.isfinite(slopes).all(axis=-1)))
+        if bad.size:
+            raise UserError(
+                f"formula '{self.parameters.energy}' or its gradient is not finite at data row "
+                f"{bad[0] + 1} of '{self._path.name}'; mend the formula, its constants or the units"
+            )
+        states = states[np.random.default_rng(0).permutation(len(states))[:512]]
+        _check_structure(self._hamiltonian, states, self.parameters)
+
+    # ------------------------------------------------------------ laws
+
+    def energy(self, z: Array) -> Array:
+        """H by the user's formula, in joules: ``[..., 2d] -> [...]``."""
+        return self._known_hamiltonian()(z)
+
+    def dynamics(self, z: Array) -> Array:
+        """Hamilton's equations of the user's formula: ``[..., 2d] -> [..., 2d]``."""
+        return hamiltonian_field(self._known_hamiltonian().gradient)(z)
+
+    def momentum(self, z: Array) -> Array:
+        """Total linear momentum of particles: ``[..., 2d] -> [..., space]``."""
+        return self._particles(z)[1].sum(-2)
+
+    def angular_momentum(self, z: Array) -> Array:
+        """Total angular momentum of particles about the origin: ``[..., 2d] -> [..., 1 | 3]``."""
+        xp = array_namespace(z)
+        q, p = self._particles(z)
+        planes = [(1, 2), (2, 0), (0, 1)] if self.parameters.space == 3 else [(0, 1)]
+        return xp.stack([(q[..., i] * p[..., j] - q[..., j] * p[..., i]).sum(-1) for i, j in planes], axis=-1)
+
+    def system(self, step: float | None) -> System:
+        """The description for families and metrics; ``step`` None is the table's own."""
+        known, parameters = self._hamiltonian is not None, self.parameters
+        # A sum over pairs of phi(|r_ij|) is unchanged by moving and by turning everything: Noether.
+        conserved = "pairwise" in parameters.structure
+        return System(
+            name=self.name,
+            dof=parameters.dof,
+            step=self.step if step is None else step,
+            particles=parameters.particles,
+            space=parameters.space,
+            attributes={"mass": tuple(m.si for m in parameters.masses)} if parameters.particles else {},
+            angles=tuple(parameters.angles),
+            structure=frozenset(parameters.structure),
+            energy=self.energy if known else None,
+            momentum=self.momentum if conserved else None,
+            angular_momentum=self.angular_momentum if conserved and (parameters.space or 0) > 1 else None,
+            simulate=self.simulate if known else None,
+            dynamics=self.dynamics if known else None,
+            constants=parameters.known_numbers,
+        )
+
+    def _particles(self, z: Array) -> tuple[Array, Array]:
+        shape = (*z.shape[:-1], self.parameters.particles, self.parameters.space)
+        return z[..., : self.parameters.dof].reshape(shape), z[..., self.parameters.dof :].reshape(shape)
+
+    def _known_hamiltonian(self) -> Formula:
+        if self._hamiltonian is None:
+            raise UserError(f"the energy behind '{self._path.name}' is unknown: set `energy` to a formula to simulate")
+        return self._hamiltonian
+
+    # ------------------------------------------------------------ simulation
+
+    def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
+        """Draw start states ``[E, 2d]`` among the starts of the table's episodes, with replacement."""
+        starts = np.stack([t.state[0] for t in self._trajectories])
+        return starts[rng.integers(len(starts), size=episodes)]
+
+    def simulate(self, z0: Float, step: float, steps: int) -> Float:
+        """Hamilton's equations of the formula, by DOP853: ``[E, 2d] -> [E, steps + 1, 2d]``.
+
+        Raises:
+            UserError: the energy is unknown.
+            IntegrationError: an episode cannot be integrated, or does not keep its energy.
+        """
+        hamiltonian = self._known_hamiltonian()
+        scale = self._scale
+
+        def kinetic(y: Array) -> Array:
+            z, d = y * scale, self.parameters.dof
+            return 0.5 * (z[..., d:] * hamiltonian.gradient(z)[..., d:]).sum(-1)  # T, where T is quadratic in p
+
+        # In units of the data's own size: DOP853's absolute tolerance means nothing in kg m/s of an atom or a planet.
+        states = simulate_adaptive(
+            self.name,
+            np.asarray(z0, np.float64) / scale,
+            step,
+            steps,
+            dynamics=lambda y: self.dynamics(y * scale) / scale,
+            energy=lambda y: hamiltonian(y * scale),
+            kinetic=kinetic,
+        )
+        states *= scale
+        states[:, 0] = z0
+        return states
+
+    @cached_property
+    def _scale(self) -> Float:
+        """Size of coordinates and of momenta in the table, one number each: ``[2d]``."""
+        states = np.concatenate([t.state for t in self._trajectories])
+        halves = np.split(states, 2, axis=-1)
+        sizes = [float(np.sqrt(np.mean(half**2))) or 1.0 for half in halves]
+        return np.repeat(sizes, self.parameters.dof)
+
+    # ------------------------------------------------------------ views
+
+    def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
+        """Coordinates as coloured discs on white: ``[..., 2d] -> [..., size, size, 3]``.
+
+        Particles stand where they are (the first two axes of space); any other coordinate is a bead on a line of its
+        own, an angle a bead on a circle (downwards at 0).
+        """
+        place = self._places(np.asarray(z, np.float64)[..., : self.parameters.dof])
+        pixel = (np.arange(size) + 0.5) / size
+        image = np.ones((*z.shape[:-1], size, size, 3))
+        for i in range(place.shape[-2]):
+            across = pixel[None, :] - place[..., i, 0, None, None]
+            down = pixel[:, None] - (1.0 - place[..., i, 1, None, None])
+            # A soft edge, one pixel wide, so that motion smaller than a pixel is seen.
+            cover = np.clip(0.5 + (0.06 - np.sqrt(across**2 + down**2)) * size, 0.0, 1.0)[..., None]
+            image = image * (1.0 - cover) + cover * _COLOURS[i % len(_COLOURS)]
+        return np.rint(255 * image).astype(np.uint8)
+
+    def _places(self, q: Float) -> Float:
+        """Where the discs are, in the unit square, y upwards: ``[..., d] -> [..., discs, 2]``."""
+        low, high = self._range
+        parameters = self.parameters
+        if parameters.particles is not None and (parameters.space or 0) > 1:
+            position = q.reshape(*q.shape[:-1], parameters.particles, parameters.space or 1)[..., :2]
+            span = float((high - low).max()) or 1.0
+            centre = ((low + high) / 2).reshape(parameters.particles, -1)[:, :2].mean(axis=0)
+            return 0.5 + 0.8 * (position - centre) / span
+        discs = len(low)
+        x = 0.1 + 0.8 * (q - low) / np.where(high > low, high - low, 1.0)
+        y = np.broadcast_to(1.0 - (np.arange(discs) + 0.5) / discs, x.shape).copy()
+        for i in parameters.angles:
+            x[..., i], y[..., i] = 0.5 + 0.35 * np.sin(q[..., i]), y[..., i] - 0.35 / discs * np.cos(q[..., i])
+        return np.stack([x, y], axis=-1)
+
+    @cached_property
+    def _range(self) -> tuple[Float, Float]:
+        q = np.concatenate([t.state[:, : self.parameters.dof] for t in self._trajectories])
+        return q.min(axis=0), q.max(axis=0)
+
+    def describe(self, z: Float) -> str:
+        """One sentence about one episode ``[T + 1, 2d]``: which coordinates, how long, how far they range."""
+        columns = self.parameters.columns.coordinates
+        units = ["" if c.unit == "1" else c.unit for c in columns]
+        shown = z[:, : self.parameters.dof] / np.array([to_base_units(c.unit) for c in columns])
+        ranges = [
+            f"{c.column} from {number(low)} to {number(high, unit)}"
+            for c, unit, low, high in zip(columns[:4], units, shown.min(axis=0), shown.max(axis=0), strict=False)
+        ]
+        more = [f"{len(columns) - 4} more coordinates"] if len(columns) > 4 else []
+        return f"Measured over {number((len(z) - 1) * self.step, 's')}: {listing([*ranges, *more])}."
+
+
+_COLOURS = np.array([[0.12, 0.35, 0.70], [0.85, 0.33, 0.10], [0.20, 0.60, 0.30], [0.55, 0.30, 0.65]])
+
+
+def _check_structure(hamiltonian: Formula, states: Float, parameters: TableParameters) -> None:
+    """Raise UserError where the formula is not separable or even although the parameters say so."""
+    q, p = np.split(states, 2, axis=-1)
+    with np.errstate(all="ignore"):
+        h = hamiltonian(states)
+
+        def energy(q: Float, p: Float) -> Float:
+            return hamiltonian(np.concatenate([q, p], axis=-1))
+
+        others = np.roll(q, 1, axis=0), np.roll(p, 1, axis=0)
+        departures = {
+            "separable": h + energy(*others) - energy(q, others[1]) - energy(others[0], p),
+            "even": np.maximum(np.abs(energy(-q, p) - h), np.abs(energy(q, -p) - h)),
+        }
+    for name, departure in departures.items():
+        if name in parameters.structure and not (np.abs(departure) <= 1e-9 * np.abs(h).max()).all():
+            raise UserError(f"structure: the energy formula '{parameters.energy}' is not {name}; remove '{name}'")
