@@ -1,0 +1,144 @@
+"""Laws of start states, chosen by ``initial: {law: …}`` in a world's parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.worlds.base import Float
+from wm_pipelines.worlds.quantities import Quantity
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if not pair[0] <= pair[1]:
+        raise ValueError(f"expected [smallest, largest], got [{pair[0]:g}, {pair[1]:g}]; swap them")
+    return pair
+
+
+Range = Annotated[
+    tuple[Annotated[float, Quantity("1"), Field(ge=0)], Annotated[float, Quantity("1")]], AfterValidator(_ordered)
+]
+LengthRange = Annotated[
+    tuple[Annotated[float, Quantity("m"), Field(gt=0)], Annotated[float, Quantity("m")]], AfterValidator(_ordered)
+]
+
+
+class _Law(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Annulus(_Law):
+    """(q, p) at a radius uniform in an interval; for one degree of freedom.
+
+    The direction is that of a point uniform in a square (as in Greydanus et al. 2019, who normalise such a point) or in
+    a disc, that is, a uniform angle.
+    """
+
+    law: Literal["annulus"]
+    radius: Range
+    direction: Literal["circle", "square"] = "circle"
+
+    def sample(self, rng: np.random.Generator, episodes: int) -> Float:
+        """Start states ``[E, 2]``."""
+        return directions(rng, episodes, self.direction) * rng.uniform(*self.radius, (episodes, 1))
+
+
+class Quadrants(_Law):
+    """Every entry of the state uniform in ``±(inner, outer)``: a square without the cross around its axes."""
+
+    law: Literal["quadrants"]
+    size: Range
+
+    def sample(self, rng: np.random.Generator, episodes: int, entries: int = 2) -> Float:
+        """Start states ``[E, entries]``."""
+        sign = rng.choice([-1.0, 1.0], (episodes, entries))
+        return sign * rng.uniform(*self.size, (episodes, entries))
+
+
+class Box(_Law):
+    """Coordinates uniform in ``±q``, momenta uniform in ``±p``, each entry alone."""
+
+    law: Literal["box"]
+    q: list[Annotated[float, Field(ge=0)]]
+    p: list[Annotated[float, Field(ge=0)]]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Box:
+        if len(self.q) != len(self.p):
+            raise ValueError(
+                f"q has {len(self.q)} entries and p has {len(self.p)}; give one of each per degree of freedom"
+            )
+        return self
+
+    def sample(self, rng: np.random.Generator, episodes: int) -> Float:
+        """Start states ``[E, 2d]``."""
+        half = np.array([*self.q, *self.p])
+        return rng.uniform(-half, half, (episodes, half.size))
+
+
+class Given(_Law):
+    """Listed start states; the first episodes of the list are taken."""
+
+    law: Literal["given"]
+    states: list[list[float]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Given:
+        if len({len(row) for row in self.states}) > 1:
+            raise ValueError("states differ in length; give every start state the same number of entries")
+        return self
+
+    def sample(self, rng: np.random.Generator, episodes: int) -> Float:
+        """Start states ``[E, 2d]``.
+
+        Raises:
+            UserError: more episodes than listed states.
+        """
+        del rng
+        if episodes > len(self.states):
+            raise UserError(f"initial.states lists {len(self.states)} start states, {episodes} episodes ask for more")
+        return np.array(self.states[:episodes], dtype=np.float64)
+
+
+class NearCircular(_Law):
+    """Bodies on circles around their centre of mass, their velocities disturbed by ``noise`` (relative).
+
+    Attributes:
+        radius: distance of a body from the centre, uniform in this interval, in metres. With ``positions: square`` (two
+            bodies, Greydanus et al. 2019) *each coordinate* of the first body is uniform in it instead.
+        noise: size of the relative disturbance; its law is the world's.
+        positions: ``circle``: any direction, uniform; ``square``: that of a point uniform in a square.
+    """
+
+    law: Literal["near_circular"] = "near_circular"
+    radius: LengthRange = (0.5, 1.5)
+    noise: float = Field(0.05, ge=0, lt=1)
+    positions: Literal["circle", "square"] = "circle"
+
+
+PlaneLaw = Annotated[Annulus | Quadrants | Box | Given, Field(discriminator="law")]
+BodiesLaw = Annotated[NearCircular | Given, Field(discriminator="law")]
+
+
+def directions(rng: np.random.Generator, episodes: int, law: Literal["circle", "square"]) -> Float:
+    """Unit vectors ``[E, 2]``: uniform in angle, or the directions of points uniform in a square."""
+    if law == "circle":
+        angle = rng.uniform(0.0, 2.0 * math.pi, episodes)
+        return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    point = rng.uniform(-1.0, 1.0, (episodes, 2))
+    return point / np.linalg.norm(point, axis=-1, keepdims=True)
+
+
+def require_entries(world: str, z0: Float, entries: int) -> Float:
+    """Return ``z0`` where its rows have the length of the world's states.
+
+    Raises:
+        UserError: they have not.
+    """
+    if z0.shape[-1] != entries:
+        raise UserError(f"{world}: initial gives states of {z0.shape[-1]} entries, this world's states have {entries}")
+    return z0

@@ -1,0 +1,230 @@
+"""``N`` bodies, all pairs joined by springs, charged, or under gravity; in a plane or in space."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from wm_pipelines.worlds import captions, register
+from wm_pipelines.worlds.base import Float, WorldParameters
+from wm_pipelines.worlds.initial import Given, require_entries
+from wm_pipelines.worlds.particles import InverseDistance, PairLaw, ParticleWorld, Springs
+from wm_pipelines.worlds.quantities import Quantity
+from wm_pipelines.worlds.simulation import simulate_separable
+
+Mass = Annotated[float, Quantity("kg"), Field(gt=0)]
+Charge = Annotated[float, Quantity("C")]
+Length = Annotated[float, Quantity("m"), Field(gt=0)]
+
+
+class MassRange(BaseModel):
+    """Masses drawn once per world, uniform between ``low`` and ``high``; ``seed`` says which draw."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    low: Mass
+    high: Mass
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MassRange:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low:g} kg) is above high ({self.high:g} kg); swap them")
+        return self
+
+
+class Lattice(BaseModel):
+    """Bodies on the sites of a square (cubic) lattice nearest its centre, displaced at random, rotated, and set moving.
+
+    Attributes:
+        law: ``lattice``.
+        spacing: of the lattice, in metres.
+        jitter: largest displacement per axis, in spacings; below 1/2, so that no two bodies meet.
+        heat: kinetic energy at the start as a share of the potential energy's size; below 1, attraction binds.
+        spin: share of the velocities that is a common rotation, 0 … 1.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    law: Literal["lattice"] = "lattice"
+    spacing: Length = 1.0
+    jitter: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
+    heat: Annotated[float, Field(ge=0)] = 0.25
+    spin: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class NBodyParameters(WorldParameters):
+    """Parameters of `NBody`.
+
+    Attributes:
+        force: which pair law.
+        bodies: how many, N.
+        masses: one for all, a list of N, or a range to draw from.
+        charges: a list of N, or one amount whose sign alternates from body to body.
+        dimension: of space.
+        stiffness: of the springs, N/m.
+        rest_length: of the springs, m.
+        coulomb_constant: ``k`` in ``k e_i e_j / r``; natural units by default.
+        gravitational_constant: ``G``; natural units by default.
+        softening: Plummer length, m.
+        initial: start states.
+    """
+
+    force: Literal["springs", "charges", "gravity"] = "springs"
+    bodies: int = Field(5, ge=1)
+    masses: Mass | MassRange | list[Mass] = 1.0
+    charges: Charge | list[Charge] = 1.0
+    dimension: Literal[2, 3] = 2
+    stiffness: Annotated[float, Quantity("N/m"), Field(gt=0)] = 1.0
+    rest_length: Annotated[float, Quantity("m"), Field(ge=0)] = 1.0
+    coulomb_constant: Annotated[float, Quantity("N*m^2/C^2"), Field(gt=0)] = 1.0
+    gravitational_constant: Annotated[float, Quantity("m^3/(kg*s^2)"), Field(gt=0)] = 1.0
+    softening: Annotated[float, Quantity("m"), Field(ge=0)] = 0.1
+    initial: Annotated[Lattice | Given, Field(discriminator="law")] = Lattice()
+
+    @model_validator(mode="after")
+    def _one_per_body(self) -> NBodyParameters:
+        for name in ("masses", "charges"):
+            values = getattr(self, name)
+            if isinstance(values, list) and len(values) != self.bodies:
+                raise ValueError(f"{name} lists {len(values)} numbers for {self.bodies} bodies; give one per body")
+        return self
+
+    def mass_list(self) -> Float:
+        """The masses ``[N]`` in kg."""
+        if isinstance(self.masses, MassRange):
+            return np.random.default_rng(self.masses.seed).uniform(self.masses.low, self.masses.high, self.bodies)
+        return np.array(self.masses) if isinstance(self.masses, list) else np.full(self.bodies, self.masses)
+
+    def charge_list(self) -> Float:
+        """The charges ``[N]`` in C."""
+        if isinstance(self.charges, list):
+            return np.array(self.charges)
+        return np.where(np.arange(self.bodies) % 2 == 0, self.charges, -self.charges)
+
+
+@register
+class NBody(ParticleWorld):
+    """State ``(q_1 … q_N, p_1 … p_N)``, each ``dimension`` long, in m and kg m/s; bodies exert forces in all pairs."""
+
+    name = "n_body"
+    Parameters = NBodyParameters
+
+    def __init__(self, parameters: NBodyParameters) -> None:
+        self.initial, self.kind, self.stiffness = parameters.initial, parameters.force, parameters.stiffness
+        self.rest_length, self.softening = parameters.rest_length, parameters.softening
+        self.coupling_constant = {
+            "springs": parameters.stiffness,
+            "charges": parameters.coulomb_constant,
+            "gravity": parameters.gravitational_constant,
+        }[self.kind]
+        masses, charges = parameters.mass_list(), parameters.charge_list()
+        law: PairLaw
+        if self.kind == "springs":
+            law = Springs(parameters.stiffness, parameters.rest_length, parameters.softening)
+        elif self.kind == "charges":
+            law = InverseDistance(self.coupling_constant * np.outer(charges, charges), parameters.softening)
+        else:
+            law = InverseDistance(-self.coupling_constant * np.outer(masses, masses), parameters.softening)
+        super().__init__(parameters, masses, law, parameters.dimension, charges if self.kind == "charges" else None)
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """The constants of the pair law."""
+        if self.kind == "springs":
+            return {"stiffness": self.stiffness, "rest_length": self.rest_length, "softening": self.softening}
+        name = "coulomb_constant" if self.kind == "charges" else "gravitational_constant"
+        return {name: self.coupling_constant, "softening": self.softening}
+
+    def simulate(self, z0: Float, step: float, steps: int) -> Float:
+        """Springs: explicit symplectic, sub-stepped. Charges, gravity: adaptive. ``[E, 2d] -> [E, steps + 1, 2d]``."""
+        if self.kind != "springs":
+            return super().simulate(z0, step, steps)
+        if self.softening == 0.0:
+            self._refuse_coincident(z0)
+        # The fastest motion: one light body against all others.
+        frequency = math.sqrt(self.stiffness * self.bodies / float(self.masses.min()))
+        return simulate_separable(
+            self.name,
+            z0,
+            step,
+            steps,
+            velocity=self.velocity,
+            force=self.force,
+            energy=self.energy,
+            kinetic=self.kinetic,
+            longest=0.16 / frequency,
+        )
+
+    def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
+        """Start states ``[E, 2d]``: see `Lattice`. The centre of mass rests at the origin."""
+        if isinstance(self.initial, Given):
+            return require_entries(self.name, self.initial.sample(rng, episodes), 2 * self.bodies * self.space)
+        law = self.initial
+        sites = _lattice(self.bodies, self.space)
+        jitter = rng.uniform(-law.jitter, law.jitter, (episodes, self.bodies, self.space))
+        rotation = _rotations(rng, episodes, self.space)
+        q = law.spacing * (sites + jitter) @ rotation
+        q = q - np.average(q, axis=1, weights=self.masses)[:, None]
+        return np.concatenate([a.reshape(episodes, -1) for a in (q, self._momenta_at(q, rng, law))], axis=-1)
+
+    def _momenta_at(self, q: Float, rng: np.random.Generator, law: Lattice) -> Float:
+        """Momenta ``[E, N, space]``: thermal and rotating in the given proportion, of the given energy, total zero."""
+        episodes = q.shape[0]
+        thermal = rng.standard_normal(q.shape) * np.sqrt(1.0 / self.masses)[:, None]
+        turning = np.zeros_like(q)
+        turning[..., 0], turning[..., 1] = -q[..., 1], q[..., 0]
+        parts = [turning * rng.choice([-1.0, 1.0], (episodes, 1, 1)), thermal]
+        p = np.zeros_like(q)
+        for part, share in zip(parts, (law.spin, 1.0 - law.spin), strict=True):
+            part = part - np.average(part, axis=1, weights=self.masses)[:, None]
+            momenta = part * self.masses[:, None]
+            size = np.sqrt((momenta**2 / self.masses[:, None]).sum(axis=(1, 2), keepdims=True))
+            p += share * np.divide(momenta, size, out=np.zeros_like(momenta), where=size > 0.0)
+        flat = np.concatenate([a.reshape(episodes, -1) for a in (q, p)], axis=-1)
+        kinetic, potential = self.kinetic(flat), np.abs(self.potential(flat))
+        factor = np.sqrt(law.heat * potential / np.where(kinetic > 0.0, kinetic, 1.0))
+        return p * factor[:, None, None]
+
+    def describe(self, z: Float) -> str:
+        """How many, what joins them, their masses, how they turn."""
+        bond = {
+            "springs": f"joined by springs of {captions.number(self.stiffness, 'N/m')}",
+            "charges": "attracting and repelling each other by their charges",
+            "gravity": "held together by gravity",
+        }[self.kind]
+        number = captions.count(self.bodies, "bod") + ("y" if self.bodies == 1 else "")
+        number = number.replace("bods", "bodies").capitalize()
+        spin = float(self.angular_momentum(z[0])[-1])
+        size = np.sqrt((self.positions(z) ** 2).sum(-1).mean(-1))
+        turn = f", turn {captions.turning(spin)}" if self.bodies > 1 and spin != 0.0 else ""
+        verb = (
+            f"{turn} and spread over {captions.number(float(size.min()))} to {captions.number(float(size.max()), 'm')}"
+        )
+        return f"{number} of {captions.masses(tuple(self.masses))}, {bond}{verb}."
+
+
+def _lattice(bodies: int, space: int) -> Float:
+    """Sites ``[N, space]`` nearest the centre; even and odd sites alternate from body to body, as in rock salt."""
+    side = math.ceil(bodies ** (1.0 / space)) + 3
+    axis = np.arange(side) - side // 2
+    sites = np.stack(np.meshgrid(*[axis] * space, indexing="ij"), axis=-1).reshape(-1, space)
+    # Sorted by distance, ties by coordinates, so that the order is the same everywhere.
+    order = np.lexsort((*sites.T, (sites**2).sum(-1)))
+    sites = sites[order]
+    parity = sites.sum(-1) % 2
+    chosen = np.empty((bodies, space))
+    chosen[0::2] = sites[parity == 0][: (bodies + 1) // 2]
+    chosen[1::2] = sites[parity == 1][: bodies // 2]
+    return chosen
+
+
+def _rotations(rng: np.random.Generator, episodes: int, space: int) -> Float:
+    """Uniform random rotations ``[E, space, space]``: Q of a Gaussian matrix, its signs fixed (Mezzadri 2007)."""
+    q, r = np.linalg.qr(rng.standard_normal((episodes, space, space)))
+    q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+    q[..., 0] *= np.linalg.det(q)[:, None]
+    return q
