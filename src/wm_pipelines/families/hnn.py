@@ -1,0 +1,838 @@
+"""Hamiltonian neural networks: learn ``H(q, p)``, move by ``dq/dt = dH/dp, dp/dt = -dH/dq``.
+
+``H`` is a sum of terms ``sum_m w_m psi(u_m(z))``. A term's inputs ``u_m`` say what is declared about ``H`` (nothing,
+separable, even, pairwise); ``psi`` is a linear combination of random features, fitted by one least squares
+(`method: closed_form`), or a perceptron, fitted by gradient to derivatives (`derivative`) or to pairs of states
+``(z_t, z_{t + dt})`` through a symplectic step (`pairs`).
+
+Noisy states with clean derivatives (the data of the paper) are not a regression: the integral of the clean derivative gives
+each trajectory's shape exactly, its place only up to one constant. These offsets are estimated together with ``H``.
+
+Sources: Greydanus, Dzamba, Yosinski, NeurIPS 2019, eq. 3 (derivatives); Chen, Zhang, Arjovsky, Bottou, ICLR 2020 (through
+a symplectic step); Rahma, Datar, Dietrich 2024, arXiv 2411.17511 (random features and least squares);
+Golub & Pereyra 1973 (variable projection, for the offsets).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy.interpolate import BSpline, make_interp_spline
+from torch import Tensor, nn
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.families import register
+from wm_pipelines.families.protocol import Family, FamilyConfig, Prediction
+from wm_pipelines.integrators import (
+    IntegrationError,
+    gauss_legendre_step,
+    hamiltonian_field,
+    rollout_separable,
+    splitting_step,
+)
+from wm_pipelines.nets.ensemble import EnsembleMLP
+from wm_pipelines.nets.features import LeastSquares, RandomFeatures
+from wm_pipelines.system import System
+
+Method = Literal["closed_form", "derivative", "pairs"]
+Structure = Literal["separable", "even", "periodic", "pairwise"]
+
+_SPLITTING_OF_ORDER = {2: "leapfrog", 4: "yoshida4", 6: "kahan_li6", 8: "kahan_li8"}
+_ROWS_PER_CHUNK = 16_384  # rows of a design matrix in memory at a time
+_MAX_DOUBLINGS = 4  # of the sub-steps, where a roll-out loses its learned energy
+_REFINEMENTS = 10  # Gauss-Newton rounds for the offsets, at most
+_SETTLED = 1e-6  # offsets move by less than this share of their uncertainty: done
+
+
+# ---------------------------------------------------------------- what H may depend on
+
+
+class Coordinates(nn.Module):
+    """``u = (x - centre) / scale``, an angle becoming ``(cos x, sin x)``; one copy of ``x`` per declared mirror image."""
+
+    centre: Tensor  # [S, 1, w]
+    scale: Tensor  # [S, 1, w]
+    signs: Tensor  # [M, w]
+    weights: Tensor  # [M]
+
+    def __init__(self, width: int, angles: Sequence[int], mirrors: Sequence[Sequence[int]], seeds: int) -> None:
+        super().__init__()
+        signs = torch.ones(1, width, dtype=torch.float64)
+        for mirror in mirrors:
+            flip = torch.ones(width, dtype=torch.float64)
+            flip[list(mirror)] = -1.0
+            signs = torch.cat([signs, signs * flip])
+        self.straight = [j for j in range(width) if j not in angles]
+        self.angles = list(angles)
+        self.inputs = width + len(self.angles)
+        self.centred = not mirrors
+        self.register_buffer("signs", signs)
+        self.register_buffer("weights", torch.full((len(signs),), 1.0 / len(signs), dtype=torch.float64))
+        self.register_buffer("centre", torch.zeros(seeds, 1, width, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(seeds, 1, width, dtype=torch.float64))
+
+    def calibrate(self, x: Tensor) -> None:
+        """Take centre and scale from data ``[S, N, w]``; a mirror plane must stay at zero."""
+        if self.centred:
+            self.centre.copy_(x.mean(dim=1, keepdim=True))
+        spread = (x - self.centre).square().mean(dim=1, keepdim=True).sqrt()
+        spread = torch.maximum(spread, 1e-6 * spread.amax(dim=-1, keepdim=True).clamp_min(1e-6))
+        spread[..., self.angles] = 1.0
+        self.scale.copy_(spread)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return (self.signs * x[:, :, None, :] - self.centre[:, :, None]) / self.scale[:, :, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[S, N, w] -> [S, N, M, n]``."""
+        y = self._normalised(x)
+        turn = y[..., self.angles]
+        return torch.cat([y[..., self.straight], turn.cos(), turn.sin()], dim=-1)
+
+    def pullback(self, x: Tensor, g: Tensor) -> Tensor:
+        """Chain rule: gradients with respect to ``u``, ``[S, N, M, n, K]``, to those with respect to ``x``."""
+        straight, cosine, sine = g.split([len(self.straight), len(self.angles), len(self.angles)], dim=-2)
+        if self.angles:
+            turn = self._normalised(x)[..., self.angles, None]
+            order = torch.argsort(torch.tensor(self.straight + self.angles))
+            straight = torch.cat([straight, turn.cos() * sine - turn.sin() * cosine], dim=-2)[..., order, :]
+        return torch.einsum("mw,snmwk->snwk", self.signs, straight) / self.scale[..., None]
+
+
+class Speeds(nn.Module):
+    """``u_i = |p_i / m_i|^2``, weighted by ``m_i``: kinetic energies that differ in the mass alone."""
+
+    scale: Tensor  # [S, 1, 1]
+    weights: Tensor  # [particles]
+    inputs = 1
+    centred = False
+
+    def __init__(self, masses: Sequence[float], space: int, seeds: int) -> None:
+        super().__init__()
+        self.space = space
+        self.register_buffer("weights", torch.tensor(masses, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(seeds, 1, 1, dtype=torch.float64))
+
+    def _velocities(self, p: Tensor) -> Tensor:
+        return p.reshape(*p.shape[:2], -1, self.space) / self.weights[:, None]
+
+    def calibrate(self, p: Tensor) -> None:
+        """Take the scale from data ``[S, N, d]``."""
+        squares = self._velocities(p).square().sum(-1)
+        self.scale.copy_(squares.mean(dim=(1, 2), keepdim=False)[:, None, None].clamp_min(1e-12))
+
+    def forward(self, p: Tensor) -> Tensor:
+        """``[S, N, d] -> [S, N, particles, 1]``."""
+        return (self._velocities(p).square().sum(-1) / self.scale)[..., None]
+
+    def pullback(self, p: Tensor, g: Tensor) -> Tensor:
+        """``[S, N, particles, 1, K] -> [S, N, d, K]``."""
+        direction = 2 * self._velocities(p) / (self.weights[:, None] * self.scale[..., None])
+        return (direction[..., None] * g).flatten(2, 3)
+
+
+class Distances(nn.Module):
+    """``u_ij = log |q_i - q_j|``, weighted by a coupling per pair.
+
+    The logarithm makes power laws smooth for the features down to close encounters. The force on ``j`` is minus the one
+    on ``i`` and lies along the line between them, so linear and angular momentum are conserved whatever is learned.
+    """
+
+    centre: Tensor  # [S, 1, 1]
+    weights: Tensor  # [P]
+    incidence: Tensor  # [P, particles]
+    inputs = 1
+    centred = False
+
+    def __init__(self, couplings: Tensor, particles: int, space: int, seeds: int) -> None:
+        super().__init__()
+        self.space = space
+        self.first, self.second = torch.triu_indices(particles, particles, 1)
+        pairs = torch.arange(len(self.first))
+        incidence = torch.zeros(len(self.first), particles, dtype=torch.float64)
+        incidence[pairs, self.first], incidence[pairs, self.second] = 1.0, -1.0
+        self.register_buffer("incidence", incidence)
+        self.register_buffer("weights", couplings)
+        self.register_buffer("centre", torch.zeros(seeds, 1, 1, dtype=torch.float64))
+
+    def _separations(self, q: Tensor) -> Tensor:
+        x = q.reshape(*q.shape[:2], -1, self.space)
+        return x[:, :, self.first] - x[:, :, self.second]
+
+    def calibrate(self, q: Tensor) -> None:
+        """Take the centre from data ``[S, N, d]``."""
+        logs = self._separations(q).square().sum(-1).log() / 2
+        self.centre.copy_(logs.mean(dim=(1, 2))[:, None, None])
+
+    def forward(self, q: Tensor) -> Tensor:
+        """``[S, N, d] -> [S, N, P, 1]``."""
+        return (self._separations(q).square().sum(-1).log() / 2 - self.centre)[..., None]
+
+    def pullback(self, q: Tensor, g: Tensor) -> Tensor:
+        """``[S, N, P, 1, K] -> [S, N, d, K]``."""
+        r = self._separations(q)
+        forces = (r / r.square().sum(-1, keepdim=True))[..., None] * g
+        return torch.einsum("pi,snpxk->snixk", self.incidence, forces).flatten(2, 3)
+
+
+class Term(nn.Module):
+    """``sum_m w_m psi(u_m(x))`` for ``x`` one part of the state: ``z``, ``q`` or ``p``."""
+
+    coefficients: nn.Parameter  # [S, K], of random features
+
+    def __init__(
+        self, part: Literal["z", "q", "p"], inputs: Any, psi: RandomFeatures | EnsembleMLP, seeds: int
+    ) -> None:
+        super().__init__()
+        self.part, self.inputs, self.psi = part, inputs, psi
+        if isinstance(psi, RandomFeatures):
+            start = torch.zeros(seeds, psi.size, dtype=torch.float64)
+            self.coefficients = nn.Parameter(start, requires_grad=False)
+
+    def of(self, z: Tensor) -> Tensor:
+        """The part of the state ``[..., 2d]`` that this term depends on."""
+        return {"z": z, "q": z.chunk(2, dim=-1)[0], "p": z.chunk(2, dim=-1)[1]}[self.part]
+
+    def embed(self, gradient: Tensor) -> Tensor:
+        """Put a gradient ``[S, N, w, K]`` with respect to the part into one with respect to the state."""
+        if self.part == "z":
+            return gradient
+        zero = torch.zeros_like(gradient)
+        return torch.cat([gradient, zero] if self.part == "q" else [zero, gradient], dim=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Value of the term: ``[S, N, w] -> [S, N]``."""
+        u = self.inputs(x)
+        flat = u.flatten(1, 2)
+        if isinstance(self.psi, RandomFeatures):
+            value = (self.psi(flat) @ self.coefficients[..., None])[..., 0]
+        else:
+            value = self.psi(flat)[..., 0]
+        return (value.reshape(u.shape[:3]) * self.inputs.weights).sum(-1)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Gradient of the term: ``[S, N, w] -> [S, N, w]``."""
+        u = self.inputs(x)
+        g = self._slope(u.flatten(1, 2)).reshape(u.shape) * self.inputs.weights[:, None]
+        return self.inputs.pullback(x, g[..., None])[..., 0]
+
+    def _slope(self, u: Tensor) -> Tensor:
+        if isinstance(self.psi, RandomFeatures):
+            return self.psi.gradient(u, self.coefficients)
+        training = torch.is_grad_enabled()
+        with torch.enable_grad():
+            u = u if u.requires_grad else u.detach().requires_grad_()
+            return torch.autograd.grad(self.psi(u).sum(), u, create_graph=training)[0]
+
+    def design(self, x: Tensor) -> Tensor:
+        """Gradient of the term for every random feature alone: ``[S, N, w] -> [S, N, w, K]``."""
+        u = self.inputs(x)
+        g = self.psi.gradients(u.flatten(1, 2)).reshape(*u.shape, self.psi.size)
+        return self.inputs.pullback(x, g * self.inputs.weights[:, None, None])
+
+
+# ---------------------------------------------------------------- trajectories
+
+
+def _splines(time: Tensor, values: Tensor, degree: int) -> list[BSpline]:
+    """One interpolating spline per episode: ``[E, T+1], [E, T+1, D]``."""
+    degree = min(degree, (values.shape[1] - 1) // 2 * 2 - 1) if values.shape[1] > 2 else 1
+    t, y = time.numpy(), values.numpy()
+    if np.array_equal(t, np.broadcast_to(t[0], t.shape)):  # equal times: one banded solve for all episodes
+        together = make_interp_spline(t[0], np.moveaxis(y, 0, 1), k=degree)
+        return [BSpline(together.t, together.c[:, e], together.k) for e in range(len(y))]
+    return [make_interp_spline(t[e], y[e], k=degree) for e in range(len(y))]
+
+
+def integrate_samples(time: Tensor, derivative: Tensor, degree: int = 7) -> Tensor:
+    """Integral of sampled derivatives from each episode's start: ``[E, T+1], [E, T+1, D] -> [E, T+1, D]``."""
+    splines = _splines(time, derivative, degree)
+    return torch.stack([torch.from_numpy(f.antiderivative()(t)) for f, t in zip(splines, time.numpy(), strict=True)])
+
+
+def input_noise(time: Tensor, state: Tensor, derivative: Tensor) -> Tensor | None:
+    """Standard deviation ``[D]`` of noise on the states, judged by the integral of their derivatives; None if there is none.
+
+    What the states scatter about that integral is noise, unless the integral itself is that uncertain: its error is taken as
+    the difference between two spline degrees.
+    """
+    integral = integrate_samples(time, derivative)
+    coarse = integrate_samples(time, derivative, degree=5)
+    scatter = _about_mean(state - integral)
+    freedom = math.sqrt(state.shape[1] / max(1, state.shape[1] - 1))
+    sigma = freedom * scatter.square().mean(dim=(0, 1)).sqrt()
+    # Medians: one close encounter must not hide the noise of all other episodes, nor be taken for noise itself.
+    typical = scatter.abs().amax(-1).median()
+    doubt = _about_mean(integral - coarse).abs().amax(-1).median()
+    floor = 1e-6 * _about_mean(state).square().mean().sqrt()
+    return sigma if typical > 10 * doubt + floor else None
+
+
+def _about_mean(x: Tensor) -> Tensor:
+    return x - x.mean(dim=1, keepdim=True)
+
+
+# ---------------------------------------------------------------- the family
+
+
+@register
+class HNN(Family):
+    """A learned Hamiltonian and its symplectic flow."""
+
+    name = "hnn"
+
+    class Config(FamilyConfig):
+        """Defaults in ``conf/base/parameters_hnn.yml``."""
+
+        method: Method = Field("closed_form", description="how H is fitted")
+        structure: Literal["none", "declared"] | tuple[Structure, ...] = Field(
+            "none", description="what is known of H: none, what the world declares, or a list"
+        )
+        features: int = Field(200, ge=1, description="tanh features per term (closed form)")
+        steepness: tuple[float, ...] = Field(
+            (0.5, 1.0, 2.0), min_length=1, description="slopes tried on held-out episodes"
+        )
+        ridges: tuple[float, ...] = Field(
+            (1e-12, 1e-10, 1e-8, 1e-6, 1e-4), min_length=1, description="ridges tried likewise"
+        )
+        tail: Literal[0, 1, 2] = Field(1, description="degree of a polynomial added to the features")
+        rows: int = Field(4000, ge=10, description="states used by the closed form, spread evenly over the data")
+        use_derivative: bool = Field(True, description="False: see states only, even where derivatives are given")
+        noise: Literal["auto", "none"] | float = Field(
+            "auto", description="noise on the states: detect it, assume none, or its standard deviation"
+        )
+        hidden: tuple[int, ...] = Field((64, 64), description="layers of the perceptron (gradient methods)")
+        activation: Literal["tanh", "silu", "softplus", "gelu"] = "silu"
+        order: Literal[2, 4, 6, 8] = Field(6, description="order of the symplectic step that pairs are trained through")
+        pair_substeps: int = Field(1, ge=1, description="steps of that scheme between two rows")
+        tolerance: float = Field(1e-9, gt=0, description="relative error of one roll-out step, sets the sub-steps")
+        max_substeps: int = Field(64, ge=1, description="largest number of sub-steps between two rows")
+
+    config: Config
+    amplitude: Tensor  # [1], unit of a perceptron's output
+    rates: Tensor  # [2d], unit of dz/dt
+
+    def __init__(self, config: Config, system: System, seeds: Sequence[int]) -> None:
+        super().__init__(config, system, seeds)
+        self.structure = self._structure()
+        self.terms = nn.ModuleList(self._terms())
+        self.separable = all(term.part != "z" for term in self.terms)
+        self.register_buffer("amplitude", torch.ones(1, dtype=torch.float64))
+        self.register_buffer("rates", torch.ones(system.state_size, dtype=torch.float64))
+        self.register_buffer("noise_level", torch.zeros(system.state_size, dtype=torch.float64))
+        self.register_buffer("chosen", torch.zeros(len(self.seeds), 2, dtype=torch.float64))
+        if config.order == 8 and not self.separable and config.method == "pairs":
+            raise UserError(
+                "hnn: order 8 needs a separable H; set order to 6 or less, or declare structure: [separable]"
+            )
+
+    # ------------------------------------------------ H
+
+    def _structure(self) -> frozenset[str]:
+        """What is known of H, as a set of words."""
+        asked, system = self.config.structure, self.system
+        if asked == "none":
+            return frozenset()
+        known = (
+            set(system.structure) | ({"periodic"} if system.angles else set()) if asked == "declared" else set(asked)
+        )
+        if "pairwise" in known and (system.particles is None or "mass" not in system.attributes):
+            raise UserError(f"hnn: structure 'pairwise' needs particles with masses; world '{system.name}' has none")
+        return frozenset(known)
+
+    def _terms(self) -> list[Term]:
+        """The terms of H that the structure allows."""
+        system, d, seeds = self.system, self.system.dof, len(self.seeds)
+        if "pairwise" in self.structure:
+            assert system.particles is not None and system.space is not None
+            kinetic = Speeds(system.attributes["mass"], system.space, seeds)
+            terms = [self._term("p", kinetic, 0, {"linear": 1, "tanh": self.config.features})]
+            for k, couplings in enumerate(_couplings(system)):
+                inputs = Distances(couplings, system.particles, system.space, seeds)
+                counts = {"power": self.config.features // 2, "tanh": (self.config.features + 1) // 2}
+                terms.append(self._term("q", inputs, 1 + k, counts))
+            return terms
+        angles = system.angles if "periodic" in self.structure else ()
+        even = "even" in self.structure
+        if "separable" in self.structure:
+            mirror = [range(d)] if even else []
+            return [
+                self._term("p", Coordinates(d, (), mirror, seeds), 0),
+                self._term("q", Coordinates(d, angles, mirror, seeds), 1),
+            ]
+        mirrors = [range(d), range(d, 2 * d)] if even else []
+        return [self._term("z", Coordinates(2 * d, angles, mirrors, seeds), 0)]
+
+    def _term(
+        self, part: Literal["z", "q", "p"], inputs: Any, salt: int, counts: Mapping[str, int] | None = None
+    ) -> Term:
+        n, config = inputs.inputs, self.config
+        if config.method != "closed_form":
+            return Term(
+                part, inputs, EnsembleMLP((n, *config.hidden, 1), self.seeds, config.activation, salt), len(self.seeds)
+            )
+        if counts is None:
+            tail = {"linear": n if config.tail >= 1 else 0, "square": n * (n + 1) // 2 if config.tail >= 2 else 0}
+            counts = {**tail, "tanh": config.features}
+        return Term(part, inputs, RandomFeatures(n, counts, self.seeds, salt), len(self.seeds))
+
+    def hamiltonian(self, z: Tensor) -> Tensor:
+        """The learned energy, up to a constant: ``[S, ..., 2d] -> [S, ...]``."""
+        flat = z.reshape(z.shape[0], -1, z.shape[-1])
+        return (self.amplitude * sum(term(term.of(flat)) for term in self.terms)).reshape(z.shape[:-1])
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """``dH/dz``: ``[S, ..., 2d] -> [S, ..., 2d]``."""
+        flat = z.reshape(z.shape[0], -1, z.shape[-1])
+        total = sum(term.embed(term.gradient(term.of(flat))[..., None])[..., 0] for term in self.terms)
+        return (self.amplitude * total).reshape(z.shape)
+
+    def _part_gradient(self, part: str) -> Callable[[Tensor], Tensor]:
+        """``dH/dp`` as a function of ``p``, or ``dH/dq`` of ``q``, of a separable H."""
+
+        def gradient(x: Tensor) -> Tensor:
+            flat = x.reshape(x.shape[0], -1, x.shape[-1])
+            terms = [term.gradient(flat) for term in self.terms if term.part == part]
+            return (self.amplitude * sum(terms)).reshape(x.shape)
+
+        return gradient
+
+    def field(self, z: Tensor) -> Tensor:
+        """Hamilton's equations ``(dH/dp, -dH/dq)``: ``[S, ..., 2d] -> [S, ..., 2d]``."""
+        return hamiltonian_field(self.gradient)(z)
+
+    # ------------------------------------------------ closed form
+
+    def fit(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+        """Random features and one least squares; with noise on the states, jointly with the offsets of the trajectories.
+
+        Returns:
+            ``residual [S]``: root mean square of the equation error in units of the derivatives', or None (gradient method).
+
+        Raises:
+            UserError: fewer than two rows per episode.
+        """
+        if self.config.method != "closed_form":
+            return None
+        with torch.no_grad():
+            return {"residual": self._fit_closed_form(episodes)[0]}
+
+    def _fit_closed_form(self, episodes: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Residual ``[S]`` and the states ``[S, E, T+1, 2d]`` cleared of noise (of the episodes that were used)."""
+        time, state, derivative = self._select(episodes)
+        self._set_noise(time, state, derivative)
+        noisy = derivative is not None and bool((self.noise_level > 0).any())
+        if derivative is None:
+            nodes, weights, targets = _integral_form(time, state)
+        else:
+            nodes, weights, targets = state[:, :, None], torch.ones(1, dtype=torch.float64), derivative
+        self._set_rates(targets)
+        if noisy:
+            assert derivative is not None
+            shape = _about_mean(integrate_samples(time, derivative))
+            nodes = (state.mean(dim=1, keepdim=True) + shape)[:, :, None]
+        nodes = nodes.expand(len(self.seeds), *nodes.shape).clone()
+        self._calibrate(nodes)
+        if not noisy:
+            return self._choose(nodes, weights, targets), nodes[:, :, :, 0]
+        middle = sorted(self.config.steepness)[len(self.config.steepness) // 2]
+        self.chosen[:, 0], self.chosen[:, 1] = middle, min(1e-8, max(self.config.ridges))
+        self._draw(nodes)
+        observed = state.mean(dim=1)
+        states, _ = self._refine_offsets(nodes[:, :, :, 0], observed, targets)
+        if len(self.config.steepness) > 1 or len(self.config.ridges) > 1:
+            self._choose(states[:, :, :, None], weights, targets)
+            states, _ = self._refine_offsets(states, observed, targets)
+        states = self._recentre(states, observed)
+        return self._equation_error(states, targets), states
+
+    def _select(self, episodes: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The first rows of all episodes, or whole episodes evenly spread, so that about ``rows`` states remain."""
+        time, state = episodes["time"], episodes["state"]
+        derivative = episodes.get("derivative") if self.config.use_derivative else None
+        count, length = state.shape[:2]
+        if length < 2:
+            raise UserError(
+                f"hnn: episodes of world '{self.system.name}' have {length} row(s); at least 2 are needed to learn"
+            )
+        keep = min(count, max(2, math.ceil(self.config.rows / length)))
+        index = torch.linspace(0, count - 1, keep).round().long()
+        return time[index], state[index], None if derivative is None else derivative[index]
+
+    def _set_noise(self, time: Tensor, state: Tensor, derivative: Tensor | None) -> None:
+        setting = self.config.noise
+        if setting == "none" or derivative is None:
+            return
+        if setting == "auto":
+            found = input_noise(time, state, derivative)
+            self.noise_level.copy_(torch.zeros_like(self.noise_level) if found is None else found)
+        else:
+            self.noise_level.fill_(float(setting))
+
+    def _set_rates(self, targets: Tensor) -> None:
+        """Units of the equations: one for all ``dq/dt``, one for all ``dp/dt``."""
+        halves = targets.chunk(2, dim=-1)
+        rates = [h.square().mean().sqrt().clamp_min(1e-12).expand(self.system.dof) for h in halves]
+        self.rates.copy_(torch.cat(rates))
+
+    def _calibrate(self, nodes: Tensor) -> None:
+        flat = nodes.reshape(len(self.seeds), -1, nodes.shape[-1])
+        for term in self.terms:
+            term.inputs.calibrate(term.of(flat))
+
+    def _draw(self, nodes: Tensor) -> None:
+        """Draw every term's features among the data, with the steepness chosen for each seed."""
+        flat = nodes.reshape(len(self.seeds), -1, nodes.shape[-1])
+        for term in self.terms:
+            term.psi.draw(term.inputs(term.of(flat)).flatten(1, 2), self.chosen[:, 0].tolist())
+
+    def _equations(self, nodes: Tensor, weights: Tensor) -> Tensor:
+        """``sum_g w_g J grad phi_k(z_g)`` in units of the rates: ``[S, R, G, 2d] -> [S, R, 2d, K]``."""
+        flat = nodes.flatten(1, 2)
+        gradients = torch.cat([term.embed(term.design(term.of(flat))) for term in self.terms], dim=-1)
+        dq, dp = gradients.chunk(2, dim=2)
+        slopes = torch.cat([dp, -dq], dim=2) / self.rates[:, None]
+        return torch.einsum("g,srgdk->srdk", weights, slopes.unflatten(1, nodes.shape[1:3]))
+
+    def _accumulate(self, nodes: Tensor, weights: Tensor, targets: Tensor) -> LeastSquares:
+        """Least squares of all equations of ``nodes [S, E, T, G, 2d]``, ``targets [E, T, 2d]``."""
+        rows, right = nodes.flatten(1, 2), (targets / self.rates).flatten(0, 1)
+        chunk = max(1, _ROWS_PER_CHUNK // (nodes.shape[-1] * nodes.shape[-2]))
+        system = LeastSquares()
+        for start in range(0, rows.shape[1], chunk):
+            design = self._equations(rows[:, start : start + chunk], weights).flatten(1, 2)
+            target = right[start : start + chunk].flatten()
+            system.add(design, target.expand(len(self.seeds), -1))
+        return system
+
+    def _choose(self, nodes: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
+        """Choose steepness and ridge per seed on held-out episodes, then fit on all; returns the residual ``[S]``."""
+        held = torch.arange(nodes.shape[1]) % 5 == 4 if nodes.shape[1] >= 5 else torch.arange(nodes.shape[1]) == 1
+        if not bool(held.any()):  # one episode: hold out its last fifth
+            cut = max(1, nodes.shape[2] * 4 // 5)
+            parts = ((nodes[:, :, :cut], targets[:, :cut]), (nodes[:, :, cut:], targets[:, cut:]))
+        else:
+            parts = ((nodes[:, ~held], targets[~held]), (nodes[:, held], targets[held]))
+        best = torch.full((len(self.seeds),), math.inf, dtype=torch.float64)
+        choice = self.chosen.clone()
+        solution = torch.zeros(len(self.seeds), sum(term.psi.size for term in self.terms), dtype=torch.float64)
+        error = best.clone()
+        for steepness in self.config.steepness:
+            self.chosen[:, 0] = steepness
+            self._draw(nodes)
+            train, test = (self._accumulate(n, weights, t) for n, t in parts)
+            errors = test.residual(train.solve(self.config.ridges))  # [ridges, S]
+            lowest, which = errors.min(dim=0)
+            whole = train.merge(test)
+            everything = whole.solve(self.config.ridges)
+            residuals = whole.residual(everything)
+            for s in range(len(self.seeds)):
+                if lowest[s] < best[s]:
+                    best[s] = lowest[s]
+                    choice[s, 0], choice[s, 1] = steepness, self.config.ridges[int(which[s])]
+                    solution[s], error[s] = everything[which[s], s], residuals[which[s], s]
+        self.chosen.copy_(choice)
+        self._draw(nodes)
+        self._set_coefficients(solution)
+        return error
+
+    def _set_coefficients(self, solution: Tensor) -> None:
+        sizes = [term.psi.size for term in self.terms]
+        for term, part in zip(self.terms, solution.split(sizes, dim=-1), strict=True):
+            term.coefficients.copy_(part)
+
+    def _equation_error(self, states: Tensor, targets: Tensor) -> Tensor:
+        return ((self.field(states) - targets) / self.rates).square().mean(dim=(1, 2, 3)).sqrt()
+
+    # ------------------------------------------------ offsets of noisy trajectories
+
+    def _refine_offsets(self, states: Tensor, observed: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Gauss-Newton in the coefficients of H and the trajectories' offsets together.
+
+        The offsets are eliminated episode by episode (variable projection), with a prior that keeps each trajectory's mean
+        within the noise of the ``observed`` mean ``[E, 2d]``.
+
+        Returns:
+            The shifted states ``[S, E, T, 2d]`` and the residual ``[S]``.
+        """
+        length = states.shape[2]
+        sigma = self.noise_level.clamp_min(1e-9 * float(self.noise_level.max())) / math.sqrt(length)
+        self._set_coefficients(torch.zeros(len(self.seeds), sum(t.psi.size for t in self.terms), dtype=torch.float64))
+        error = torch.ones(len(self.seeds), dtype=torch.float64)
+        y = (targets / self.rates).flatten(1)
+        for _ in range(_REFINEMENTS):
+            prior = (error[:, None, None] / sigma).clamp_min(1e-9)  # [S, 1, 2d]
+            pull = prior * (observed - states.mean(dim=2))  # [S, E, 2d]
+            basis, upper = torch.linalg.qr(
+                torch.cat(
+                    [self._offset_jacobian(states), torch.diag_embed(prior.expand(-1, states.shape[1], -1))], dim=2
+                )
+            )
+            system = LeastSquares()
+            chunk = max(1, _ROWS_PER_CHUNK // y.shape[1])
+            for start in range(0, states.shape[1], chunk):
+                part = slice(start, start + chunk)
+                design = self._equations(states[:, part].flatten(1, 2)[:, :, None], torch.ones(1, dtype=torch.float64))
+                design = design.reshape(len(self.seeds), -1, y.shape[1], design.shape[-1])
+                right = y[part].expand(len(self.seeds), -1, -1)
+                rows = torch.cat(
+                    [torch.cat([design, right[..., None]], -1), _prior_rows(pull[:, part], design.shape[-1])], 2
+                )
+                rows = rows - basis[:, part] @ (basis[:, part].mT @ rows)
+                system.add(rows[..., :-1].flatten(1, 2), rows[..., -1].flatten(1, 2))
+            ridges = self.chosen[:, 1].tolist()
+            solutions = system.solve(ridges)
+            self._set_coefficients(torch.stack([solutions[s, s] for s in range(len(self.seeds))]))
+            left = y - (self.field(states) / self.rates).flatten(2)
+            shift = torch.linalg.solve_triangular(
+                upper, basis.mT @ torch.cat([left, pull], dim=2)[..., None], upper=True
+            )[..., 0]
+            states = states + shift[:, :, None]
+            error = self._equation_error(states, targets)
+            if bool(((shift / sigma).square().mean(dim=(1, 2)) < _SETTLED**2).all()):
+                break
+        return states, error
+
+    def _offset_jacobian(self, states: Tensor) -> Tensor:
+        """Derivative of the equations' right-hand side with respect to a shift of the episode: ``[S, E, T 2d, 2d]``."""
+        columns = []
+        for j in range(states.shape[-1]):
+            tangent = torch.zeros_like(states)
+            tangent[..., j] = 1.0
+            columns.append((torch.func.jvp(self.field, (states,), (tangent,))[1] / self.rates).flatten(2))
+        return torch.stack(columns, dim=-1)
+
+    def _recentre(self, states: Tensor, observed: Tensor) -> Tensor:
+        """Move H and all trajectories together so that the mean offset is what was observed.
+
+        Where no centre is declared, Hamilton's equations do not tell the place of the origin: only the means do.
+        """
+        shift = (observed - states.mean(dim=2)).mean(dim=1)[:, None]  # [S, 1, 2d]
+        moved = torch.zeros_like(shift)
+        for term in self.terms:
+            if term.inputs.centred:
+                term.inputs.centre += term.of(shift)
+                moved = moved + term.embed(term.of(shift)[..., None])[..., 0]
+        return states + moved[:, None]
+
+    # ------------------------------------------------ gradient methods
+
+    def examples(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """States and derivatives, or pairs of states; noise is removed first, as in the closed form."""
+        if self.config.method == "closed_form":
+            return {}
+        time, state, derivative = self._select_all(episodes)
+        with torch.no_grad():
+            state = self._denoise(time, state, derivative)
+            spacing = (time[:, 1:] - time[:, :-1])[..., None]
+            difference = (state[:, 1:] - state[:, :-1]) / spacing
+            self._set_rates(difference if derivative is None else derivative)
+            self._calibrate(state[None, :, :, None].expand(len(self.seeds), -1, -1, -1, -1))
+            spread = _spread(state)
+            self.amplitude.fill_(float((self.rates * spread.roll(self.system.dof)).mean()))
+        if self.config.method == "pairs":
+            return {
+                "state": state[:, :-1].flatten(0, 1),
+                "next_state": state[:, 1:].flatten(0, 1),
+                "step": spacing.flatten(0, 1),
+            }
+        if derivative is None:
+            splines = _splines(time, state, 5)
+            slopes = [torch.from_numpy(f.derivative()(t)) for f, t in zip(splines, time.numpy(), strict=True)]
+            derivative = torch.stack(slopes)
+        return {"state": state.flatten(0, 1), "derivative": derivative.flatten(0, 1)}
+
+    def _select_all(self, episodes: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        return (
+            episodes["time"],
+            episodes["state"],
+            episodes.get("derivative") if self.config.use_derivative else None,
+        )
+
+    def _denoise(self, time: Tensor, state: Tensor, derivative: Tensor | None) -> Tensor:
+        """Clear the states of noise by a closed-form fit of its own (first seed), where there is noise."""
+        self._set_noise(time, state, derivative)
+        if derivative is None or not bool((self.noise_level > 0).any()):
+            return state
+        settings = {"method": "closed_form", "rows": state.shape[0] * state.shape[1]}
+        helper = HNN(self.config.model_copy(update=settings), self.system, self.seeds[:1])
+        _, states = helper._fit_closed_form({"time": time, "state": state, "derivative": derivative})
+        return states[0]
+
+    def loss(self, batch: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """``|J grad H - dz/dt|^2`` (paper, eq. 3), or ``|Phi_dt(z_t) - z_{t + dt}|^2 / dt^2``, in units of the rates."""
+        if self.config.method == "derivative":
+            error, name = self.field(batch["state"]) - batch["derivative"], "derivative"
+        else:
+            step = batch["step"]
+            error, name = (self.flow(batch["state"], step) - batch["next_state"]) / step, "pairs"
+        value = (error / self.rates).square().mean(dim=(1, 2))
+        return value, {name: value.detach()}
+
+    def flow(self, z: Tensor, step: Tensor) -> Tensor:
+        """One differentiable symplectic step: ``[S, B, 2d]``, step sizes ``[S, B, 1] -> [S, B, 2d]``."""
+        part = step / self.config.pair_substeps
+        for _ in range(self.config.pair_substeps):
+            if self.separable:
+                force = self._part_gradient("q")
+                q, p = z.chunk(2, dim=-1)
+                scheme = _SPLITTING_OF_ORDER[self.config.order]
+                q, p = splitting_step(q, p, part, self._part_gradient("p"), lambda x: -force(x), scheme)
+                z = torch.cat([q, p], dim=-1)
+            else:
+                z = self._implicit_step(z, part)
+        return z
+
+    def _implicit_step(self, z: Tensor, step: Tensor) -> Tensor:
+        def field(x: Tensor) -> Tensor:  # stages stand in front of the seeds; time in units of each pair's own step
+            if x.ndim == z.ndim:
+                return step * self.field(x)
+            return step * self.field(x.movedim(0, 1).flatten(1, 2)).unflatten(1, (x.shape[0], x.shape[2])).movedim(1, 0)
+
+        try:
+            return gauss_legendre_step(z, 1.0, field, stages=self.config.order // 2, tolerance=1e-11)
+        except IntegrationError:
+            return z * math.nan  # the training loop stops on a loss that is not a number, and says so
+
+    # ------------------------------------------------ roll-out
+
+    def predict(
+        self, context: Tensor, steps: int, step: float | None = None, actions: Tensor | None = None
+    ) -> Prediction:
+        """Symplectic roll-out of the learned H: Kahan-Li 8 if it is separable, Gauss-Legendre 6 if not.
+
+        The sub-steps are chosen by the local error at the starts and doubled while the learned energy drifts. Episodes that
+        diverge are NaN from there on.
+        """
+        step = self.system.step if step is None else step
+        start = context[:, -1].to(torch.float64).expand(len(self.seeds), -1, -1)
+        with torch.no_grad():
+            substeps = self._substeps(start, step)
+            states = self._roll(start, step, steps, substeps)
+            for _ in range(_MAX_DOUBLINGS):
+                bad = self._drifting(states)
+                if substeps * 2 > self.config.max_substeps or not bool(bad.any()):
+                    break
+                substeps *= 2
+                states[:, bad] = self._roll(start[:, bad], step, steps, substeps)
+        states = torch.where(torch.isfinite(states), states, math.nan)
+        return Prediction(states=states)
+
+    def _substeps(self, start: Tensor, step: float) -> int:
+        """Smallest power of two whose first step agrees with the next finer one to the tolerance, at all starts."""
+        scale = _spread(start[0][None]) + start.abs().mean()
+        substeps = 1
+        coarse = self._roll(start, step, 1, substeps)[:, :, 1]
+        while substeps < self.config.max_substeps:
+            fine = self._roll(start, step, 1, 2 * substeps)[:, :, 1]
+            error = ((fine - coarse).abs() / scale).amax(dim=(0, 2))
+            error = error[torch.isfinite(error)]  # a start that is beyond help does not set the pace of the others
+            if len(error) == 0 or float(error.max()) <= self.config.tolerance:
+                break
+            coarse, substeps = fine, 2 * substeps
+        return substeps
+
+    def _drifting(self, states: Tensor) -> Tensor:
+        """Which episodes lose their learned energy, for any seed: ``[S, E, K, 2d] -> [E]``."""
+        energy = self.hamiltonian(states)
+        unit = (states[:, :, 0] * self.gradient(states[:, :, 0])).abs().sum(-1).mean(dim=1)
+        drift = (energy - energy[:, :, :1]).abs().amax(dim=-1) / unit[:, None]
+        finite = torch.isfinite(drift)
+        return (finite & (drift > 100 * self.config.tolerance)).any(dim=0)
+
+    def _roll(self, start: Tensor, step: float, steps: int, substeps: int) -> Tensor:
+        """``[S, E, 2d] -> [S, E, steps + 1, 2d]``."""
+        if self.separable:
+            force = self._part_gradient("q")
+            return rollout_separable(
+                start, step, steps, self._part_gradient("p"), lambda q: -force(q), "kahan_li8", substeps
+            )
+        return self._roll_implicit(start, step, steps, substeps)
+
+    def _roll_implicit(self, start: Tensor, step: float, steps: int, substeps: int) -> Tensor:
+        """Gauss-Legendre; an episode whose stage equations have no solution rests, and is NaN from then on."""
+        alive = torch.isfinite(start).all(-1, keepdim=True)
+        z = torch.where(alive, start, 0.0)
+        output = [torch.where(alive, z, math.nan)]
+        for _ in range(steps):
+            for _ in range(substeps):
+                z, alive = self._step_or_rest(z, step / substeps, alive)
+            output.append(torch.where(alive, z, math.nan))
+        return torch.stack(output, dim=2)
+
+    def _step_or_rest(self, z: Tensor, step: float, alive: Tensor) -> tuple[Tensor, Tensor]:
+        last = z
+        change = torch.zeros_like(alive, dtype=z.dtype)
+        while True:
+
+            def field(x: Tensor) -> Tensor:
+                nonlocal last, change
+                flat = x if x.ndim == z.ndim else x.movedim(0, 1).flatten(1, 2)
+                slope = self.field(flat)
+                slope = slope if x.ndim == z.ndim else slope.unflatten(1, (x.shape[0], x.shape[2])).movedim(1, 0)
+                slope = torch.where(alive, slope, 0.0)
+                change = (slope - last).abs().amax(-1, keepdim=True)
+                change = change if x.ndim == z.ndim else change.amax(0)
+                last = slope
+                return slope
+
+            try:
+                new = gauss_legendre_step(z, step, field, stages=3, tolerance=1e-13)
+                return new, alive
+            except IntegrationError:
+                solved = abs(step) * change <= 1e-11 * (1 + z.abs().amax())
+                if bool((alive & ~solved).any()):
+                    alive = alive & solved
+                else:
+                    alive = torch.zeros_like(alive)
+
+    def extra_summary(self) -> dict[str, Any]:
+        """Noise found on the states; steepness and ridge chosen per seed."""
+        summary: dict[str, Any] = {"structure": sorted(self.structure), "noise": self.noise_level.tolist()}
+        if self.config.method == "closed_form":
+            summary |= {"steepness": self.chosen[:, 0].tolist(), "ridge": self.chosen[:, 1].tolist()}
+        return summary
+
+
+def _prior_rows(pull: Tensor, width: int) -> Tensor:
+    """The offsets' prior as equations without coefficients: ``[S, E, 2d] -> [S, E, 2d, K + 1]``."""
+    return torch.cat([pull.new_zeros(*pull.shape, width), pull[..., None]], dim=-1)
+
+
+def _spread(state: Tensor) -> Tensor:
+    """Standard deviation of each coordinate over all rows, never zero: ``[..., 2d] -> [2d]``."""
+    spread = state.flatten(0, -2).std(dim=0, unbiased=False)
+    return torch.maximum(spread, 1e-3 * spread.max().clamp_min(1e-9))
+
+
+def _integral_form(time: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hamilton's equations integrated over each interval: ``sum_g w_g J grad H(z(t_g)) = (z_{t+1} - z_t) / dt``.
+
+    Returns:
+        Nodes ``[E, T, 3, 2d]`` on a spline through the states, Gauss weights ``[3]``, mean slopes ``[E, T, 2d]``.
+    """
+    points, weights = np.polynomial.legendre.leggauss(3)
+    spacing = time[:, 1:] - time[:, :-1]
+    at = time[:, :-1, None] + spacing[..., None] * torch.from_numpy((1 + points) / 2)
+    splines = _splines(time, state, 7)
+    nodes = torch.stack([torch.from_numpy(f(t)) for f, t in zip(splines, at.numpy(), strict=True)])
+    return nodes, torch.from_numpy(weights / 2), (state[:, 1:] - state[:, :-1]) / spacing[..., None]
+
+
+def _couplings(system: System) -> list[Tensor]:
+    """Linearly independent pair weights ``[P]`` among 1, ``m_i m_j`` and products of the other attributes."""
+    assert system.particles is not None
+    i, j = torch.triu_indices(system.particles, system.particles, 1)
+    values = [torch.tensor(system.attributes[name], dtype=torch.float64) for name in sorted(system.attributes)]
+    candidates = [torch.ones(len(i), dtype=torch.float64), *(v[i] * v[j] for v in values)]
+    kept: list[Tensor] = []
+    for candidate in candidates:
+        matrix = torch.stack([*kept, candidate])
+        if torch.linalg.matrix_rank(matrix) == len(matrix):
+            kept.append(candidate)
+    return kept
