@@ -141,11 +141,13 @@ class Quantity:
         """Convert one input to a float in `unit`; the errors it raises become pydantic's."""
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise self._error(value, "")
-        if isinstance(value, str):
-            value = self._from_text(value)
-        if not math.isfinite(value):
+        try:
+            number = self._from_text(value) if isinstance(value, str) else float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
             raise self._error(value, " (not finite)")
-        return float(value)
+        return number
 
     def _from_text(self, text: str) -> float:
         try:
@@ -154,9 +156,9 @@ class Quantity:
             pass
         try:
             number, unit = split_quantity(text)
-            measured = kind(unit)
             if dimension(unit) != dimension(self.unit):
-                raise self._error(text, f" ({measured.split(' ', 1)[1] if measured != 'a quantity' else 'not that'})")
+                measured = kind(unit).split(" ", 1)[1]
+                raise self._error(text, f" ({measured})" if measured != "quantity" else f" (not {kind(self.unit)})")
             return float(convert(number, unit, self.unit))
         except UnitError as error:
             reason = f" ({error})" if str(error).startswith("unknown unit") else ""
