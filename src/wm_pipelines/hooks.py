@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+from pathlib import Path
 from typing import Any
 
+import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from wm_pipelines.pipelines.combinations import combinations, read_globals, use_environment
-
-logger = logging.getLogger(__name__)
 
 
 class ProjectHooks:
@@ -31,10 +30,12 @@ class ProjectHooks:
         check_worlds_and_families(pipeline, catalog)
 
     @hook_impl
-    def after_pipeline_run(self, pipeline: Pipeline) -> None:
-        """Say where the results lie."""
-        if any("report" in node.tags for node in pipeline.nodes):
-            logger.info("Report: %s/08_reporting/index.html", read_globals()["data_root"])
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Show the table, and where the report lies."""
+        if "summary_text" in pipeline.all_outputs():
+            click.echo(f"\n{catalog.load('summary_text')}")
+        if "report" in pipeline.all_outputs():
+            click.echo(f"Report: {Path(read_globals()['data_root'], '08_reporting/index.html').resolve()}")
 
 
 def check_parameters(parameters: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.files import atomic_path
 
 
-class _Atomic:
+class Atomic:
     """Mixin before a file dataset of Kedro: saves through a temporary file; damaged files give one clear line."""
 
     _filepath: PurePosixPath
@@ -30,7 +30,7 @@ class _Atomic:
         with atomic_path(self._filepath) as temporary:
             elsewhere = copy.copy(self)
             elsewhere._filepath = PurePosixPath(temporary)
-            super(_Atomic, elsewhere).save(data)  # type: ignore[misc]
+            super(Atomic, elsewhere).save(data)  # type: ignore[misc]
 
     def load(self) -> Any:
         """Read the file.
@@ -48,15 +48,15 @@ class _Atomic:
             ) from problem
 
 
-class CSVDataset(_Atomic, KedroCSVDataset):
+class CSVDataset(Atomic, KedroCSVDataset):
     """`kedro_datasets.pandas.CSVDataset`, atomic."""
 
 
-class ParquetDataset(_Atomic, KedroParquetDataset):
+class ParquetDataset(Atomic, KedroParquetDataset):
     """`kedro_datasets.pandas.ParquetDataset`, atomic."""
 
 
-class JSONDataset(_Atomic, KedroJSONDataset):
+class JSONDataset(Atomic, KedroJSONDataset):
     """`kedro_datasets.json.JSONDataset`, atomic; keys are sorted so that equal content is equal bytes."""
 
     def save(self, data: Any) -> None:

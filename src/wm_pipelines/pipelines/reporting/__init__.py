@@ -1,7 +1,5 @@
-"""Empty for now."""
+"""Figures, animations, the summary and the HTML report."""
 
-from kedro.pipeline import Pipeline
+from wm_pipelines.pipelines.reporting.pipeline import create_pipeline
 
-
-def create_pipeline() -> Pipeline:
-    return Pipeline([])
+__all__ = ["create_pipeline"]

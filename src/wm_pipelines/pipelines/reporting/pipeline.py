@@ -1,0 +1,40 @@
+"""Wiring of the reporting pipeline."""
+
+from kedro.pipeline import Node, Pipeline
+
+from wm_pipelines.pipelines.combinations import combinations
+from wm_pipelines.pipelines.reporting.nodes import FIGURES, draw_node, report_node, summarise
+
+
+def create_pipeline() -> Pipeline:
+    """``leaderboard`` and roll-outs → figures, summary, ``report``."""
+    worlds, families = combinations().worlds, combinations().families
+    collected = [f"{family}_{kind}" for kind in ("rollouts", "curves", "facts") for family in families]
+    draw = [
+        Node(
+            draw_node(world, families),
+            inputs=["leaderboard", f"params:{world}", "params:evaluation", *(f"{f}_rollouts" for f in families)],
+            outputs=[f"{world}_{figure}_figure" for figure in FIGURES],
+            name=f"draw_{world}",
+            tags=["report"],
+        )
+        for world in worlds
+    ]
+    results = ["summary", "summary_json", "summary_text", "summary_markdown"]
+    return Pipeline(
+        [
+            Node(summarise, "leaderboard", results, name="summarise", tags=["report"]),
+            *draw,
+            Node(
+                report_node(worlds, families),
+                inputs=["leaderboard", "params:evaluation", *(f"params:{world}" for world in worlds), *collected],
+                outputs="report",
+                name="write",
+                tags=["report"],
+            ),
+        ],
+        namespace="report",
+        inputs={"leaderboard", *collected},
+        outputs={"report", *results},
+        parameters={"params:evaluation", *(f"params:{world}" for world in worlds)},
+    )

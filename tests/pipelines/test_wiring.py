@@ -1,0 +1,149 @@
+"""Registry, catalog and dvc.yaml say the same thing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog
+
+from wm_pipelines.pipeline_registry import register_pipelines
+from wm_pipelines.pipelines.combinations import combinations
+
+ROOT = Path(__file__).parents[2]
+PIPELINES = {"data_ingestion", "training", "evaluation", "reporting", "tuning", "physics_eval", "__default__"}
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    return register_pipelines()
+
+
+@pytest.fixture(scope="module")
+def entries():
+    loader = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")
+    return loader["catalog"]
+
+
+def datasets(pipeline):
+    return {name for name in pipeline.datasets() if not name.startswith("params:") and name != "parameters"}
+
+
+def test_users_find_the_pipelines_they_expect(pipelines):
+    assert set(pipelines) >= PIPELINES
+
+
+def test_the_whole_is_the_sum_of_its_parts(pipelines):
+    parts = ("data_ingestion", "training", "evaluation", "reporting")
+    whole = {node.name for node in pipelines["physics_eval"].nodes}
+    assert whole == {node.name for part in parts for node in pipelines[part].nodes}
+
+
+def test_every_world_meets_every_family(pipelines):
+    names = {node.name for node in pipelines["physics_eval"].nodes}
+    lists = combinations()
+    assert {f"{family}.train_{world}" for family in lists.families for world in lists.worlds} <= names
+
+
+def test_groups_are_flat(pipelines):
+    lists = combinations()
+    groups = {node.namespace for node in pipelines["physics_eval"].nodes}
+    assert groups == {*lists.worlds, *lists.families, "evaluation", "report"}
+
+
+def test_every_dataset_is_declared_and_none_in_vain(pipelines, entries):
+    catalog = DataCatalog.from_config(entries)
+    resolver = catalog.config_resolver
+    used = set()
+    for name in {d for p in pipelines.values() for d in datasets(p)}:
+        pattern = resolver.match_dataset_pattern(name)
+        assert name in entries or pattern in entries, f"dataset {name} is not in the catalog"
+        used.add(name if name in entries else pattern)
+    assert set(entries) == used
+
+
+def test_listing_pipelines_needs_no_torch():
+    code = "import sys; from wm_pipelines.pipeline_registry import register_pipelines as r; r(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# ------------------------------------------------------------------------------------------ dvc.yaml
+
+
+@pytest.fixture(scope="module")
+def stages():
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def filled(text: str, **item: str) -> str:
+    for key, value in item.items():
+        text = text.replace(f"${{item.{key}}}", value)
+    return text
+
+
+def file_of(dataset: str, entries) -> str:
+    catalog = DataCatalog.from_config(entries)
+    return str(catalog.get(dataset)._filepath).removeprefix(f"{Path.cwd()}/")
+
+
+def outputs_of(nodes, entries) -> set[str]:
+    return {file_of(name, entries) for node in nodes for name in node.outputs}
+
+
+def test_dvc_reads_the_lists_that_the_registry_reads(stages):
+    assert stages["ingest"]["matrix"] == {"world": "${worlds}"}
+    assert stages["fit"]["matrix"] == {"family": "${families}", "world": "${worlds}"}
+
+
+def test_ingest_stages_run_and_track_what_the_registry_declares(stages, pipelines, entries):
+    for world in combinations().worlds:
+        assert filled(stages["ingest"]["cmd"], world=world) == f"kedro run --pipeline=data_ingestion --namespaces={world}"
+        nodes = [n for n in pipelines["data_ingestion"].nodes if n.namespace == world]
+        assert {filled(out, world=world) for out in stages["ingest"]["outs"]} == outputs_of(nodes, entries)
+
+
+def test_fit_stages_run_and_track_what_the_registry_declares(stages, pipelines, entries):
+    lists = combinations()
+    by_name = {node.name: node for node in pipelines["physics_eval"].nodes}
+    for family, world in [(f, w) for f in lists.families for w in lists.worlds]:
+        command = filled(stages["fit"]["cmd"], family=family, world=world)
+        nodes = [by_name[name] for name in command.split("--nodes=")[1].split(",")]
+        assert {filled(out, family=family, world=world) for out in stages["fit"]["outs"]} == outputs_of(nodes, entries)
+        read = {file_of(d, entries) for n in nodes for d in n.inputs if d.endswith("_episodes")}
+        assert read <= {filled(dep, family=family, world=world) for dep in stages["fit"]["deps"]}
+
+
+def test_the_report_stage_runs_and_tracks_what_the_registry_declares(stages, pipelines, entries):
+    tags = stages["report"]["cmd"].split("--tags=")[1].split(",")
+    nodes = pipelines["physics_eval"].only_nodes_with_tags(*tags).nodes
+    tracked = [*stages["report"]["outs"], *stages["report"]["metrics"]]
+    tracked = [next(iter(out)) if isinstance(out, dict) else out for out in tracked]
+    for path in outputs_of(nodes, entries):
+        assert any(path == out or path.startswith(f"{out}/") for out in tracked), f"{path} is not tracked by dvc.yaml"
+
+
+def test_all_stages_together_run_every_node_once(stages, pipelines):
+    lists = combinations()
+    physics = pipelines["physics_eval"]
+    run = [n.name for n in physics.nodes if n.namespace in lists.worlds]
+    for family in lists.families:
+        for world in lists.worlds:
+            run += filled(stages["fit"]["cmd"], family=family, world=world).split("--nodes=")[1].split(",")
+    run += [n.name for n in physics.only_nodes_with_tags("collect", "report").nodes]
+    assert sorted(run) == sorted(n.name for n in physics.nodes)
+
+
+def test_dependencies_and_parameter_files_of_stages_exist(stages):
+    lists = combinations()
+    for stage in stages.values():
+        files = [dep for dep in stage.get("deps", []) if dep.startswith("src")]
+        files += [next(iter(entry)) for entry in stage.get("params", [])]
+        for family in lists.families:
+            for world in lists.worlds:
+                for file in files:
+                    assert (ROOT / filled(file, family=family, world=world)).exists(), file
