@@ -43,8 +43,8 @@ class Lattice(BaseModel):
         law: ``lattice``.
         spacing: of the lattice, in metres.
         jitter: largest displacement per axis, in spacings; below 1/2, so that no two bodies meet.
-        heat: kinetic energy at the start as a share of the potential energy's size; below 1, attraction binds.
-        spin: share of the velocities that is a common rotation, 0 … 1.
+        spin: common rotation, as a share of each body's speed on a circle about the centre; 1: all on circles.
+        heat: energy of the random motion on top, as a share of the potential energy's size.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,8 +52,8 @@ class Lattice(BaseModel):
     law: Literal["lattice"] = "lattice"
     spacing: Length = 1.0
     jitter: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
-    heat: Annotated[float, Field(ge=0)] = 0.25
     spin: Annotated[float, Field(ge=0, le=1)] = 0.5
+    heat: Annotated[float, Field(ge=0)] = 0.1
 
 
 class NBodyParameters(WorldParameters):
@@ -140,13 +140,9 @@ class NBody(ParticleWorld):
         return {name: self.coupling_constant, "softening": self.softening}
 
     def simulate(self, z0: Float, step: float, steps: int) -> Float:
-        """Springs: explicit symplectic, sub-stepped. Charges, gravity: adaptive. ``[E, 2d] -> [E, steps + 1, 2d]``."""
-        if self.kind != "springs":
-            return super().simulate(z0, step, steps)
+        """``[E, 2d] -> [E, steps + 1, 2d]``: explicit symplectic, sub-stepped; the singular laws adaptively."""
         if self.softening == 0.0:
-            self._refuse_coincident(z0)
-        # The fastest motion: one light body against all others.
-        frequency = math.sqrt(self.stiffness * self.bodies / float(self.masses.min()))
+            return super().simulate(z0, step, steps)
         return simulate_separable(
             self.name,
             z0,
@@ -156,8 +152,20 @@ class NBody(ParticleWorld):
             force=self.force,
             energy=self.energy,
             kinetic=self.kinetic,
-            longest=0.16 / frequency,
+            longest=0.3 / self._fastest(),
+            tolerance=1e-9,
+            chunk=max(1, 262_144 // self.bodies**2),
         )
+
+    def _fastest(self) -> float:
+        """Highest angular frequency to expect, 1/s: the lightest body among all others, or close to one of them."""
+        if isinstance(self.law, Springs):
+            curvature = self.stiffness * max(self.bodies, 2.0 * self.rest_length / self.softening)
+        else:
+            curvature = (
+                2.0 * float(np.abs(self.law.coupling - np.diag(np.diag(self.law.coupling))).max()) / self.softening**3
+            )
+        return math.sqrt(max(curvature, 1e-12) / float(self.masses.min()))
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Start states ``[E, 2d]``: see `Lattice`. The centre of mass rests at the origin."""
@@ -172,22 +180,21 @@ class NBody(ParticleWorld):
         return np.concatenate([a.reshape(episodes, -1) for a in (q, self._momenta_at(q, rng, law))], axis=-1)
 
     def _momenta_at(self, q: Float, rng: np.random.Generator, law: Lattice) -> Float:
-        """Momenta ``[E, N, space]``: thermal and rotating in the given proportion, of the given energy, total zero."""
+        """Momenta ``[E, N, space]``: ``spin`` of those of circular motion, and heat; their sum is zero."""
         episodes = q.shape[0]
-        thermal = rng.standard_normal(q.shape) * np.sqrt(1.0 / self.masses)[:, None]
-        turning = np.zeros_like(q)
-        turning[..., 0], turning[..., 1] = -q[..., 1], q[..., 0]
-        parts = [turning * rng.choice([-1.0, 1.0], (episodes, 1, 1)), thermal]
-        p = np.zeros_like(q)
-        for part, share in zip(parts, (law.spin, 1.0 - law.spin), strict=True):
-            part = part - np.average(part, axis=1, weights=self.masses)[:, None]
-            momenta = part * self.masses[:, None]
-            size = np.sqrt((momenta**2 / self.masses[:, None]).sum(axis=(1, 2), keepdims=True))
-            p += share * np.divide(momenta, size, out=np.zeros_like(momenta), where=size > 0.0)
-        flat = np.concatenate([a.reshape(episodes, -1) for a in (q, p)], axis=-1)
-        kinetic, potential = self.kinetic(flat), np.abs(self.potential(flat))
-        factor = np.sqrt(law.heat * potential / np.where(kinetic > 0.0, kinetic, 1.0))
-        return p * factor[:, None, None]
+        force = self.force(q.reshape(episodes, -1)).reshape(q.shape)
+        across = np.zeros_like(q)
+        across[..., 0], across[..., 1] = -q[..., 1], q[..., 0]
+        # Circular motion: m v^2 / r is the inward pull.
+        pull = np.maximum(-(force[..., :2] * q[..., :2]).sum(-1), 0.0)
+        speed = np.sqrt(pull / self.masses) / np.maximum(np.linalg.norm(across, axis=-1), 1e-12)
+        sense = rng.choice([-1.0, 1.0], (episodes, 1))
+        circular = (law.spin * sense * speed * self.masses)[..., None] * across
+        thermal = rng.standard_normal(q.shape) * np.sqrt(self.masses)[:, None]
+        size = (0.5 * thermal**2 / self.masses[:, None]).sum(axis=(1, 2))
+        potential = np.abs(self.potential(np.concatenate([q.reshape(episodes, -1)] * 2, axis=-1)))
+        p = circular + np.sqrt(law.heat * potential / size)[:, None, None] * thermal
+        return p - self.masses[:, None] * (p.sum(axis=1, keepdims=True) / self.masses.sum())
 
     def describe(self, z: Float) -> str:
         """How many, what joins them, their masses, how they turn."""
