@@ -41,8 +41,8 @@ def test_an_error_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(UserError, match=r"cannot write .*a': No space left on device") as caught:
-        write_and_fail(tmp_path / "a", full)
+    with pytest.raises(UserError, match=r"cannot write .*a.png': No space left on device") as caught:
+        write_and_fail(tmp_path / "a.png", full)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == []
 

@@ -208,7 +208,6 @@ class Table(World):
             UserError: the table cannot be read, or does not fit the parameters; the message names column and row.
         """
         self._check_energy()
-        digest = hashlib.sha256(self._path.read_bytes()).hexdigest()
         by_time = len(self._trajectories) == 1
         splits = self._split_by_time() if by_time else self._split_by_episode(seed)
         facts = {
@@ -216,7 +215,7 @@ class Table(World):
             "parameters": self.parameters.model_dump(mode="json"),
             "step": self.step,
             "seed": seed,
-            "source_sha256": digest,
+            "source_sha256": hashlib.sha256(self._path.read_bytes()).hexdigest(),
             "split_by": "time" if by_time else "episode",
             "generator": __version__,
         }

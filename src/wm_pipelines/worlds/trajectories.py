@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +150,15 @@ def _frame(path: Path, columns: Columns) -> Any:
         if path.suffix.lower() in (".parquet", ".pq"):
             frame = pd.read_parquet(path)
         else:
-            # A blank line is a fault to report, not to skip: it would shift the row numbers of all later messages.
-            frame = pd.read_csv(path, skip_blank_lines=False, skipinitialspace=True, low_memory=False)
-    except (pa.ArrowException, OSError, ValueError, UnicodeError) as error:  # pandas' parser errors are ValueErrors
+            with warnings.catch_warnings():
+                # Rows longer than the header: pandas would drop the excess, or shift the columns, and only warn.
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                # A blank line is a fault to report, not to skip: it would shift the row numbers of later messages.
+                frame = pd.read_csv(
+                    path, index_col=False, skip_blank_lines=False, skipinitialspace=True, low_memory=False
+                )
+    # pandas' parser errors are ValueErrors, its warnings are not.
+    except (pa.ArrowException, OSError, ValueError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"cannot read table '{path}': {reason}; is it a whole CSV or Parquet file?") from error
     missing = [name for name in wanted if name not in frame.columns]

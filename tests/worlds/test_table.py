@@ -1,0 +1,438 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wm_pipelines.errors import UserError, validate
+from wm_pipelines.worlds.episodes import WorldConfig, build_world, ingest
+
+ROOT = Path(__file__).parents[2]
+STEP, MASS, STIFFNESS = 0.1, 2.0, 3.0
+OMEGA = np.sqrt(STIFFNESS / MASS)
+
+
+def oscillator(episodes=10, rows=21, seed=0):
+    """q = a cos(wt + phi), p = -m w a sin(wt + phi): the exact motion, in SI units."""
+    rng = np.random.default_rng(seed)
+    amplitude, phase = rng.uniform(0.5, 1.5, (episodes, 1)), rng.uniform(0, 6, (episodes, 1))
+    time = STEP * np.arange(rows)
+    angle = OMEGA * time + phase
+    columns = {
+        "run": np.repeat(np.arange(1, episodes + 1), rows),
+        "t": np.tile(time, episodes),
+        "x": (amplitude * np.cos(angle)).ravel(),
+        "p": (-MASS * OMEGA * amplitude * np.sin(angle)).ravel(),
+    }
+    return pd.DataFrame(columns)
+
+
+COLUMNS = {
+    "episode": "run",
+    "time": {"column": "t", "unit": "s"},
+    "coordinates": [{"column": "x", "unit": "m"}],
+    "momenta": [{"column": "p", "unit": "kg*m/s"}],
+}
+ENERGY = {"energy": "p1**2/(2*m1) + 0.5*k*q1**2", "constants": {"k": "3 N/m"}, "masses": ["2 kg"]}
+
+
+def save(frame, path):
+    frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+    return path
+
+
+def config(path, **parameters):
+    data = {"world": "table", "parameters": {"path": str(path), "columns": COLUMNS, **parameters}}
+    return validate(WorldConfig, data, "mine")
+
+
+def load(frame, tmp_path, name="mine.csv", **parameters):
+    return ingest(config(save(frame, tmp_path / name), **parameters), "mine")
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
+def test_the_table_is_read_exactly(tmp_path, name):
+    frame = oscillator()
+    found = load(frame, tmp_path, name, splits={"train": [2, 1], "test": [10]})
+    assert [e.metadata["episodes"] for e in found.values()] == [["2", "1"], ["10"]]
+    for row, run in enumerate((2, 1)):
+        rows = frame[frame.run == run]
+        np.testing.assert_array_equal(found["train"].state[row], rows[["x", "p"]])
+        np.testing.assert_allclose(found["train"].time[row], rows.t, atol=1e-14)
+    assert found["train"].metadata["step"] == pytest.approx(STEP, rel=1e-14)
+    assert found["train"].derivative is None
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(
+    length=st.sampled_from([("m", 1.0), ("cm", 0.01), ("inch", 0.0254)]),
+    time=st.sampled_from([("s", 1.0), ("ms", 1e-3), ("min", 60.0)]),
+    mass=st.sampled_from([("kg", 1.0), ("g", 1e-3), ("lb", 0.45359237)]),
+)
+def test_velocities_in_any_units_give_the_momenta_in_si(tmp_path_factory, length, time, mass):
+    frame = oscillator(4)
+    written = pd.DataFrame(
+        {"run": frame.run, "t": frame.t / time[1], "x": frame.x / length[1], "v": frame.p / MASS / length[1] * time[1]}
+    )
+    columns = {
+        "episode": "run",
+        "time": {"column": "t", "unit": time[0]},
+        "coordinates": [{"column": "x", "unit": length[0]}],
+        "velocities": [{"column": "v", "unit": f"{length[0]}/{time[0]}"}],
+    }
+    masses = [f"{MASS / mass[1]!r} {mass[0]}"]
+    found = load(
+        written,
+        tmp_path_factory.mktemp("t"),
+        "t.parquet",
+        columns=columns,
+        masses=masses,
+        splits={"train": [1, 2, 3, 4]},
+    )["train"]
+    np.testing.assert_allclose(found.state.reshape(-1, 2), frame[["x", "p"]], rtol=1e-12, atol=1e-14)
+    assert found.metadata["step"] == pytest.approx(STEP, rel=1e-12)
+
+
+def test_interleaved_episodes_keep_their_own_rows(tmp_path):
+    frame = oscillator(3)
+    mixed = frame.sort_values(["t", "run"], kind="stable")
+    splits = {"train": [1, 2, 3]}
+    straight, crossed = (load(f, tmp_path, splits=splits)["train"] for f in (frame, mixed))
+    assert straight.content_hash == crossed.content_hash
+
+
+def test_jumps_of_an_angle_by_a_turn_are_taken_out(tmp_path):
+    time = 0.05 * np.arange(200)
+    angle = 3.0 * time - 0.1 * time**2
+    frame = pd.DataFrame({"t": time, "x": np.degrees(np.angle(np.exp(1j * angle))), "p": 3.0 - 0.2 * time})
+    columns = {
+        "time": {"column": "t", "unit": "s"},
+        "coordinates": [{"column": "x", "unit": "deg"}],
+        "velocities": [{"column": "p", "unit": "rad/s"}],
+    }
+    parts = load(frame, tmp_path, columns=columns, masses=["0.5 kg*m^2"], angles=[0], splits={"train": 1.0})
+    np.testing.assert_allclose(parts["train"].state[0, :, 0], angle, atol=1e-12)
+    np.testing.assert_allclose(parts["train"].state[0, :, 1], 0.5 * frame.p, rtol=1e-14)
+
+
+def test_an_irregular_grid_is_refused_or_resampled_as_asked(tmp_path):
+    rng = np.random.default_rng(0)
+    time = np.sort(rng.uniform(0, 10, 400))
+    frame = pd.DataFrame({"t": time, "x": np.cos(OMEGA * time), "p": -MASS * OMEGA * np.sin(OMEGA * time)})
+    columns = {k: v for k, v in COLUMNS.items() if k != "episode"}
+    with pytest.raises(UserError, match=r"time steps are not all equal: .* after row 1 of episode '0'.*set `resample"):
+        load(frame, tmp_path, columns=columns, splits={"train": 1.0})
+    found = load(frame, tmp_path, columns=columns, splits={"train": 1.0}, resample="50 ms")["train"]
+    grid = time[0] + found.time[0]
+    np.testing.assert_allclose(np.diff(grid), 0.05, rtol=1e-12)
+    assert grid[-1] <= time[-1] + 1e-12
+    np.testing.assert_allclose(found.state[0, :, 0], np.cos(OMEGA * grid), atol=1e-3)
+
+
+def test_times_rounded_in_a_text_file_are_regular(tmp_path):
+    frame = oscillator(2, rows=200)
+    frame["t"] = (frame.t / 3).round(5)
+    found = load(frame, tmp_path, splits={"train": [1], "test": [2]})
+    assert found["train"].metadata["step"] == pytest.approx(STEP / 3, rel=1e-6)
+
+
+# ---------------------------------------------------------------- splits
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(episodes=st.integers(8, 30), seed=st.integers(0, 5))
+def test_fractions_give_every_episode_to_one_split(tmp_path_factory, episodes, seed):
+    path = save(oscillator(episodes, rows=3), tmp_path_factory.mktemp("t") / "t.csv")
+    parameters = {"splits": {"train": 0.5, "validation": 0.25, "test": 0.25}}
+    made = config(path, **parameters).model_copy(update={"seed": seed})
+    found = ingest(made)
+    names = [name for e in found.values() for name in e.metadata["episodes"]]
+    assert sorted(names, key=int) == [str(i) for i in range(1, episodes + 1)]
+    assert abs(len(found["train"]) - episodes / 2) <= 1
+    assert all(e.content_hash == ingest(made)[k].content_hash for k, e in found.items())
+
+
+def test_one_single_episode_is_split_by_time(tmp_path):
+    frame = oscillator(1, rows=100)
+    found = load(frame, tmp_path, splits={"train": 0.6, "test": 0.4})
+    assert found["test"].metadata["split_by"] == "time"
+    np.testing.assert_array_equal(found["train"].state[0], frame[["x", "p"]][:60])
+    np.testing.assert_array_equal(found["test"].state[0], frame[["x", "p"]][60:])
+    assert found["test"].time[0, 0] == 0.0
+
+
+def test_stretches_of_equal_length_keep_clear_of_one_another(tmp_path):
+    frame = pd.concat([oscillator(1, rows=25), oscillator(1, rows=38, seed=1).assign(run=2)])
+    with pytest.raises(UserError, match="25 to 38 rows; set `steps: 24`"):
+        load(frame, tmp_path, splits={"train": [1, 2]})
+    found = load(frame, tmp_path, splits={"train": [1, 2]}, steps=9)["train"]
+    assert found.metadata["episodes"] == ["1", "1", "2", "2", "2"]
+    np.testing.assert_array_equal(found.state[1], frame[["x", "p"]].iloc[10:20])
+    assert len(np.unique(found.state[:, :, 0])) == 50
+
+
+# ---------------------------------------------------------------- laws
+
+
+def test_a_known_energy_gives_the_exact_motion(tmp_path):
+    path = save(oscillator(5, rows=101), tmp_path / "t.parquet")
+    made = config(path, **ENERGY, splits={"train": [1, 2, 3, 4], "test": [5]}, structure=["separable", "even"])
+    test = ingest(made)["test"]
+    system = build_world(made, "test").system(made.step)
+    assert system.step == pytest.approx(STEP)
+    simulated = system.simulate(test.state[:, 0], system.step, 100)
+    np.testing.assert_allclose(simulated, test.state, atol=1e-10)
+    energy = system.energy(test.state)
+    np.testing.assert_allclose(energy, energy[:, :1] + 0 * energy, rtol=1e-13)
+    expected = np.stack([test.state[..., 1] / MASS, -STIFFNESS * test.state[..., 0]], -1)
+    np.testing.assert_allclose(system.dynamics(test.state), expected, rtol=1e-14)
+    np.testing.assert_allclose(system.dynamics(torch.tensor(test.state)).numpy(), expected, rtol=1e-14)
+    assert system.structure == {"separable", "even"}
+    assert system.constants == {"m1": 2.0, "k": 3.0}
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_the_simulator_does_not_care_for_the_size_of_the_units(tmp_path, scale):
+    frame = oscillator(2, rows=51)
+    frame[["x", "p"]] *= scale
+    made = config(save(frame, tmp_path / "t.parquet"), **ENERGY, splits={"train": [1, 2]})
+    state = ingest(made)["train"].state
+    simulated = build_world(made).simulate(state[:, 0], STEP, 50)
+    np.testing.assert_allclose(simulated, state, atol=1e-10 * scale)
+
+
+def test_without_a_formula_there_is_no_true_law(tmp_path):
+    path = save(oscillator(), tmp_path / "t.csv")
+    world = build_world(config(path))
+    system = world.system(0.5)
+    assert (system.step, system.dof, system.state_size) == (0.5, 1, 2)
+    assert (system.energy, system.simulate, system.dynamics, system.momentum) == (None, None, None, None)
+    with pytest.raises(UserError, match=r"energy behind 't\.csv' is unknown: set `energy`"):
+        world.simulate(np.zeros((1, 2)), 0.1, 1)
+    assert world.sample_initial_state(np.random.default_rng(0), 7).shape == (7, 2)
+
+
+def particles(space, rows=12):
+    """Two free particles: momenta and angular momentum are constant."""
+    rng = np.random.default_rng(1)
+    start, p = rng.normal(size=(2, space)), rng.normal(size=(2, space))
+    masses = np.array([1.0, 2.0])[:, None]
+    time = STEP * np.arange(rows)
+    q = start + time[:, None, None] * p / masses
+    names = [f"{axis}{i}" for i in (1, 2) for axis in "xyz"[:space]]
+    frame = pd.DataFrame(q.reshape(rows, -1), columns=names).assign(t=time)
+    for i, value in enumerate(p.ravel()):
+        frame[f"p{i}"] = value
+    columns = {
+        "time": {"column": "t", "unit": "s"},
+        "coordinates": [{"column": n, "unit": "m"} for n in names],
+        "momenta": [{"column": f"p{i}", "unit": "kg*m/s"} for i in range(2 * space)],
+    }
+    parameters = {"columns": columns, "particles": 2, "space": space, "masses": ["1 kg", "2000 g"]}
+    return frame, parameters, start, p
+
+
+@pytest.mark.parametrize("space", [1, 2, 3])
+def test_declared_pairwise_particles_have_conserved_momenta(tmp_path, space):
+    frame, parameters, start, p = particles(space)
+    made = config(save(frame, tmp_path / "t.parquet"), **parameters, structure=["pairwise"], splits={"train": 1.0})
+    state = ingest(made)["train"].state
+    system = build_world(made).system(None)
+    assert (system.particles, system.space, system.attributes["mass"]) == (2, space, (1.0, 2.0))
+    np.testing.assert_allclose(system.momentum(state), np.broadcast_to(p.sum(0), (1, 12, space)), rtol=1e-14)
+    if space == 1:
+        assert system.angular_momentum is None
+    else:
+        expected = np.cross(np.pad(start, [(0, 0), (0, 3 - space)]), np.pad(p, [(0, 0), (0, 3 - space)])).sum(0)
+        expected = expected if space == 3 else expected[2:]
+        np.testing.assert_allclose(system.angular_momentum(state), np.broadcast_to(expected, (1, 12, len(expected))))
+        np.testing.assert_allclose(system.angular_momentum(torch.tensor(state)), system.angular_momentum(state))
+    assert build_world(config(tmp_path / "t.parquet", **parameters)).system(None).momentum is None
+
+
+def test_the_bundled_example_obeys_its_own_formula(monkeypatch):
+    monkeypatch.chdir(ROOT / "src")  # paths start at the project's root, wherever inside it one stands
+    entry = yaml.safe_load((ROOT / "conf/own_table_example/parameters_my_oscillators.yml").read_text())[
+        "my_oscillators"
+    ]
+    made = validate(WorldConfig, entry, "my_oscillators")
+    test = ingest(made)["test"]
+    system = build_world(made, "test").system(None)
+    simulated = system.simulate(test.state[:, 0], system.step, test.state.shape[1] - 1)
+    rounding = 0.5e-5 * 0.01  # the file has five decimals of a centimetre
+    assert np.abs(simulated - test.state).max() < 10 * rounding
+    assert (ROOT / "data/01_raw/coupled_oscillators.csv").stat().st_size < 300_000
+
+
+# ---------------------------------------------------------------- views
+
+
+def test_frames_show_where_the_coordinates_are(tmp_path):
+    made = config(save(oscillator(), tmp_path / "t.csv"))
+    z = np.array([[[-0.5, 0.0], [0.5, 0.0]]])
+    frames = build_world(made).render(z, 64)
+    assert frames.shape == (1, 2, 64, 64, 3)
+    ink = 255.0 - frames.astype(float).mean(-1)
+    centre = (ink * np.arange(64)).sum((-1, -2)) / ink.sum((-1, -2))
+    assert centre[0, 0] < 31 < 33 < centre[0, 1]
+    np.testing.assert_allclose(centre.sum(), 63, atol=6)  # the data's range is almost symmetric
+
+
+def test_the_caption_tells_ranges_in_the_users_units(tmp_path):
+    frame = oscillator()
+    frame["x"] *= 100
+    columns = {**COLUMNS, "coordinates": [{"column": "x", "unit": "cm"}]}
+    made = config(save(frame, tmp_path / "t.csv"), columns=columns)
+    text = build_world(made).describe(np.array([[0.25, 0.0]] * 20 + [[-1.5, 0.0]]))
+    assert text == "Measured over 2 s: x from -150 to 25 cm."
+
+
+# ---------------------------------------------------------------- what users get wrong
+
+
+def broken(frame, row, column, value):
+    frame = frame.astype({column: object})
+    frame.loc[row, column] = value
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: broken(f, 16, "x", np.nan), r"'mine.csv', column 'x', data row 17: .* got nothing \(NaN\)"),
+        (lambda f: broken(f, 16, "p", "fast"), "column 'p', data row 17: expected a finite number, got 'fast'"),
+        (lambda f: broken(f, 16, "x", "1,5"), "column 'x', data row 17: expected a finite number, got '1,5'"),
+        (lambda f: broken(f, 16, "x", np.inf), "column 'x', data row 17: expected a finite number, got 'inf'"),
+        (lambda f: broken(f, 3, "t", 0.1), "column 't', data row 4: time does not increase"),
+        (lambda f: broken(f, 3, "run", np.nan), "column 'run', data row 4: the episode is missing"),
+        (lambda f: pd.concat([f[:5], f[4:]]), "data row 6: a duplicate of row 5"),
+        (lambda f: f.assign(x=True), "column 'x': expected numbers, got bool"),
+        (lambda f: f.drop(columns="p"), "'mine.csv' has no column 'p'; it has run, t, x"),
+        (lambda f: f[:0], "'mine.csv' has no rows"),
+        (lambda f: f[:22], "episode '2' has 1 rows, at least 2 are needed"),
+        (lambda f: f.drop(index=30), "time steps are not all equal: 0.2 s after row 9 of episode '2'"),
+        (lambda f: f[f.run < 4], r"3 episodes are too few for split 'test' \(15%\)"),
+    ],
+)
+def test_faults_of_the_table_name_column_and_row(tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load(change(oscillator(20)), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"no table at .*mine\.csv'; set `path`"),
+        (b"", "cannot read table .*No columns to parse"),
+        (b"\xff\xfe\x00bad", "cannot read table"),
+        (b"run,t,x,p\n1,0,1,2\n1,0.1,1,2,3,4,5\n", "cannot read table .*Expected 4 fields in line 3, saw 7"),
+        (b"run,t,x,p\n1,0,1,2,7\n1,0.1,1,2,7\n", "cannot read table .*Length of header"),
+        (b"run;t;x;p\n1;0;1;2\n1;0.1;1;2\n", "'mine.csv' has no column 't'; it has run;t;x;p"),
+        (b"run,t,x,p\n1,0,1,2\n1,0.1,1\n", "column 'p', data row 2: expected a finite number, got nothing"),
+        (b"run,t,x,p\n1,0,1,2\n\n1,0.1,1,2\n", "data row 2"),
+    ],
+)
+def test_files_that_are_no_table(tmp_path, content, message):
+    path = tmp_path / "mine.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        ingest(config(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_parquet_file_is_one_line_wherever_it_ends(tmp_path):
+    whole = save(oscillator(), tmp_path / "t.parquet").read_bytes()
+    for end in np.linspace(0, len(whole) - 1, 25).astype(int):
+        (tmp_path / "cut.parquet").write_bytes(whole[:end])
+        with pytest.raises(UserError, match=r"cannot read table .*cut\.parquet") as caught:
+            ingest(config(tmp_path / "cut.parquet"))
+        assert "\n" not in str(caught.value)
+
+
+def columns_with(**changes):
+    return {"columns": {**COLUMNS, **changes}}
+
+
+VELOCITIES = {"momenta": None, "velocities": [{"column": "p", "unit": "m/s"}]}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            columns_with(time={"column": "t", "unit": "m"}),
+            r"columns': column 't': expected a time in s, got m \(length\)",
+        ),
+        (
+            columns_with(momenta=[{"column": "p", "unit": "m/s"}]),
+            r"column 'p': expected a momentum in kg\*m/s, got m/s \(velocity\)",
+        ),
+        (
+            columns_with(coordinates=[{"column": "x", "unit": "deg"}]),
+            r"column 'p': expected an angular momentum in kg\*m\^2/s, got kg\*m/s \(momentum\)",
+        ),
+        (columns_with(momenta=[{"column": "p", "unit": "kgg"}]), "momenta.0.unit': unknown unit 'kgg'"),
+        (columns_with(momenta=[{"column": "p"}]), "momenta.0.unit': missing"),
+        (columns_with(momenta=None), "give either momenta or velocities"),
+        (columns_with(velocities=VELOCITIES["velocities"]), "give either momenta or velocities"),
+        (columns_with(momenta=COLUMNS["momenta"] * 2), "1 coordinates but 2 momenta"),
+        (columns_with(momenta=[{"column": "x", "unit": "kg*m/s"}]), "column 'x' is used twice"),
+        (columns_with(**VELOCITIES), r"masses: expected 1 \(one per coordinate\), got 0"),
+        ({**columns_with(**VELOCITIES), "masses": ["2 s"]}, r"masses: '2 s' \(time\) cannot be the mass of 'x'"),
+        ({**columns_with(**VELOCITIES), "masses": ["2 kg*m^2"]}, r"\(moment of inertia\) cannot be the mass of 'x'"),
+        ({**columns_with(**VELOCITIES), "masses": [-1]}, "masses.0: a mass must be positive, got -1"),
+        ({**columns_with(**VELOCITIES), "masses": ["0 kg"]}, "masses.0: a mass must be positive, got 0"),
+        ({"energy": "p1**2/(2*m1) + U"}, "unknown name 'm1'; known: q1, p1, pi"),
+        ({"energy": "__import__('os')"}, "is not allowed"),
+        ({"energy": ""}, "formula '': not a formula"),
+        ({**ENERGY, "constants": {"k": "3 quux"}}, "constants.k.*unknown unit 'quux'"),
+        ({**ENERGY, "constants": {"q1": 3}}, "constants.q1: this name is taken"),
+        ({**ENERGY, "constants": {"sin": 3}}, "constants.sin: this name is taken"),
+        ({**ENERGY, "constants": {"k k": 3}}, "constants.k k: this name is taken or not a name"),
+        ({**ENERGY, "energy": "log(q1 - 100)"}, "not finite at data row 1 of 'mine.csv'"),
+        ({**ENERGY, "energy": "p1**2*(1 + q1**2)", "structure": ["separable"]}, "is not separable; remove 'separable'"),
+        ({**ENERGY, "energy": "p1**2 + q1", "structure": ["even"]}, "is not even; remove 'even'"),
+        ({"structure": ["pairwise"]}, "structure 'pairwise' needs particles and space"),
+        ({"structure": ["odd"]}, "structure.0': input should be 'separable', 'even' or 'pairwise'"),
+        ({"particles": 2}, "particles and space belong together"),
+        ({"particles": 2, "space": 1}, "2 particles in 1 dimensions need 2 coordinates, columns lists 1"),
+        ({"particles": 0, "space": 1}, "particles': input should be greater than or equal to 1, got 0"),
+        ({"angles": [1]}, r"angles \[1\]: coordinates are counted from 0 to 0"),
+        ({"angles": [0]}, r"column 'x': expected an angle in rad, got m \(length\)"),
+        ({"resample": "0.1 m"}, "resample': expected a time in s, got '0.1 m'"),
+        ({"resample": "1 h"}, "`resample: 3600` is longer than episode '1'"),
+        ({"steps": 0}, "steps': input should be greater"),
+        ({"steps": 500}, "no episode of split 'train' has more than 500 rows"),
+        ({"splits": {"test": 1.0}}, "splits need at least 'train'"),
+        ({"splits": {"train": 0.8, "test": 0.8}}, "fractions add up to 1.6"),
+        ({"splits": {"train": [1], "test": 0.5}}, "splits: give fractions between 0 and 1, or non-empty lists"),
+        ({"splits": {"train": [1], "test": []}}, "splits: give fractions between 0 and 1, or non-empty lists"),
+        ({"splits": {"train": [1, 2], "test": [2]}}, "splits: episode '2' is named twice"),
+        ({"splits": {"train": [1], "test": ["99"]}}, "'mine.csv' has no episode '99', which `splits` names"),
+        ({"colum": 1}, "parameter 'mine.parameters.colum': unknown"),
+    ],
+)
+def test_parameters_that_cannot_be(tmp_path, parameters, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load(oscillator(), tmp_path, **parameters)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_table_brings_along_is_not_set_beside_it(tmp_path):
+    path = save(oscillator(), tmp_path / "t.csv")
+    made = config(path)
+    for key, value in {"step": 0.1, "noise": 0.0, "splits": {"train": {"episodes": 1, "steps": 1}}}.items():
+        changed = validate(
+            WorldConfig, {"world": "table", "parameters": made.parameters, "step": 1.0, key: value}, "mine"
+        )
+        with pytest.raises(UserError, match=r"'mine.*': world 'table' brings its own episodes; remove it"):
+            ingest(changed, "mine")
