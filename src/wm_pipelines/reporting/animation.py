@@ -1,0 +1,128 @@
+"""Roll-outs side by side as one animated picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from wm_pipelines.reporting.style import INK, Palette, model_label, model_order
+
+Frames = NDArray[np.uint8]
+
+_GAP, _HEADER, _STRIPE = 6, 18, 3
+
+
+@dataclass(frozen=True)
+class Animation:
+    """An encoded animation and its first picture, for those who asked their system for less motion."""
+
+    data: bytes
+    still: bytes
+    width: int
+    height: int
+    mime: str = "image/webp"
+
+    @property
+    def uri(self) -> str:
+        """The animation as a data URI."""
+        return _data_uri(self.data, self.mime)
+
+    @property
+    def still_uri(self) -> str:
+        """The still picture as a data URI."""
+        return _data_uri(self.still, self.mime)
+
+
+def _data_uri(data: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def strip(frames: Mapping[str, Frames], columns: int = 5, panel: int = 128) -> Frames:
+    """Lay roll-outs side by side, truth first, each under its name and in its family's colour.
+
+    Args:
+        frames: ``"truth"`` or ``"family/variant"`` -> ``[F, H, W, 3]`` uint8, all alike in shape.
+        columns: panels in a row.
+        panel: width of a panel in pixels; small frames are enlarged by a whole factor.
+
+    Returns:
+        ``[F, height, width, 3]`` uint8.
+
+    Raises:
+        ValueError: there are no frames, or their shapes differ.
+    """
+    if not frames:
+        raise ValueError("no frames to animate")
+    shapes = {f.shape for f in frames.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 4:
+        raise ValueError(f"frames must be alike in shape [F, H, W, 3], got {sorted(shapes)}")
+    models = model_order(m for m in frames if m != "truth")
+    palette = Palette(models)
+    names = (["truth"] if "truth" in frames else []) + models
+    count, height, width, _ = next(iter(shapes))
+    zoom = max(1, panel // width)
+    height, width = height * zoom, width * zoom
+    columns = min(columns, len(names))
+    rows = -(-len(names) // columns)
+    cell_height, cell_width = height + _HEADER + _GAP, width + _GAP
+    canvas = np.full((count, rows * cell_height + _GAP, columns * cell_width + _GAP, 3), 255, dtype=np.uint8)
+    for i, name in enumerate(names):
+        top, left = _GAP + (i // columns) * cell_height, _GAP + (i % columns) * cell_width
+        colour = INK if name == "truth" else palette.colour(name)
+        canvas[:, top : top + _HEADER, left : left + width] = _header(name, colour, width)
+        enlarged = frames[name].repeat(zoom, axis=1).repeat(zoom, axis=2)
+        canvas[:, top + _HEADER : top + _HEADER + height, left : left + width] = enlarged
+    return canvas
+
+
+def _header(name: str, colour: str, width: int) -> Frames:
+    """A model's name above a stripe of its colour, ``[_HEADER, width, 3]``."""
+    image = Image.new("RGB", (width, _HEADER), "white")
+    draw = ImageDraw.Draw(image)
+    label = "truth" if name == "truth" else model_label(name)
+    size = 12.0
+    while size > 7 and draw.textlength(label, font=ImageFont.load_default(size)) > width:
+        size -= 1
+    draw.text((0, 0), label, fill=INK, font=ImageFont.load_default(size))
+    draw.rectangle((0, _HEADER - _STRIPE, width - 1, _HEADER - 1), fill=colour)
+    return np.asarray(image)
+
+
+def animate(frames: Mapping[str, Frames], frames_per_second: float = 12.0, budget: int = 400_000) -> Animation:
+    """Encode roll-outs side by side as an animated WebP of at most ``budget`` bytes.
+
+    Quality is lowered first, then every second picture dropped (each then shown twice as long), until it fits.
+
+    Args:
+        frames: as in `strip`.
+        frames_per_second: speed of the whole sequence.
+        budget: largest size in bytes.
+
+    Raises:
+        ValueError: the frames do not fit together, or not even a single picture fits the budget.
+    """
+    canvas = strip(frames)
+    duration = 1000.0 / frames_per_second
+    while True:
+        pictures = [Image.fromarray(f) for f in canvas]
+        for quality in (80, 55, 30):
+            data = _encode(pictures, round(duration), quality)
+            if len(data) <= budget:
+                still = _encode(pictures[:1], round(duration), quality)
+                return Animation(data, still, canvas.shape[2], canvas.shape[1])
+        if len(canvas) == 1:
+            raise ValueError(f"one picture of {canvas.shape[2]}x{canvas.shape[1]} pixels exceeds {budget} bytes")
+        canvas, duration = canvas[::2], 2 * duration
+
+
+def _encode(pictures: list[Image.Image], duration: int, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    first, *rest = pictures
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, quality=quality, method=3)
+    return buffer.getvalue()

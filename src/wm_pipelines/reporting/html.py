@@ -1,0 +1,329 @@
+"""The report: one HTML file that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from wm_pipelines.metrics.registry import STATE_METRICS
+from wm_pipelines.reporting.animation import Animation, animate
+from wm_pipelines.reporting.content import ReportContent, WorldRollouts
+from wm_pipelines.reporting.figures import Figure, main_split, models_of, world_figures
+from wm_pipelines.reporting.style import (
+    COST_DESCRIPTIONS,
+    COST_METRICS,
+    REFERENCES,
+    Palette,
+    lower_is_better,
+    metric_order,
+    metric_title,
+    model_label,
+    model_order,
+    pretty_number,
+    split_model,
+)
+from wm_pipelines.reporting.summary import rows_by_model, summary_table
+
+Rows = dict[tuple[str, str], dict[str, dict[str, Any]]]  # (world, "family/variant") -> metric -> summary row
+
+
+def build_report(content: ReportContent, animation_budget: int = 300_000) -> str:
+    """Write the report.
+
+    The page embeds everything it shows, reads no network, holds no clock and no random name: equal content gives equal
+    bytes.
+
+    Args:
+        content: what to show; sections without data vanish.
+        animation_budget: largest size of one world's animation in bytes.
+
+    Returns:
+        The HTML text.
+    """
+    summary = summary_table(content.leaderboard)
+    models = models_of(content)
+    environment = Environment(
+        loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"label": model_label, "number": pretty_number}
+    main = _main_rows(summary)
+    worlds = [
+        _world_section(content, world, i, summary, main, animation_budget) for i, world in enumerate(content.worlds)
+    ]
+    palette = Palette(models)
+    return environment.get_template("report.html.j2").render(
+        title=content.title,
+        style=Markup(_template_text("report.css")),
+        script=Markup(_template_text("report.js")),
+        plotly=Markup(_plotly_source()) if any(w["figures"] for w in worlds) else None,
+        colours={m: palette.colour(m) for m in models},
+        findings=headline(main, content),
+        matrix=_matrix(content, main, models),
+        worlds=worlds,
+        leaderboard=_leaderboard(summary),
+        glossary=_glossary(summary),
+        provenance=_nested(content.provenance),
+        seeds=int(content.leaderboard["seed"].nunique()),
+    )
+
+
+def _template_text(name: str) -> str:
+    return files("wm_pipelines.reporting").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _plotly_source() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+def _main_rows(summary: pd.DataFrame) -> Rows:
+    """The rows of every world's main split."""
+    rows: Rows = {}
+    for world, group in summary.groupby("world", sort=False):
+        judged = group[~group["metric"].isin(COST_METRICS)]
+        split = main_split((judged if len(judged) else group)["split"])
+        rows |= {(str(world), f"{f}/{v}"): r for _, s, f, v, r in rows_by_model(group) if s == split}
+    return rows
+
+
+# ---------------------------------------------------------------- headline
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer of the headline: the question, the models that answer it, and the numbers behind it."""
+
+    question: str
+    models: tuple[str, ...]
+    text: str
+
+
+def headline(main: Rows, content: ReportContent) -> list[Finding]:
+    """Which family obeys physics, which predicts longest, and what they cost, counted over the worlds.
+
+    A model wins a world if no other trained model is better there on average; models may share a win. Oracle and
+    persistence do not compete.
+    """
+    questions = {
+        "Who keeps the energy?": ("energy_error", "has the smallest energy error"),
+        "Whose predictions last longest?": ("horizon", "has the longest horizon"),
+        "Who predicts most exactly?": ("mse", "has the smallest state error"),
+        "Who trains fastest?": ("train_seconds", "trains in the shortest time"),
+    }
+    found = []
+    for question, (metric, claim) in questions.items():
+        wins, contested = _wins(main, metric)
+        if not wins:
+            continue
+        most = max(wins.values())
+        winners = tuple(m for m in model_order(wins) if wins[m] == most)
+        verb = claim if len(winners) == 1 else claim.replace("has", "have").replace("trains", "train")
+        each = "" if len(winners) == 1 else " each"
+        text = f"{verb} in {most}{each} of {contested} world{'s' if contested > 1 else ''}. "
+        found.append(Finding(question, winners, text + _behind(main, metric, winners[0], content)))
+    return found
+
+
+def _wins(main: Rows, metric: str) -> tuple[dict[str, int], int]:
+    """Worlds won per model, and how many worlds were contested."""
+    wins: dict[str, int] = {}
+    contested = 0
+    for world in dict.fromkeys(w for w, _ in main):
+        values = {
+            m: rows[metric]["value"]
+            for (w, m), rows in main.items()
+            if w == world
+            and metric in rows
+            and split_model(m)[0] not in REFERENCES
+            and np.isfinite(rows[metric]["value"])
+        }
+        if not values:
+            continue
+        contested += 1
+        top = min(values.values()) if lower_is_better(metric) else max(values.values())
+        for model in (m for m, v in values.items() if v == top):
+            wins[model] = wins.get(model, 0) + 1
+    return wins, contested
+
+
+def _behind(main: Rows, metric: str, model: str, content: ReportContent) -> str:
+    """What that model's numbers are, over the worlds it was judged on."""
+    own = {w: rows for (w, m), rows in main.items() if m == model}
+    if metric == "horizon":
+        shares = [
+            rows["horizon"]["value"] / length
+            for w, rows in own.items()
+            if "horizon" in rows and (length := _episode_length(content.rollouts.get(w)))
+        ]
+        if shares:
+            return f"{model_label(model)} stays close to the truth for {100 * np.mean(shares):.0f} % of an episode."
+    if metric == "energy_error":
+        rates = [rows["violation_rate"]["value"] for rows in own.values() if "violation_rate" in rows]
+        if rates:
+            return f"{model_label(model)} breaks a conservation law in {100 * np.mean(rates):.3g} % of its steps."
+    if metric == "train_seconds":
+        seconds = [rows["train_seconds"]["value"] for rows in own.values() if "train_seconds" in rows]
+        return f"{model_label(model)} takes {pretty_number(float(np.median(seconds)))} s per model (median world)."
+    return ""
+
+
+def _episode_length(rollouts: WorldRollouts | None) -> float | None:
+    return None if rollouts is None else float(rollouts.time[-1] - rollouts.time[0])
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _matrix(content: ReportContent, main: Rows, models: list[str]) -> dict[str, Any]:
+    """Worlds × models: horizon and violations, or why there is nothing."""
+    reasons = {(w, f): reason for w, f, reason in content.not_applicable}
+    absent = [f for _, f, _ in content.not_applicable if f not in {split_model(m)[0] for m in models}]
+    columns = model_order([*models, *(f"{f}/" for f in absent)])
+    rows = []
+    for world in content.worlds:
+        length = _episode_length(content.rollouts.get(world)) or _longest(main, world)
+        cells = []
+        for model in columns:
+            reason = reasons.get((world, split_model(model)[0]))
+            cells.append(_matrix_cell(main.get((world, model)), length, reason))
+        rows.append({"world": world, "cells": cells})
+    return {"columns": columns, "rows": rows, "empty": not main and not reasons}
+
+
+def _longest(main: Rows, world: str) -> float | None:
+    horizons = [r["horizon"]["value"] for (w, _), r in main.items() if w == world and "horizon" in r]
+    return max(horizons, default=None)
+
+
+def _matrix_cell(rows: dict[str, dict[str, Any]] | None, length: float | None, reason: str | None) -> dict[str, Any]:
+    cell: dict[str, Any] = {"reason": None, "share": None, "horizon": None, "violations": None, "best": False}
+    if rows is None or not ({"horizon", "violation_rate"} & set(rows)):
+        return cell | {"reason": reason}
+    if "horizon" in rows:
+        horizon = rows["horizon"]
+        cell["horizon"] = f"{pretty_number(horizon['value'])} {horizon['unit']}"
+        cell["share"] = round(min(1.0, horizon["value"] / length), 3) if length else None
+        cell["best"] = horizon["best"]
+    if "violation_rate" in rows:
+        cell["violations"] = f"{100 * rows['violation_rate']['value']:.3g} %"
+    return cell
+
+
+def _cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A number as a table shows it: text, interval, sorting key, whether it is the best."""
+    if row is None:
+        return {"text": "", "interval": "", "key": "", "best": False, "diverged": False}
+    value = float(row["value"])
+    low, high = float(row["ci_low"]), float(row["ci_high"])
+    known = not np.isnan([low, high]).any() and np.isfinite(value) and (low, high) != (value, value)
+    return {
+        "text": pretty_number(value),
+        "interval": f"{pretty_number(low)} … {pretty_number(high)}" if known else "",
+        "key": f"{value:.17g}",
+        "best": bool(row["best"]),
+        "diverged": bool(np.isinf(value)),
+        "n": int(row["n"]),
+        "seeds": int(row["seeds"]),
+    }
+
+
+def _columns(summary: pd.DataFrame, metrics: list[str]) -> list[dict[str, Any]]:
+    units = summary.drop_duplicates("metric").set_index("metric")["unit"].to_dict()
+    columns = []
+    for metric in metrics:
+        direction = {True: "lower is better", False: "higher is better", None: ""}[lower_is_better(metric)]
+        unit = "" if units[metric] == "1" else units[metric]
+        columns.append({"title": metric_title(metric), "unit": unit, "direction": direction})
+    return columns
+
+
+def _leaderboard(summary: pd.DataFrame) -> dict[str, Any] | None:
+    """One row per world, split and model, one column per metric."""
+    if summary.empty:
+        return None
+    metrics = metric_order(summary["metric"])
+    rows = [
+        {"world": w, "split": s, "model": f"{f}/{v}", "cells": [_cell(r.get(m)) for m in metrics]}
+        for w, s, f, v, r in rows_by_model(summary)
+    ]
+    worlds = list(dict.fromkeys(row["world"] for row in rows))
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    return {"columns": _columns(summary, metrics), "rows": rows, "worlds": worlds, "splits": splits}
+
+
+def _cost_table(summary: pd.DataFrame, main: Rows, world: str) -> dict[str, Any] | None:
+    own = {m: rows for (w, m), rows in main.items() if w == world}
+    metrics = [m for m in COST_METRICS if any(m in rows for rows in own.values())]
+    if not metrics:
+        return None
+    rows = [{"model": m, "cells": [_cell(own[m].get(c)) for c in metrics]} for m in model_order(own)]
+    return {"columns": _columns(summary, metrics), "rows": rows}
+
+
+def _glossary(summary: pd.DataFrame) -> list[dict[str, str]]:
+    """Plain words for every metric that appears."""
+    entries = []
+    for metric in metric_order(summary["metric"]):
+        name = metric.removesuffix("_probed")
+        text = STATE_METRICS[name].description if name in STATE_METRICS else COST_DESCRIPTIONS.get(name)
+        if text is None:
+            continue
+        probed = " Read from the model's own representation by a frozen probe." if name != metric else ""
+        entries.append({"name": metric, "title": metric_title(metric), "text": text + probed})
+    return entries
+
+
+# ---------------------------------------------------------------- worlds and provenance
+
+
+def _world_section(
+    content: ReportContent, world: str, index: int, summary: pd.DataFrame, main: Rows, animation_budget: int
+) -> dict[str, Any]:
+    rollouts = content.rollouts.get(world)
+    animation: Animation | None = None
+    if rollouts is not None and rollouts.frames:
+        animation = animate(rollouts.frames, rollouts.frames_per_second, animation_budget)
+    figures = world_figures(content, world, summary)
+    return {
+        "name": world,
+        "anchor": f"world-{index}",
+        "caption": rollouts.caption if rollouts is not None else "",
+        "figures": [_embedded(f"world-{index}-{name}", name, figure) for name, figure in figures.items()],
+        "animation": animation,
+        "costs": _cost_table(summary, main, world),
+        "not_applicable": [(f, reason) for w, f, reason in content.not_applicable if w == world],
+    }
+
+
+def _embedded(identifier: str, name: str, shown: Figure) -> dict[str, Any]:
+    """A figure as JSON inside a script element, in which ``</`` would end the element."""
+    from plotly.io import to_json
+
+    text = to_json(shown.figure, validate=False, engine="json").replace("<", "\\u003c")
+    return {
+        "id": identifier,
+        "wide": name == "portraits",
+        "title": shown.title,
+        "caption": shown.caption,
+        "height": int(shown.figure.layout.height or 400),
+        "json": Markup(text),
+    }
+
+
+def _nested(value: Any) -> Any:
+    """Provenance as nested (name, value) lists of text; what is neither mapping nor sequence is printed."""
+    if isinstance(value, Mapping):
+        return [(str(name), _nested(v)) for name, v in value.items()]
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(v) for v in value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

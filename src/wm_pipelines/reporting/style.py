@@ -1,0 +1,173 @@
+"""How families look and how numbers read, the same in every figure and table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from wm_pipelines.metrics.registry import STATE_METRICS
+
+REFERENCES = ("oracle", "persistence")
+"""Ceiling and floor: always shown, never the winner."""
+
+INK = "#1b1f24"
+"""Colour of the truth on a light page; the report turns it light on a dark one (traces marked ``meta="ink"``)."""
+
+# Chosen for a contrast of at least 3 : 1 on both the light and the dark page, in the hue order of Okabe and Ito's
+# colour-blind-safe set. Position in the mapping is the order in which families are listed.
+_FAMILY_COLOURS = {
+    "oracle": "#9a7b1c",
+    "hnn": "#2f7fd1",
+    "momentum_gnn": "#00956d",
+    "physics_informed": "#d55e00",
+    "mlp": "#a35cc2",
+    "persistence": "#7f858f",
+}
+_SPARE_COLOURS = ("#d1478c", "#1893b5", "#7a8b1f", "#a8683f", "#c94a4a", "#6a74d8")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+_UNNAMED_VARIANTS = {"", "default", "base"}
+
+
+def split_model(model: str) -> tuple[str, str]:
+    """``"family/variant"`` -> (family, variant); a missing variant is empty."""
+    family, _, variant = model.partition("/")
+    return family, variant
+
+
+def model_label(model: str) -> str:
+    """How a model ``"family/variant"`` is called in the report."""
+    family, variant = split_model(model)
+    return family if variant in _UNNAMED_VARIANTS else f"{family} · {variant}"
+
+
+def model_order(models: Iterable[str]) -> list[str]:
+    """Known families in their fixed order, then unknown ones by name; variants by name. Duplicates removed."""
+    known = list(_FAMILY_COLOURS)
+
+    def place(model: str) -> tuple[int, str, str]:
+        family, variant = split_model(model)
+        # Unknown families stand between the trained ones and the floor.
+        rank = known.index(family) if family in known else len(known) - 1.5
+        return (int(2 * rank), family, variant)
+
+    return sorted(set(models), key=place)
+
+
+class Palette:
+    """Colour, dash and marker of every model: the colour is the family's, dash and marker tell its variants apart."""
+
+    def __init__(self, models: Iterable[str]) -> None:
+        ordered = model_order(models)
+        families = list(dict.fromkeys(split_model(m)[0] for m in ordered))
+        unknown = sorted(f for f in families if f not in _FAMILY_COLOURS)
+        spare = {f: _SPARE_COLOURS[i % len(_SPARE_COLOURS)] for i, f in enumerate(unknown)}
+        self._colours = {**_FAMILY_COLOURS, **spare}
+        self._place = {}
+        for family in families:
+            siblings = [m for m in ordered if split_model(m)[0] == family]
+            self._place.update({m: i for i, m in enumerate(siblings)})
+
+    def colour(self, model: str) -> str:
+        """Hex colour of the model's family."""
+        return self._colours[split_model(model)[0]]
+
+    def dash(self, model: str) -> str:
+        """Plotly dash of the variant."""
+        return _DASHES[self._place[model] % len(_DASHES)]
+
+    def marker(self, model: str) -> str:
+        """Plotly marker symbol of the variant."""
+        return _MARKERS[self._place[model] % len(_MARKERS)]
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def plain_number(value: float, digits: int = 3) -> str:
+    """A number for a terminal: ``0.0123``, ``1.2e-09``, ``12,300``, ``inf``; an empty string for NaN."""
+    if math.isnan(value):
+        return ""
+    if math.isinf(value):
+        return "inf"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e6:
+        decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        return f"{value:,.{decimals}f}"
+    return f"{value:.{digits - 2}e}"
+
+
+def pretty_number(value: float, digits: int = 3) -> str:
+    """The same for a page: ``1.2·10⁻⁹``; ``diverged`` for infinity."""
+    text = plain_number(value, digits)
+    if text == "inf":
+        return "diverged"
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPTS)}" if e else text.replace("-", "−")
+
+
+METRIC_TITLES = {
+    "horizon": "Horizon",
+    "horizon_lyapunov": "Horizon (Lyapunov times)",
+    "violation_rate": "Violations",
+    "mse": "State MSE",
+    "energy_error": "Energy error",
+    "energy_drift": "Energy drift",
+    "energy_mse": "Energy MSE",
+    "momentum_error": "Momentum error",
+    "angular_momentum_error": "Angular momentum error",
+    "train_seconds": "Training",
+    "train_flops": "Training FLOPs",
+    "step_ms": "Time per step",
+    "parameters": "Parameters",
+    "peak_memory_mb": "Peak memory",
+}
+"""Column titles, in the order in which tables list the metrics."""
+
+COST_METRICS = ("train_seconds", "train_flops", "step_ms", "parameters", "peak_memory_mb")
+
+COST_DESCRIPTIONS = {
+    "train_seconds": "Time spent on training one model. Families that train all seeds as one batch share it out.",
+    "train_flops": "Floating-point operations spent on training one model.",
+    "step_ms": "Time to predict one step, for all held-out episodes together.",
+    "parameters": "Numbers that training may adjust.",
+    "peak_memory_mb": "Largest memory in use while training.",
+}
+
+_HIGHER_IS_BETTER = {
+    "psnr",
+    "ssim",
+    "linear_probe",
+    "knn_probe",
+    "attentive_probe",
+    "effective_rank",
+    "codebook_usage",
+    "action_sensitivity",
+    "action_consistency",
+    "success_rate",
+    "return",
+}
+_LOWER_IS_BETTER = {"lpips", "fvd", "fid", "perplexity", *COST_METRICS}
+
+
+def lower_is_better(metric: str) -> bool | None:
+    """Which way is good; None where a metric has no better or worse."""
+    name = metric.removesuffix("_probed")
+    if name in STATE_METRICS:
+        return STATE_METRICS[name].lower_is_better
+    if name in _HIGHER_IS_BETTER or name in _LOWER_IS_BETTER:
+        return name in _LOWER_IS_BETTER
+    return None
+
+
+def metric_title(metric: str) -> str:
+    """Title of a metric's column."""
+    return METRIC_TITLES.get(metric, metric.replace("_", " ").capitalize())
+
+
+def metric_order(metrics: Iterable[str]) -> list[str]:
+    """Known metrics in their fixed order, then unknown ones by name, costs last. Duplicates removed."""
+    known = list(METRIC_TITLES)
+    place = {m: (m in COST_METRICS, m not in known, known.index(m) if m in known else 0, m) for m in metrics}
+    return sorted(place, key=lambda m: place[m])

@@ -1,0 +1,159 @@
+"""The leaderboard in short: seeds pooled, the best marked, as a table, as text for a terminal, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from wm_pipelines.reporting.style import (
+    COST_METRICS,
+    REFERENCES,
+    lower_is_better,
+    metric_order,
+    metric_title,
+    model_label,
+    model_order,
+    plain_number,
+)
+
+_GROUP = ["world", "split", "family", "variant", "metric", "unit"]
+_TERMINAL_METRICS = ("horizon", "violation_rate", "energy_error", "mse", "train_seconds", "step_ms")
+
+
+def _pool_seeds(rows: pd.DataFrame) -> dict[str, float | int]:
+    """One metric of one model over its seeds.
+
+    The seeds are judged on the same episodes, so the uncertainty that the choice of episodes brings does not shrink by
+    averaging over seeds: its mean half-width stays, and Student's t of the seeds is added to it in quadrature.
+    """
+    value = rows["value"].to_numpy(dtype=np.float64)
+    low, high = rows["ci_low"].to_numpy(dtype=np.float64), rows["ci_high"].to_numpy(dtype=np.float64)
+    seeds, mean = len(value), float(value.mean())
+    summary = {"value": mean, "median": float(np.median(value)), "seeds": seeds, "n": int(rows["n"].sum())}
+    if not np.isfinite(mean):
+        finite = low[np.isfinite(low)]
+        return summary | {"ci_low": float(finite.min()) if len(finite) else mean, "ci_high": mean}
+    below, above = value - low, high - value
+    known = ~np.isnan(below) & ~np.isnan(above)
+    if not known.any() and seeds == 1:
+        return summary | {"ci_low": np.nan, "ci_high": np.nan}
+    of_seeds = stats.t.ppf(0.975, seeds - 1) * value.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else 0.0
+    of_episodes = (below[known].mean(), above[known].mean()) if known.any() else (0.0, 0.0)
+    ci_low, ci_high = mean - np.hypot(of_episodes[0], of_seeds), mean + np.hypot(of_episodes[1], of_seeds)
+    if value.min() >= 0.0:
+        ci_low = max(ci_low, 0.0)
+    return summary | {"ci_low": float(ci_low), "ci_high": float(ci_high)}
+
+
+def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
+    """Pool the seeds of a leaderboard and mark the best family of every world.
+
+    Args:
+        leaderboard: long table; rows by step (``step >= 0``) are left out.
+
+    Returns:
+        One row per world, split, family, variant, metric, unit with ``value`` (mean over seeds), ``median``,
+        ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: whether no other
+        trained family is better there (several may tie). Oracle and persistence are never the best; a metric that
+        diverged is not either. Sorted by world, split, family as in the report, metric.
+    """
+    overall = leaderboard[leaderboard["step"] < 0]
+    rows = [
+        dict(zip(_GROUP, key, strict=True)) | _pool_seeds(group)
+        for key, group in overall.groupby(_GROUP, sort=True, observed=True, dropna=False)
+    ]
+    columns = [*_GROUP, "value", "median", "ci_low", "ci_high", "seeds", "n", "best"]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    table = pd.DataFrame(rows)
+    table["best"] = False
+    for key, group in table.groupby(["world", "split", "metric"], observed=True):
+        contenders = group[~group["family"].isin(REFERENCES) & np.isfinite(group["value"])]
+        direction = lower_is_better(str(key[2]))
+        if len(contenders) and direction is not None:
+            top = contenders["value"].min() if direction else contenders["value"].max()
+            table.loc[contenders.index[contenders["value"] == top], "best"] = True
+    models = model_order(table["family"] + "/" + table["variant"])
+    table["_model"] = (table["family"] + "/" + table["variant"]).map({m: i for i, m in enumerate(models)})
+    table["_metric"] = table["metric"].map({m: i for i, m in enumerate(metric_order(table["metric"]))})
+    return table.sort_values(["world", "split", "_model", "_metric"], ignore_index=True)[columns]
+
+
+def wide_table(summary: pd.DataFrame, metrics: tuple[str, ...] = _TERMINAL_METRICS) -> list[list[str]]:
+    """Cells of a table with one row per world, split and model; the first row holds titles, ``*`` marks the best.
+
+    Training is no part of any evaluation split: its cost is repeated on every row of the model.
+    """
+    shown = [m for m in metrics if (summary["metric"] == m).any()]
+    units = summary.drop_duplicates("metric").set_index("metric")["unit"].to_dict()
+    header = ["world", "split", "model", *(_titled(m, units[m]) for m in shown)]
+    body = []
+    for world, split, family, variant, rows in rows_by_model(summary):
+        cells = {metric: _cell(row) for metric, row in rows.items()}
+        body.append([world, split, model_label(f"{family}/{variant}"), *(cells.get(m, "") for m in shown)])
+    return [header, *body]
+
+
+def rows_by_model(summary: pd.DataFrame) -> Iterator[tuple[str, str, str, str, dict[str, dict[str, Any]]]]:
+    """World, evaluation split, family, variant and that model's summary rows by metric, its training cost included."""
+    is_cost = summary["metric"].isin(COST_METRICS)
+    costs: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for row in _records(summary[is_cost]):
+        costs.setdefault((row["world"], row["family"], row["variant"]), {})[row["metric"]] = row
+    judged = summary[~is_cost] if (~is_cost).any() else summary
+    for key, group in judged.groupby(_GROUP[:4], sort=False, observed=True):
+        world, split, family, variant = map(str, key)
+        rows = {row["metric"]: row for row in _records(group)}
+        yield world, split, family, variant, costs.get((world, family, variant), {}) | rows
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _titled(metric: str, unit: str) -> str:
+    return metric_title(metric) + (f" [{unit}]" if unit not in ("", "1") else "")
+
+
+def _cell(row: Mapping[Any, Any]) -> str:
+    return plain_number(row["value"]) + ("*" if row["best"] else "")
+
+
+def format_terminal(summary: pd.DataFrame) -> str:
+    """The summary as aligned text; worlds separated by rules, ``*`` marks the best trained family of a world."""
+    if summary.empty:
+        return "The leaderboard is empty."
+    header, *body = wide_table(summary)
+    widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+
+    def line(cells: list[str]) -> str:
+        left = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
+        # A star hangs to the right of its number, so that digits stay under each other.
+        right = [
+            (cell if cell.endswith("*") else cell + " ").rjust(width + 1)
+            for cell, width in zip(cells[3:], widths[3:], strict=True)
+        ]
+        return " ".join([*(c + " " for c in left), *right]).rstrip()
+
+    lines = [line(header)]
+    previous: list[str] = []
+    for row in body:
+        again = row[:2] == previous
+        lines += [line(["", "", *row[2:]])] if again else [rule, line(row)]
+        previous = row[:2]
+    return "\n".join([*lines, rule, "* best trained family of that world; means over seeds and held-out episodes"])
+
+
+def format_markdown(summary: pd.DataFrame) -> str:
+    """The summary as a Markdown table, the best in bold."""
+    header, *body = wide_table(summary)
+    rows = [[f"**{c[:-1]}**" if c.endswith("*") else c for c in row] for row in body]
+    rule = ["---"] * 3 + ["--:"] * (len(header) - 3)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rule, *rows)
+    )
