@@ -7,8 +7,8 @@ import warnings
 from typing import Any
 
 import click
-from kedro.framework.cli.project import run as kedro_run
 from kedro import KedroDeprecationWarning
+from kedro.framework.cli.project import run as kedro_run
 
 from wm_pipelines.errors import UserError
 

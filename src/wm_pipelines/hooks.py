@@ -52,7 +52,9 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     wanted = combinations()
     for name in (*wanted.worlds, *wanted.families):
         if not isinstance(parameters.get(name), dict):
-            raise UserError(f"no parameters for '{name}': add conf/base/parameters_{name}.yml with the top-level key '{name}'")
+            raise UserError(
+                f"no parameters for '{name}': add conf/base/parameters_{name}.yml with the top-level key '{name}'"
+            )
     check_seeds(parameters.get("seeds"))
     validate(LearningConfig, parameters.get("learning", {}), "learning")
     validate(EvaluationConfig, parameters.get("evaluation", {}), "evaluation")

@@ -5,9 +5,9 @@ import os
 # Kedro depends on its telemetry plugin; this project sends nothing anywhere.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
-from kedro.config import OmegaConfigLoader  # noqa: E402
+from kedro.config import OmegaConfigLoader
 
-from wm_pipelines.hooks import ProjectHooks  # noqa: E402
+from wm_pipelines.hooks import ProjectHooks
 
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
 HOOKS = (ProjectHooks(),)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.learning.toy import SYSTEM, Toy, ToyConfig, toy_episodes
 
+from tests.learning.toy import SYSTEM, Toy, ToyConfig, toy_episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.protocol import Schedule
 from wm_pipelines.learning.batches import BatchSource
@@ -111,7 +111,10 @@ def test_a_process_killed_by_sigkill_leaves_a_checkpoint_that_resumes_to_the_sam
     """
     root = Path(__file__).parents[2]
     dead = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=False
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
     )
     assert dead.returncode == -signal.SIGKILL
     resumed, _ = fitted(store=CheckpointStore(tmp_path))

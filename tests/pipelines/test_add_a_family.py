@@ -45,7 +45,9 @@ def test_the_family_of_the_page_trains_and_is_judged(friction, tmp_path):
         splits={"train": {"episodes": 10, "steps": 20}, "test": {"episodes": 5, "steps": 50}},
     )
     parameters = FamilyParameters(**yaml.safe_load(BLOCKS["yaml"])["friction"])
-    pipeline: Pipeline = training.create_pipeline() + evaluation.create_pipeline().only_nodes("friction.evaluate_mass_spring")
+    pipeline: Pipeline = training.create_pipeline() + evaluation.create_pipeline().only_nodes(
+        "friction.evaluate_mass_spring"
+    )
     catalog = DataCatalog(
         {
             "mass_spring_episodes": MemoryDataset(ingest(world), copy_mode="assign"),

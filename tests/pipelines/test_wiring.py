@@ -102,7 +102,9 @@ def test_dvc_reads_the_lists_that_the_registry_reads(stages):
 
 def test_ingest_stages_run_and_track_what_the_registry_declares(stages, pipelines, entries):
     for world in combinations().worlds:
-        assert filled(stages["ingest"]["cmd"], world=world) == f"kedro run --pipeline=data_ingestion --namespaces={world}"
+        assert (
+            filled(stages["ingest"]["cmd"], world=world) == f"kedro run --pipeline=data_ingestion --namespaces={world}"
+        )
         nodes = [n for n in pipelines["data_ingestion"].nodes if n.namespace == world]
         assert {filled(out, world=world) for out in stages["ingest"]["outs"]} == outputs_of(nodes, entries)
 

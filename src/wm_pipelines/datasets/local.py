@@ -132,7 +132,7 @@ class BytesDataset(LocalDataset):
 class CheckpointsDataset(LocalDataset):
     """A folder where a training keeps its checkpoints; loading gives the store, the training itself writes."""
 
-    def save(self, data: Any) -> None:
+    def save(self, data: Any) -> None:  # noqa: ARG002
         """Checkpoints are written by the training, not by Kedro."""
         raise UserError("checkpoints are written by the training itself, not as a node's output")
 

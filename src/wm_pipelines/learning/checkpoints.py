@@ -73,7 +73,9 @@ class CheckpointStore:
             logger.warning("Checkpoint %s cannot be read (%s): training starts from the beginning.", path, problem)
             return None
         if found.facts.get("fingerprint") != fingerprint:
-            logger.info("Checkpoint %s belongs to other settings, data or code: training starts from the beginning.", path)
+            logger.info(
+                "Checkpoint %s belongs to other settings, data or code: training starts from the beginning.", path
+            )
             return None
         return found
 

@@ -14,7 +14,8 @@ import torch
 @dataclass
 class CostMeter:
     """Context manager. `memory_mb` is the highest resident memory above that at the start (sampled every 20 ms);
-    on a GPU it is the highest memory allocated there."""
+    on a GPU it is the highest memory allocated there.
+    """
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0

@@ -2,8 +2,9 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from wm_pipelines.pipelines.binding import Bound
 from wm_pipelines.pipelines.combinations import combinations
-from wm_pipelines.pipelines.data_ingestion.nodes import ingest_node
+from wm_pipelines.pipelines.data_ingestion.nodes import ingest_world
 
 
 def create_pipeline() -> Pipeline:
@@ -12,5 +13,11 @@ def create_pipeline() -> Pipeline:
 
 
 def _world(name: str) -> Pipeline:
-    simulate = Node(ingest_node(name), f"params:{name}", f"{name}_episodes", name="simulate", tags=["ingest", name])
+    simulate = Node(
+        Bound(ingest_world, world_name=name),
+        inputs=f"params:{name}",
+        outputs=f"{name}_episodes",
+        name="simulate",
+        tags=["ingest", name],
+    )
     return Pipeline([simulate], namespace=name, outputs={f"{name}_episodes"}, parameters={f"params:{name}"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -13,50 +12,51 @@ from wm_pipelines.worlds.episodes import WorldConfig
 _NOT_JUDGED = {"train", "validation"}
 
 
-def evaluate_node(family_name: str, world_name: str) -> Callable[..., tuple[pd.DataFrame, dict[str, Any]]]:
-    """The node function that judges one family on one world."""
+def evaluate_family(
+    models: Any,
+    episodes: dict[str, Any],
+    world: WorldConfig,
+    cost: dict[str, Any],
+    evaluation: EvaluationConfig,
+    *,
+    family_name: str,
+    world_name: str,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Leaderboard rows, and roll-outs for the figures, of every variant on every held-out split."""
+    from wm_pipelines.pipelines.evaluation.judging import cost_rows, judge, table
+    from wm_pipelines.worlds.episodes import build_world
 
-    def evaluate_family(
-        models: Any, episodes: dict[str, Any], world: WorldConfig, cost: dict[str, Any], evaluation: EvaluationConfig
-    ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Leaderboard rows, and roll-outs for the figures, of every variant on every held-out split."""
-        from wm_pipelines.pipelines.evaluation.judging import cost_rows, judge, table
-        from wm_pipelines.worlds.episodes import build_world
-
-        rows, arrays = [], {}
-        for variant, model in models.variants.items():
-            seeds = list(model.card["seeds"])
-            rows += [{"variant": variant, **row} for row in cost_rows(cost[variant], seeds)]
-            for split in sorted(set(episodes) - _NOT_JUDGED):
-                system = build_world(world, split).system(episodes[split].metadata["step"])
-                judged = judge(model, split, episodes[split], system, evaluation)
-                rows += [{"variant": variant, **row} for row in judged.rows]
-                arrays |= {f"{split}/{variant}/{name}": array for name, array in judged.arrays.items()}
-        return table(rows, world_name, family_name), arrays
-
-    return evaluate_family
+    rows, arrays = [], {}
+    for variant, model in models.variants.items():
+        rows += [{"variant": variant, **row} for row in cost_rows(cost[variant], list(model.card["seeds"]))]
+        for split in sorted(set(episodes) - _NOT_JUDGED):
+            system = build_world(world, split, world_name).system(episodes[split].metadata["step"])
+            judged = judge(model, split, episodes[split], system, evaluation)
+            rows += [{"variant": variant, **row} for row in judged.rows]
+            arrays |= {f"{split}/{variant}/{name}": array for name, array in judged.arrays.items()}
+    return table(rows, world_name, family_name), arrays
 
 
-def collect_node(
-    worlds: tuple[str, ...],
-) -> Callable[..., tuple[pd.DataFrame, dict[str, Any], pd.DataFrame, dict[str, Any]]]:
-    """The node function that gathers one family's results on all worlds."""
+def collect_family(
+    *parts: Any, worlds: tuple[str, ...]
+) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame, dict[str, Any]]:
+    """One family's scores, roll-outs and learning curves on all worlds, and where it does not apply.
 
-    def collect_family(*parts: Any) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame, dict[str, Any]]:
-        """Scores, roll-outs, learning curves of all worlds, and where the family does not apply."""
-        count = len(worlds)
-        scores, rollouts, curves, models = (parts[i * count : (i + 1) * count] for i in range(4))
-        return (
-            pd.concat(scores, ignore_index=True),
-            {f"{world}/{name}": a for world, arrays in zip(worlds, rollouts, strict=True) for name, a in arrays.items()},
-            pd.concat([c.assign(world=w) for w, c in zip(worlds, curves, strict=True)], ignore_index=True),
-            {
-                "not_applicable": {w: m.not_applicable for w, m in zip(worlds, models, strict=True) if m.not_applicable},
-                "data": {w: v.card["data_hash"] for w, m in zip(worlds, models, strict=True) for v in m.variants.values()},
-            },
-        )
-
-    return collect_family
+    Args:
+        parts: scores of every world, then roll-outs of every world, then curves, then models. worlds: their names.
+    """
+    count = len(worlds)
+    scores, rollouts, curves, models = (parts[i * count : (i + 1) * count] for i in range(4))
+    named = list(zip(worlds, models, strict=True))
+    return (
+        pd.concat(scores, ignore_index=True),
+        {f"{world}/{name}": a for world, arrays in zip(worlds, rollouts, strict=True) for name, a in arrays.items()},
+        pd.concat([c.assign(world=w) for w, c in zip(worlds, curves, strict=True)], ignore_index=True),
+        {
+            "not_applicable": {world: m.not_applicable for world, m in named if m.not_applicable},
+            "data": {world: v.card["data_hash"] for world, m in named for v in m.variants.values()},
+        },
+    )
 
 
 def concatenate(*scores: pd.DataFrame) -> pd.DataFrame:

@@ -2,8 +2,9 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from wm_pipelines.pipelines.binding import Bound
 from wm_pipelines.pipelines.combinations import combinations
-from wm_pipelines.pipelines.evaluation.nodes import collect_node, concatenate, evaluate_node, leaderboard
+from wm_pipelines.pipelines.evaluation.nodes import collect_family, concatenate, evaluate_family, leaderboard
 
 
 def create_pipeline() -> Pipeline:
@@ -15,7 +16,7 @@ def _family(name: str) -> Pipeline:
     worlds = combinations().worlds
     nodes = [
         Node(
-            evaluate_node(name, world),
+            Bound(evaluate_family, family_name=name, world_name=world),
             inputs=[
                 f"{world}_models",
                 f"{world}_episodes",
@@ -32,7 +33,7 @@ def _family(name: str) -> Pipeline:
     kinds = ("scores", "rollouts", "curves", "models")
     collected = {f"{name}_scores", f"{name}_rollouts", f"{name}_curves", f"{name}_facts"}
     collect = Node(
-        collect_node(worlds),
+        Bound(collect_family, worlds=worlds),
         inputs=[f"{world}_{kind}" for kind in kinds for world in worlds],
         outputs=[f"{name}_scores", f"{name}_rollouts", f"{name}_curves", f"{name}_facts"],
         name="collect",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -18,46 +17,56 @@ def summarise(leaderboard: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any], 
     from wm_pipelines.reporting.summary import format_markdown, format_terminal, summary_table
 
     summary = summary_table(leaderboard)
-    physics = summary[~summary["metric"].isin(["train_seconds", "train_flops", "step_ms", "peak_memory_mb", "parameters"])]
+    physics = summary[
+        ~summary["metric"].isin(["train_seconds", "train_flops", "step_ms", "peak_memory_mb", "parameters"])
+    ]
     numbers: dict[str, Any] = {}
     for row in physics.to_dict("records"):
         key = f"{row['family']}/{row['variant']}"
-        numbers.setdefault(row["world"], {}).setdefault(row["split"], {}).setdefault(key, {})[row["metric"]] = row["value"]
+        numbers.setdefault(row["world"], {}).setdefault(row["split"], {}).setdefault(key, {})[row["metric"]] = row[
+            "value"
+        ]
     return summary, numbers, format_terminal(summary) + "\n", format_markdown(summary) + "\n"
 
 
-def draw_node(world_name: str, families: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
-    """The node function that draws one world's figures."""
+def draw_world(
+    leaderboard: pd.DataFrame,
+    world: WorldConfig,
+    evaluation: EvaluationConfig,
+    *rollouts: Any,
+    world_name: str,
+    families: tuple[str, ...],
+) -> tuple[Any, ...]:
+    """Energy error over time, growth of the error, phase portraits: plotly figures (empty where there is nothing)."""
+    from plotly.graph_objects import Figure
 
-    def draw_world(leaderboard: pd.DataFrame, world: WorldConfig, evaluation: EvaluationConfig, *rollouts: Any) -> Any:
-        """Energy over time, growth of the error, phase portraits: plotly figures (empty where there is nothing)."""
-        from plotly.graph_objects import Figure
+    from wm_pipelines.pipelines.reporting.gathering import report_content
+    from wm_pipelines.reporting.figures import all_figures
 
-        from wm_pipelines.pipelines.reporting.gathering import report_content
-        from wm_pipelines.reporting.figures import all_figures
-
-        arrays = dict(zip(families, rollouts, strict=True))
-        rows = leaderboard[leaderboard["world"] == world_name]
-        figures = all_figures(report_content(rows, {world_name: world}, arrays, {}, {}, evaluation, frames=False))
-        empty = Figure(layout={"title": {"text": f"{world_name}: nothing to show"}})
-        return tuple(figures.get(f"{world_name}/{name}", empty) for name in FIGURES)
-
-    return draw_world
+    arrays = dict(zip(families, rollouts, strict=True))
+    rows = leaderboard[leaderboard["world"] == world_name]
+    figures = all_figures(report_content(rows, {world_name: world}, arrays, {}, {}, evaluation, frames=False))
+    empty = Figure(layout={"title": {"text": f"{world_name}: nothing to show"}})
+    return tuple(figures.get(f"{world_name}/{name}", empty) for name in FIGURES)
 
 
-def report_node(worlds: tuple[str, ...], families: tuple[str, ...]) -> Callable[..., str]:
-    """The node function that writes the report."""
+def write_report(
+    leaderboard: pd.DataFrame,
+    evaluation: EvaluationConfig,
+    *parts: Any,
+    worlds: tuple[str, ...],
+    families: tuple[str, ...],
+) -> str:
+    """The whole report as one HTML page that needs nothing else.
 
-    def write_report(leaderboard: pd.DataFrame, evaluation: EvaluationConfig, *parts: Any) -> str:
-        """The whole report as one HTML page that needs nothing else."""
-        from wm_pipelines.pipelines.reporting.gathering import report_content
-        from wm_pipelines.reporting.html import build_report
+    Args:
+        leaderboard: the long table. evaluation: how it came about.
+        parts: the worlds' configurations, then roll-outs, curves and facts of every family. worlds, families: names.
+    """
+    from wm_pipelines.pipelines.reporting.gathering import report_content
+    from wm_pipelines.reporting.html import build_report
 
-        configs, rest = dict(zip(worlds, parts[: len(worlds)], strict=True)), parts[len(worlds) :]
-        count = len(families)
-        rollouts, curves, facts = (
-            dict(zip(families, rest[i * count : (i + 1) * count], strict=True)) for i in range(3)
-        )
-        return build_report(report_content(leaderboard, configs, rollouts, curves, facts, evaluation))
-
-    return write_report
+    configs, rest = dict(zip(worlds, parts[: len(worlds)], strict=True)), parts[len(worlds) :]
+    count = len(families)
+    rollouts, curves, facts = (dict(zip(families, rest[i * count : (i + 1) * count], strict=True)) for i in range(3))
+    return build_report(report_content(leaderboard, configs, rollouts, curves, facts, evaluation))

@@ -2,8 +2,9 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from wm_pipelines.pipelines.binding import Bound
 from wm_pipelines.pipelines.combinations import combinations
-from wm_pipelines.pipelines.reporting.nodes import FIGURES, draw_node, report_node, summarise
+from wm_pipelines.pipelines.reporting.nodes import FIGURES, draw_world, summarise, write_report
 
 
 def create_pipeline() -> Pipeline:
@@ -12,7 +13,7 @@ def create_pipeline() -> Pipeline:
     collected = [f"{family}_{kind}" for kind in ("rollouts", "curves", "facts") for family in families]
     draw = [
         Node(
-            draw_node(world, families),
+            Bound(draw_world, world_name=world, families=families),
             inputs=["leaderboard", f"params:{world}", "params:evaluation", *(f"{f}_rollouts" for f in families)],
             outputs=[f"{world}_{figure}_figure" for figure in FIGURES],
             name=f"draw_{world}",
@@ -26,7 +27,7 @@ def create_pipeline() -> Pipeline:
             Node(summarise, "leaderboard", results, name="summarise", tags=["report"]),
             *draw,
             Node(
-                report_node(worlds, families),
+                Bound(write_report, worlds=worlds, families=families),
                 inputs=["leaderboard", "params:evaluation", *(f"params:{world}" for world in worlds), *collected],
                 outputs="report",
                 name="write",

@@ -51,7 +51,9 @@ def fit_variant(
     fingerprint = training_fingerprint(model, learning, episodes.content_hash)
     run = train(model, as_tensors(episodes), learning, store, f"{variant}", episodes.content_hash)
     count = sum(p.numel() for p in model.parameters()) // len(seeds)
-    logger.info("%s/%s on %s: %d parameters, %.1f s for %d seeds.", family, variant, world, count, run.seconds, len(seeds))
+    logger.info(
+        "%s/%s on %s: %d parameters, %.1f s for %d seeds.", family, variant, world, count, run.seconds, len(seeds)
+    )
     card = {
         "family": family,
         "world": world,

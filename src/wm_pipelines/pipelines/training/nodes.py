@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -12,34 +11,33 @@ from wm_pipelines.pipelines.configuration import FamilyParameters
 from wm_pipelines.worlds.episodes import WorldConfig
 
 
-def train_node(family_name: str, world_name: str) -> Callable[..., tuple[Any, pd.DataFrame, dict[str, Any]]]:
-    """The node function that trains one family on one world."""
+def train_family(
+    episodes: dict[str, Any],
+    world: WorldConfig,
+    family: FamilyParameters,
+    learning: LearningConfig,
+    seeds: list[int],
+    checkpoints: Any,
+    *,
+    family_name: str,
+    world_name: str,
+) -> tuple[Any, pd.DataFrame, dict[str, Any]]:
+    """Fitted models by variant, their learning curves, and what they cost."""
+    from wm_pipelines.families import get_family
+    from wm_pipelines.learning.artifacts import Models
+    from wm_pipelines.pipelines.training.fitting import fit_variant
+    from wm_pipelines.worlds.episodes import build_world
 
-    def train_family(
-        episodes: dict[str, Any],
-        world: WorldConfig,
-        family: FamilyParameters,
-        learning: LearningConfig,
-        seeds: list[int],
-        checkpoints: Any,
-    ) -> tuple[Any, pd.DataFrame, dict[str, Any]]:
-        """Fitted models by variant, their learning curves, and what they cost."""
-        from wm_pipelines.learning.artifacts import Models
-        from wm_pipelines.pipelines.training.fitting import fit_variant
-        from wm_pipelines.worlds.episodes import build_world
-
-        system = build_world(world, "train").system(episodes["train"].metadata["step"])
-        from wm_pipelines.families import get_family
-
-        if (reason := get_family(family_name).unsuitable(system)) is not None:
-            return Models(not_applicable=reason), pd.DataFrame({"variant": [], "seed": [], "step": []}), {}
-        models, curves, costs = {}, [], {}
-        for variant in family.variants:
-            fitted = fit_variant(
-                family_name, world_name, variant, family, episodes["train"], system, learning, seeds, checkpoints
-            )
-            models[variant], costs[variant] = fitted.model, fitted.cost
-            curves.append(fitted.curve)
-        return Models(models), pd.concat(curves, ignore_index=True), costs
-
-    return train_family
+    train = episodes["train"]
+    system = build_world(world, "train", world_name).system(train.metadata["step"])
+    if (reason := get_family(family_name).unsuitable(system)) is not None:
+        return Models(not_applicable=reason), pd.DataFrame({"variant": [], "seed": [], "step": []}), {}
+    fitted = {
+        variant: fit_variant(family_name, world_name, variant, family, train, system, learning, seeds, checkpoints)
+        for variant in family.variants
+    }
+    return (
+        Models({variant: one.model for variant, one in fitted.items()}),
+        pd.concat([one.curve for one in fitted.values()], ignore_index=True),
+        {variant: one.cost for variant, one in fitted.items()},
+    )

@@ -2,8 +2,9 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from wm_pipelines.pipelines.binding import Bound
 from wm_pipelines.pipelines.combinations import combinations
-from wm_pipelines.pipelines.training.nodes import train_node
+from wm_pipelines.pipelines.training.nodes import train_family
 
 
 def create_pipeline() -> Pipeline:
@@ -15,7 +16,7 @@ def _family(name: str) -> Pipeline:
     worlds = combinations().worlds
     nodes = [
         Node(
-            train_node(name, world),
+            Bound(train_family, family_name=name, world_name=world),
             inputs=[
                 f"{world}_episodes",
                 f"params:{world}",
