@@ -27,9 +27,11 @@ class System:
         attributes: per-particle constants, each ``particles`` long; ``mass`` always, ``charge`` where it exists.
         angles: indices of ``q`` that are angles, 2 pi periodic.
         structure: what is *declared* about H: any of ``separable`` (H = T(p) + V(q)), ``even`` (unchanged under
-            q -> -q and under p -> -p, each alone), ``pairwise`` (sum of T(p_i^2) per particle and phi(|r_ij|) per pair).
+            q -> -q and under p -> -p, each alone), ``pairwise`` (sum of T(p_i^2) per particle and phi(|r_ij|) per
+            pair).
         energy: ``z [..., 2d] -> [...]`` in joules, or None where no formula is known.
-        momentum: ``z -> [..., space]``; angular_momentum: ``z -> [..., 1 | 3]``; None where the law does not conserve it.
+        momentum: ``z -> [..., space]``; angular_momentum: ``z -> [..., 1 | 3]``; None if not
+            conserved.
         simulate: the true law, ``(z0 [E, 2d], step, steps) -> [E, steps + 1, 2d]``, numpy float64; None if unknown.
         dynamics: the true ``z -> dz/dt``; None if unknown.
         lyapunov_time: 1 / largest Lyapunov exponent in seconds, for chaotic systems.

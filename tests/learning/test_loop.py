@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -68,7 +69,7 @@ def test_accumulated_gradients_equal_one_large_batch():
     torch.testing.assert_close(one.A, two.A, rtol=1e-9, atol=1e-9)
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     pass
 
 
@@ -83,14 +84,14 @@ class _DyingStore(CheckpointStore):
         super().save(name, checkpoint)
         self.left -= 1
         if self.left == 0:
-            raise _Killed
+            raise _KilledError
 
 
 @pytest.mark.parametrize("deaths", [[1], [4], [2, 3], [1, 1, 1]])
 def test_a_resumed_training_ends_in_the_same_bits(tmp_path, deaths):
     whole, run = fitted()
     for deadline in deaths:
-        with pytest.raises(_Killed):
+        with pytest.raises(_KilledError):
             fitted(store=_DyingStore(tmp_path, deadline))
     resumed, rerun = fitted(store=CheckpointStore(tmp_path))
     assert torch.equal(whole.A, resumed.A)
@@ -175,7 +176,7 @@ def test_learning_rate_warms_up_then_falls_along_a_cosine():
     assert rates[9] == rates[10] == 1.0
     assert rates[55] == pytest.approx(0.55)
     assert rates[100] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_clipping_bounds_each_seed_alone():

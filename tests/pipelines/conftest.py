@@ -1,4 +1,4 @@
-"""A project folder of one's own: the configuration copied, the package as installed, nothing shared with the checkout."""
+"""A project folder of one's own: the configuration copied, the package as installed, nothing else shared."""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ def input_noise(time: Tensor, state: Tensor, derivative: Tensor) -> Tensor | Non
     # Medians: one close encounter must not hide the noise of all other episodes, nor be taken for noise itself.
     typical = scatter.abs().amax(-1).median()
     doubt = _about_mean(integral - coarse).abs().amax(-1).median()
-    floor = 1e-6 * _about_mean(state).square().mean().sqrt()
+    floor = 1e-4 * _about_mean(state).square().mean().sqrt()
     return sigma if typical > 10 * doubt + floor else None
 
 
@@ -424,12 +424,14 @@ class HNN(Family):
 
     def _fit_closed_form(self, episodes: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Residual ``[S]`` and the states ``[S, E, T+1, 2d]`` cleared of noise (of the episodes that were used)."""
-        time, state, derivative = self._select(episodes)
+        time, state, derivative = self._thin(*self._columns(episodes))
         self._set_noise(time, state, derivative)
         noisy = derivative is not None and bool((self.noise_level > 0).any())
         if derivative is None:
             nodes, weights, targets = _integral_form(time, state)
         else:
+            if not noisy:  # a row needs no neighbours: rather many episodes than whole ones
+                _, state, derivative = self._thin(*self._columns(episodes), whole=False)
             nodes, weights, targets = state[:, :, None], torch.ones(1, dtype=torch.float64), derivative
         self._set_rates(targets)
         if noisy:
@@ -451,18 +453,27 @@ class HNN(Family):
         states = self._recentre(states, observed)
         return self._equation_error(states, targets), states
 
-    def _select(self, episodes: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The first rows of all episodes, or whole episodes evenly spread, so that about ``rows`` states remain."""
-        time, state = episodes["time"], episodes["state"]
+    def _columns(self, episodes: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Time, state and, where given and wanted, derivative."""
+        if episodes["state"].shape[1] < 2:
+            raise UserError(f"hnn: episodes of world '{self.system.name}' have one row; at least 2 are needed to learn")
         derivative = episodes.get("derivative") if self.config.use_derivative else None
+        return episodes["time"], episodes["state"], derivative
+
+    def _thin(
+        self, time: Tensor, state: Tensor, derivative: Tensor | None, whole: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """About ``rows`` states, evenly spread: whole episodes, or few rows of as many episodes as possible."""
         count, length = state.shape[:2]
-        if length < 2:
-            raise UserError(
-                f"hnn: episodes of world '{self.system.name}' have {length} row(s); at least 2 are needed to learn"
-            )
-        keep = min(count, max(2, math.ceil(self.config.rows / length)))
-        index = torch.linspace(0, count - 1, keep).round().long()
-        return time[index], state[index], None if derivative is None else derivative[index]
+        keep = min(count, max(2, math.ceil(self.config.rows / (length if whole else 1))))
+        episode = torch.linspace(0, count - 1, keep).round().long()
+        row = torch.arange(length)
+        if not whole:
+            row = torch.linspace(0, length - 1, min(length, math.ceil(self.config.rows / keep))).round().long()
+        thin = [None if x is None else x[episode][:, row] for x in (time, state, derivative)]
+        assert thin[0] is not None
+        assert thin[1] is not None
+        return thin[0], thin[1], thin[2]
 
     def _set_noise(self, time: Tensor, state: Tensor, derivative: Tensor | None) -> None:
         setting = self.config.noise
@@ -565,7 +576,7 @@ class HNN(Family):
         self._set_coefficients(torch.zeros(len(self.seeds), sum(t.psi.size for t in self.terms), dtype=torch.float64))
         error = torch.ones(len(self.seeds), dtype=torch.float64)
         y = (targets / self.rates).flatten(1)
-        for _ in range(_REFINEMENTS):
+        for rounds in range(_REFINEMENTS):
             prior = (error[:, None, None] / sigma).clamp_min(1e-9)  # [S, 1, 2d]
             pull = prior * (observed - states.mean(dim=2))  # [S, E, 2d]
             basis, upper = torch.linalg.qr(
@@ -594,7 +605,7 @@ class HNN(Family):
             )[..., 0]
             states = states + shift[:, :, None]
             error = self._equation_error(states, targets)
-            if bool(((shift / sigma).square().mean(dim=(1, 2)) < _SETTLED**2).all()):
+            if rounds > 0 and bool(((shift / sigma).square().mean(dim=(1, 2)) < _SETTLED**2).all()):
                 break
         return states, error
 
@@ -626,7 +637,7 @@ class HNN(Family):
         """States and derivatives, or pairs of states; noise is removed first, as in the closed form."""
         if self.config.method == "closed_form":
             return {}
-        time, state, derivative = self._select_all(episodes)
+        time, state, derivative = self._columns(episodes)
         with torch.no_grad():
             state = self._denoise(time, state, derivative)
             spacing = (time[:, 1:] - time[:, :-1])[..., None]
@@ -646,13 +657,6 @@ class HNN(Family):
             slopes = [torch.from_numpy(f.derivative()(t)) for f, t in zip(splines, time.numpy(), strict=True)]
             derivative = torch.stack(slopes)
         return {"state": state.flatten(0, 1), "derivative": derivative.flatten(0, 1)}
-
-    def _select_all(self, episodes: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        return (
-            episodes["time"],
-            episodes["state"],
-            episodes.get("derivative") if self.config.use_derivative else None,
-        )
 
     def _denoise(self, time: Tensor, state: Tensor, derivative: Tensor | None) -> Tensor:
         """Clear the states of noise by a closed-form fit of its own (first seed), where there is noise."""

@@ -13,8 +13,10 @@ import torch
 
 @dataclass
 class CostMeter:
-    """Context manager. `memory_mb` is the highest resident memory above that at the start (sampled every 20 ms);
-    on a GPU it is the highest memory allocated there.
+    """Context manager that measures what happens inside it.
+
+    `memory_mb` is the highest resident memory above that at the start (sampled every 20 ms); on a GPU it is the highest
+    memory allocated there.
     """
 
     seconds: float = 0.0

@@ -271,7 +271,9 @@ def training_fingerprint(family: Family, learning: LearningConfig, data_hash: st
         "family": family.name,
         "config": family.config.model_dump(mode="json"),
         "seeds": family.seeds,
-        "learning": learning.model_dump(mode="json", include={"accelerator", "devices", "precision", "threads", "log_every"}),
+        "learning": learning.model_dump(
+            mode="json", include={"accelerator", "devices", "precision", "threads", "log_every"}
+        ),
         "data": data_hash,
         "system": [system.name, system.dof, system.step, system.particles, system.space, sorted(system.structure),
                    {k: list(v) for k, v in system.attributes.items()}, dict(system.constants), list(system.angles)],

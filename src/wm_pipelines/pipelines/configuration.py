@@ -13,13 +13,13 @@ from wm_pipelines.errors import UserError
 class FamilyParameters(BaseModel):
     """One family's parameter file: defaults, and what its variants and single worlds change in them.
 
-    ``variants: {plain: {}, structured: {structure: declared}}``, ``worlds: {two_body: {features: 300}}``; everything else
-    is a default of the family's own `Config`.
+    ``variants: {plain: {}, structured: {structure: declared}}``, ``worlds: {two_body: {features: 300}}``; everything
+    else is a default of the family's own `Config`.
     """
 
     model_config = ConfigDict(extra="allow")
 
-    variants: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"plain": {}})
+    variants: dict[str, dict[str, Any]] = Field(default={"plain": {}})
     worlds: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("variants")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds.base import Float
@@ -120,8 +120,45 @@ class NearCircular(_Law):
     positions: Literal["circle", "square"] = "circle"
 
 
-PlaneLaw = Annotated[Annulus | Quadrants | Box | Given, Field(discriminator="law")]
-BodiesLaw = Annotated[NearCircular | Given, Field(discriminator="law")]
+class Lattice(_Law):
+    """Bodies on the sites of a square (cubic) lattice nearest its centre, displaced at random, rotated, and set moving.
+
+    Attributes:
+        law: ``lattice``.
+        spacing: of the lattice, in metres.
+        jitter: largest displacement per axis, in spacings; below 1/2, so that no two bodies meet.
+        spin: common rotation, as a share of each body's speed on a circle about the centre; 1: all on circles.
+        heat: energy of the random motion on top, as a share of the potential energy's size.
+    """
+
+    law: Literal["lattice"] = "lattice"
+    spacing: Annotated[float, Quantity("m"), Field(gt=0)] = 1.0
+    jitter: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
+    spin: Annotated[float, Field(ge=0, le=1)] = 0.5
+    heat: Annotated[float, Field(ge=0)] = 0.1
+
+
+def _without_leftovers(*laws: type[_Law]) -> BeforeValidator:
+    """Drop what another law left behind: an overlay that chooses a law is merged key by key into the law underneath."""
+    fields = {law.model_fields["law"].annotation.__args__[0]: set(law.model_fields) for law in laws}  # type: ignore[union-attr]
+    known = set().union(*fields.values())
+
+    def drop(data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("law") not in fields:
+            return data
+        own = fields[data["law"]]
+        return {key: value for key, value in data.items() if key in own or key not in known}
+
+    return BeforeValidator(drop)
+
+
+PlaneLaw = Annotated[
+    Annulus | Quadrants | Box | Given,
+    Field(discriminator="law"),
+    _without_leftovers(Annulus, Quadrants, Box, Given),
+]
+BodiesLaw = Annotated[NearCircular | Given, Field(discriminator="law"), _without_leftovers(NearCircular, Given)]
+LatticeLaw = Annotated[Lattice | Given, Field(discriminator="law"), _without_leftovers(Lattice, Given)]
 
 
 def directions(rng: np.random.Generator, episodes: int, law: Literal["circle", "square"]) -> Float:

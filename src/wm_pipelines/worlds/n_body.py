@@ -10,14 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wm_pipelines.worlds import captions, register
 from wm_pipelines.worlds.base import Float, WorldParameters
-from wm_pipelines.worlds.initial import Given, require_entries
+from wm_pipelines.worlds.initial import Given, Lattice, LatticeLaw, require_entries
 from wm_pipelines.worlds.particles import InverseDistance, PairLaw, ParticleWorld, Springs
 from wm_pipelines.worlds.quantities import Quantity
 from wm_pipelines.worlds.simulation import simulate_separable
 
 Mass = Annotated[float, Quantity("kg"), Field(gt=0)]
 Charge = Annotated[float, Quantity("C")]
-Length = Annotated[float, Quantity("m"), Field(gt=0)]
 
 
 class MassRange(BaseModel):
@@ -34,26 +33,6 @@ class MassRange(BaseModel):
         if self.low > self.high:
             raise ValueError(f"low ({self.low:g} kg) is above high ({self.high:g} kg); swap them")
         return self
-
-
-class Lattice(BaseModel):
-    """Bodies on the sites of a square (cubic) lattice nearest its centre, displaced at random, rotated, and set moving.
-
-    Attributes:
-        law: ``lattice``.
-        spacing: of the lattice, in metres.
-        jitter: largest displacement per axis, in spacings; below 1/2, so that no two bodies meet.
-        spin: common rotation, as a share of each body's speed on a circle about the centre; 1: all on circles.
-        heat: energy of the random motion on top, as a share of the potential energy's size.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    law: Literal["lattice"] = "lattice"
-    spacing: Length = 1.0
-    jitter: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
-    spin: Annotated[float, Field(ge=0, le=1)] = 0.5
-    heat: Annotated[float, Field(ge=0)] = 0.1
 
 
 class NBodyParameters(WorldParameters):
@@ -83,7 +62,7 @@ class NBodyParameters(WorldParameters):
     coulomb_constant: Annotated[float, Quantity("N*m^2/C^2"), Field(gt=0)] = 1.0
     gravitational_constant: Annotated[float, Quantity("m^3/(kg*s^2)"), Field(gt=0)] = 1.0
     softening: Annotated[float, Quantity("m"), Field(ge=0)] = 0.1
-    initial: Annotated[Lattice | Given, Field(discriminator="law")] = Lattice()
+    initial: LatticeLaw = Lattice()
 
     @model_validator(mode="after")
     def _one_per_body(self) -> NBodyParameters:

@@ -26,7 +26,8 @@ def evaluate_family(
     from wm_pipelines.pipelines.evaluation.judging import cost_rows, judge, table
     from wm_pipelines.worlds.episodes import build_world
 
-    rows, arrays = [], {}
+    rows: list[dict[str, Any]] = []
+    arrays: dict[str, Any] = {}
     for variant, model in models.variants.items():
         rows += [{"variant": variant, **row} for row in cost_rows(cost[variant], list(model.card["seeds"]))]
         for split in sorted(set(episodes) - _NOT_JUDGED):

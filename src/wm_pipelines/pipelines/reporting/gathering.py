@@ -102,7 +102,7 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFram
     found = {}
     for family, table in curves.items():
         for (world, variant), curve in table.groupby(["world", "variant"], sort=True):
-            if curve["step"].nunique() > 1:
+            if len(curve["step"].unique()) > 1:
                 found[f"{world}/{family}/{variant}"] = curve.dropna(axis=1, how="all").reset_index(drop=True)
     return found
 
