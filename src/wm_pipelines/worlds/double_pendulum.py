@@ -28,7 +28,7 @@ Mass = Annotated[float, Quantity("kg"), Field(gt=0)]
 Length = Annotated[float, Quantity("m"), Field(gt=0)]
 
 # Largest Lyapunov exponent in units of sqrt(g / l): equal masses, equal rods, released at rest from angles in ±2 rad.
-# Mean of `lyapunov_exponent` over 64 starts (seed 0) followed for 20 s in intervals of 0.4 s; its standard error is 0.016.
+# Mean of `lyapunov_exponent` over 64 starts (seed 0), 20 s in intervals of 0.4 s; its standard error is 0.016.
 LYAPUNOV_EXPONENT = 0.1000
 _MEASURED_FOR = Box(law="box", q=[2.0, 2.0], p=[0.0, 0.0])
 
@@ -104,7 +104,7 @@ class DoublePendulum(World):
 
     @property
     def lyapunov_time(self) -> float | None:
-        """``1 / largest Lyapunov exponent`` in seconds, for the proportions and starts it was computed for, else None."""
+        """``1 / largest Lyapunov exponent`` in seconds; None for proportions it was not computed for."""
         if self.m1 != self.m2 or self.l1 != self.l2 or self.initial != _MEASURED_FOR:
             return None
         return 1.0 / (LYAPUNOV_EXPONENT * math.sqrt(self.gravity / self.l1))

@@ -17,6 +17,7 @@ from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
 from wm_pipelines.worlds.initial import Annulus, PlaneLaw, require_entries
 from wm_pipelines.worlds.quantities import Quantity
 from wm_pipelines.worlds.rendering import INK, Canvas, colour, render_batched
+from wm_pipelines.worlds.simulation import check_energy
 
 
 class MassSpringParameters(WorldParameters):
@@ -40,9 +41,13 @@ class MassSpring(World):
         self.mass, self.stiffness = parameters.mass, parameters.stiffness
         self.frequency = math.sqrt(self.stiffness / self.mass)
 
+    def kinetic(self, z: Array) -> Array:
+        """``p^2 / 2m [...]`` in joules."""
+        return z[..., 1] ** 2 / (2.0 * self.mass)
+
     def energy(self, z: Array) -> Array:
         """``H [...]`` in joules."""
-        return z[..., 1] ** 2 / (2.0 * self.mass) + 0.5 * self.stiffness * z[..., 0] ** 2
+        return self.kinetic(z) + 0.5 * self.stiffness * z[..., 0] ** 2
 
     def dynamics(self, z: Array) -> Array:
         """``dz/dt = (p / m, -k q)``."""
@@ -58,7 +63,9 @@ class MassSpring(World):
         impedance = self.mass * self.frequency
         q0, p0 = z0[:, :1], z0[:, 1:]
         cos, sin = np.cos(angle), np.sin(angle)
-        return np.stack([q0 * cos + (p0 / impedance) * sin, p0 * cos - (impedance * q0) * sin], axis=-1)
+        states = np.stack([q0 * cos + (p0 / impedance) * sin, p0 * cos - (impedance * q0) * sin], axis=-1)
+        check_energy(self.name, states, self.energy, self.kinetic, 1e-10)
+        return states
 
     def system(self, step: float) -> System:
         """Separable and even; nothing but energy is conserved."""

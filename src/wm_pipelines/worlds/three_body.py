@@ -52,7 +52,7 @@ class ThreeBody(ParticleWorld):
 
     @property
     def lyapunov_time(self) -> float | None:
-        """``1 / largest Lyapunov exponent`` in seconds, for equal masses and the starts it was computed for, else None."""
+        """``1 / largest Lyapunov exponent`` in seconds; None for masses or starts it was not computed for."""
         if len(set(self.masses)) > 1 or self.initial != _MEASURED_FOR:
             return None
         return 1.0 / (LYAPUNOV_EXPONENT * math.sqrt(self.gravitational_constant * float(self.masses[0])))
