@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wm_pipelines.errors import UserError, validate
+from wm_pipelines.integrators import dop853
 from wm_pipelines.worlds.episodes import WorldConfig, build_world, ingest
 
 ROOT = Path(__file__).parents[2]
@@ -436,3 +437,32 @@ def test_what_a_table_brings_along_is_not_set_beside_it(tmp_path):
         )
         with pytest.raises(UserError, match=r"'mine.*': world 'table' brings its own episodes; remove it"):
             ingest(changed, "mine")
+
+
+def test_the_example_of_the_documentation_works(tmp_path):
+    text = (ROOT / "docs/bring-your-own-data.md").read_text()
+    entry = yaml.safe_load(text.split("```yaml")[1].split("```")[0])["pendulum_lab"]
+    mass, gravity, length = 0.08, 9.81, 0.5
+    starts = np.random.default_rng(0).uniform([-2.5, -1.0], [2.5, 1.0], (20, 2))  # rad, rad/s
+
+    def law(z):
+        return np.stack([z[..., 1], -gravity / length * np.sin(z[..., 0])], axis=-1)
+
+    motion = dop853(law, starts, 0.02, 50)
+    table = pd.DataFrame(
+        {
+            "run": np.repeat(np.arange(20), 51),
+            "t_ms": np.tile(20.0 * np.arange(51), 20),
+            "angle": (np.degrees(motion[..., 0]).ravel() + 180) % 360 - 180,
+            "rate": np.degrees(motion[..., 1]).ravel(),
+        }
+    )
+    entry["parameters"]["path"] = str(save(table, tmp_path / "pendulum_lab.csv"))
+    made = validate(WorldConfig, entry, "pendulum_lab")
+    episodes = ingest(made, "pendulum_lab")
+    assert [len(e) for e in episodes.values()] == [14, 3, 3]
+    system = build_world(made).system(None)
+    test = episodes["test"].state
+    assert np.abs(system.simulate(test[:, 0], system.step, 50) - test).max() < 1e-9
+    # m l^2 = 0.02 kg m^2 is the moment of inertia of the example, so its formula is the law that made the table.
+    assert mass * length**2 == pytest.approx(0.02)
