@@ -14,14 +14,14 @@ Pairs are ``r = q_i - q_j``, ``n = r / |r|``, ``v = v_i - v_j``. Two forms of th
     the learned energy shows no drift.
 
 ``dynamical``
-    components that may depend on the velocities and dissipate: ``f = g_n n + g_t u``, with the slip
-    ``u = v - (v . n) n - (w_i + w_j) x r / 2`` and ``g`` functions of ``|r|``, ``v . n``, ``|u|^2``. A tangential
-    direction of unit length would be undefined for particles that move along their line; here ``u`` itself spans it,
-    continuous as it goes to 0. A tangential pair of forces has a torque, which must go somewhere: with ``spin: true``
-    each particle carries a spin ``s_i`` (``w_i = s_i / I_i``), the forces act at the middle of the edge and both spins
-    take ``-r x f / 2``: orbital *plus* spin angular momentum is exact, orbital alone is not. With ``spin: false``, for
-    point particles whose state has no spin, ``g_t = 0``: what is left has no torque, and orbital angular momentum is
-    exact.
+    to the central force it adds components that depend on the velocities and may dissipate: ``g_n n + g_t u``, with
+    the slip ``u = v - (v . n) n - (w_i + w_j) x r / 2`` and ``g`` functions of ``|r|``, ``v . n``, ``|u|^2``. A
+    tangential direction of unit length would be undefined for particles that move along their line; here ``u`` itself
+    spans it, continuous as it goes to 0. A tangential pair of forces has a torque, which must go somewhere: with
+    ``spin: true`` each particle carries a spin ``s_i`` (``w_i = s_i / I_i``), the forces act at the middle of the edge
+    and both spins take ``-r x f / 2``: orbital *plus* spin angular momentum is exact, orbital alone is not. With
+    ``spin: false``, for point particles whose state has no spin, ``g_t = 0``: what is left has no torque, and orbital
+    angular momentum is exact.
 
 Dependence on node attributes ``a`` (mass, charge) is a sum over symmetric couplings, ``phi = sum_c kappa_c(a_i, a_j)
 phi_c(|r|)``, with ``kappa`` from 1, ``a_i a_j``, ``a_i + a_j``; couplings that the training pairs cannot tell apart are
@@ -63,19 +63,19 @@ _DISTINCT = 1e-6  # a coupling closer than this to a combination of others is on
 class MomentumGNNConfig(FamilyConfig):
     """Configuration of the momentum-conserving graph network."""
 
-    schedule: Schedule = Schedule(steps=800, batch_size=64, learning_rate=1e-2)
+    schedule: Schedule = Schedule(steps=600, batch_size=64, learning_rate=1e-2)
     form: Literal["conservative", "dynamical"] = "conservative"
     spin: bool = Field(False, description="dynamical: tangential forces, their torque kept as the particles' spin")
     training: Literal["closed_form", "gradient"] = Field(
         "closed_form", description="least squares on random features, or a network trained by gradient"
     )
-    features: int = Field(64, ge=1, description="closed form: random tanh features per coupling")
+    features: int = Field(32, ge=1, description="closed form: random tanh features per coupling")
     steepness: float = Field(1.0, gt=0, description="closed form: slope of the features over the data's spread")
     ridge: float = Field(
         1e-10, gt=0, description="closed form: relative accuracy below which directions are left alone"
     )
     equations: int = Field(12_000, ge=1, description="closed form: force components in the least squares, at most")
-    hidden: tuple[int, ...] = Field((48, 48), min_length=1, description="gradient: widths of the hidden layers")
+    hidden: tuple[int, ...] = Field((32, 32), min_length=1, description="gradient: widths of the hidden layers")
     messages: int = Field(0, ge=0, description="dynamical, gradient: channels of one round of message passing")
     cutoff: float | None = Field(None, gt=0, description="distance in metres at which forces have faded to zero")
     skin: float = Field(0.3, gt=0, description="extra reach of the neighbour list, as a share of the cutoff")
@@ -97,54 +97,38 @@ class MomentumGNNConfig(FamilyConfig):
 class FeatureModel(nn.Module):
     """``g(x) = sum_k W_k phi_k(x)`` with frozen random ``phi``: fitted by least squares.
 
-    Radial inputs have tanh features of their own and enter by themselves too: the linear tail ``log rho, 1/rho, rho,
-    rho^2`` holds the common pair laws and extrapolates where tanh saturates. Inputs of the motion, where there are
-    any, meet the radial ones in as many tanh features again.
+    ``phi`` are tanh features and the inputs themselves: that tail holds the common pair laws, and extrapolates where
+    tanh saturates.
     """
 
     coefficients: Tensor  # [S, K, C]
 
-    def __init__(self, inputs: int, outputs: int, config: MomentumGNNConfig, seeds: Sequence[int]) -> None:
+    def __init__(self, inputs: int, outputs: int, config: MomentumGNNConfig, seeds: Sequence[int], salt: int) -> None:
         super().__init__()
-        self.radial = RandomFeatures(_RADIAL, {"tanh": config.features, "linear": _RADIAL}, seeds, salt=6)
-        motion = {"tanh": config.features} if inputs > _RADIAL else {}
-        self.motion = RandomFeatures(inputs, motion, seeds, salt=7)
-        self.size = self.radial.size + self.motion.size
-        self.register_buffer("coefficients", torch.zeros((len(seeds), self.size, outputs), dtype=torch.float64))
-
-    def draw(self, points: Tensor, steepness: float) -> None:
-        """Draw the features among data ``[S, R, n]``."""
-        steep = [steepness] * len(points)
-        self.radial.draw(points[..., :_RADIAL], steep)
-        if self.motion.size:
-            self.motion.draw(points, steep)
+        self.features = RandomFeatures(inputs, {"tanh": config.features, "linear": inputs}, seeds, salt)
+        shape = (len(seeds), self.features.size, outputs)
+        self.register_buffer("coefficients", torch.zeros(shape, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         """``g``: ``[S, R, n] -> [S, R, C]``."""
-        return self.basis(x) @ self.coefficients
+        return self.features(x) @ self.coefficients
 
     def slope(self, x: Tensor, dx: Tensor) -> Tensor:
-        """``dg/dx . dx`` for radial inputs: ``[S, R, 4], [S, R, 4] -> [S, R, C]``; the roll-out's innermost product.
+        """``dg/dx . dx``: ``[S, R, n], [S, R, n] -> [S, R, C]``; the innermost product of a roll-out.
 
         The same as ``basis_slope(x, dx) @ coefficients``, weights and coefficients multiplied first: that leaves one
         array of the features' size to read instead of three.
         """
-        tanh = self.radial.counts["tanh"]
-        weight, coefficients = self.radial.weight[..., :tanh], self.coefficients
-        both = (weight.mT[..., :, None] * coefficients[:, :tanh, None, :]).flatten(2)  # [S, K, 4 C]
-        y = torch.tanh(torch.baddbmm(self.radial.bias[..., :tanh], x, weight))
-        gradient = (both.sum(dim=1, keepdim=True) - (y * y) @ both).unflatten(-1, (_RADIAL, -1))
-        gradient = gradient + coefficients[:, None, tanh : tanh + _RADIAL]
-        return (dx[..., None, :] @ gradient)[..., 0, :]
-
-    def basis(self, x: Tensor) -> Tensor:
-        """``phi``: ``[S, R, n] -> [S, R, K]``."""
-        radial = self.radial(x[..., :_RADIAL])
-        return torch.cat([radial, self.motion(x)], dim=-1) if self.motion.size else radial
+        tanh = self.features.counts["tanh"]
+        weight, coefficients = self.features.weight[..., :tanh], self.coefficients
+        both = (weight.mT[..., :, None] * coefficients[:, :tanh, None, :]).flatten(2)  # [S, K, n C]
+        y = torch.tanh(torch.baddbmm(self.features.bias[..., :tanh], x, weight))
+        gradient = both.sum(dim=1, keepdim=True) - (y * y) @ both + coefficients[:, None, tanh:].flatten(2)
+        return (dx[..., None] * gradient.unflatten(-1, (x.shape[-1], -1))).sum(dim=-2)
 
     def basis_slope(self, x: Tensor, dx: Tensor) -> Tensor:
-        """``dphi/dx . dx`` for radial inputs: ``[S, R, 4], [S, R, 4] -> [S, R, K]``."""
-        return self.radial.slopes(x) * (dx @ self.radial.weight)
+        """``dphi/dx . dx``: ``[S, R, n], [S, R, n] -> [S, R, K]``."""
+        return self.features.slopes(x) * (dx @ self.features.weight)
 
 
 class NetworkModel(nn.Module):
@@ -167,6 +151,13 @@ class NetworkModel(nn.Module):
             y = torch.tanh(layer(y))
             dy = (1 - y * y) * (dy @ layer.weight)
         return dx @ self.linear.weight + dy @ last.weight
+
+
+def _model(
+    inputs: int, outputs: int, config: MomentumGNNConfig, seeds: Sequence[int], salt: int
+) -> FeatureModel | NetworkModel:
+    kind = FeatureModel if config.training == "closed_form" else NetworkModel
+    return kind(inputs, outputs, config, seeds, salt)
 
 
 # ---------------------------------------------------------------- particles
@@ -271,14 +262,13 @@ class MomentumGNN(Family):
         self.register_buffer("attributes", values.reshape(len(names), self.particles), persistent=False)
 
         couplings = 1 + 2 * len(names)
-        inputs = _RADIAL + (_MOTION if config.form == "dynamical" else 0)
-        outputs = couplings * (2 if config.spin else 1)
-        if config.training == "closed_form":
-            self.model: FeatureModel | NetworkModel = FeatureModel(inputs, outputs, config, seeds)
-        else:
-            self.model = NetworkModel(inputs + config.messages, outputs, config, seeds, salt=1)
+        inputs = _RADIAL + _MOTION
+        self.potential = _model(_RADIAL, couplings, config, seeds, salt=1)
+        if config.form == "dynamical":
+            outputs = couplings * (2 if config.spin else 1)
+            self.motion = _model(inputs + config.messages, outputs, config, seeds, salt=3)
         if config.messages:
-            self.message = NetworkModel(inputs, couplings * config.messages, config, seeds, salt=3)
+            self.message = NetworkModel(inputs, couplings * config.messages, config, seeds, salt=5)
         if config.spin and config.training == "gradient":
             self.log_gyration = nn.Parameter(torch.zeros(len(seeds), 1, 1, 1, dtype=torch.float64))
 
@@ -326,30 +316,31 @@ class MomentumGNN(Family):
     def _act(self, q: Tensor, p: Tensor, spin: Tensor | None, graph: PairGraph) -> tuple[Tensor, Tensor | None]:
         """Forces on the particles and torques on their spins."""
         edges = self._edges(q, graph)
+        f = self.central_force(edges)
         if self.config.form == "conservative":
-            return graph.antisymmetric(self.central_force(edges)), None
-        f, torque = self.frame_force(edges, p, spin)
+            return graph.antisymmetric(f), None
+        f, torque = self.frame_force(edges, f, p, spin)
         return graph.antisymmetric(f), None if torque is None else graph.symmetric(torque)
 
     def central_force(self, edges: Edges) -> Tensor:
         """``-phi'(|r|) n`` on every edge: ``[S, X, D, M]``; ``phi`` is faded by the envelope at the cutoff."""
         x, dx = self._radial_inputs(edges.distance)
-        slope = _per_row(self.model.slope, x, dx)
+        slope = _per_row(self.potential.slope, x, dx)
         if self.config.cutoff is not None:
             fade, fade_slope = _envelope(edges.distance, self.config.cutoff)
-            slope = fade[..., None] * slope + (fade_slope * self._length)[..., None] * _per_row(self.model, x)
+            slope = fade[..., None] * slope + (fade_slope * self._length)[..., None] * _per_row(self.potential, x)
         strength = (edges.coupling * slope).sum(dim=-1) * (-self.force_scale / edges.distance)
         return _only_real(strength, edges.graph)[..., None, :] * edges.r
 
-    def frame_force(self, edges: Edges, p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """``g_n n + g_t u`` and its torque ``-r x f / 2`` on either spin: two of ``[S, X, ., M]``."""
+    def frame_force(self, edges: Edges, f: Tensor, p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """``f + g_n n + g_t u`` and its torque ``-r x f / 2`` on either spin: two of ``[S, X, ., M]``."""
         normal, slip, x = self._frame(edges, p, spin)
         if self.config.messages:
             x = torch.cat([x, self._messages(edges, x)], dim=-1)
-        g = _per_row(self.model, x)
+        g = _per_row(self.motion, x)
         g = g.unflatten(-1, (-1, edges.coupling.shape[-1])) * edges.coupling[..., None, :]
         g = self._fade(edges)[..., None] * g.sum(dim=-1) * self.force_scale  # [S, X, M, 1 | 2]
-        f = g[..., None, :, 0] * normal
+        f = f + g[..., None, :, 0] * normal
         if spin is None:
             return f, None
         f = f + g[..., None, :, 1] * slip
@@ -420,7 +411,7 @@ class MomentumGNN(Family):
             raise UserError("momentum_gnn: form: dynamical has no energy; use form: conservative")
         q, p = split_particles(z, self.particles)
         edges = self._edges(q, complete_graph(q))
-        phi = (edges.coupling * _per_row(self.model, self._radial_inputs(edges.distance)[0])).sum(dim=-1)
+        phi = (edges.coupling * _per_row(self.potential, self._radial_inputs(edges.distance)[0])).sum(dim=-1)
         potential = (phi * self._fade(edges)).reshape(*z.shape[:2], -1).sum(dim=-1)
         return (p.square() / (2 * self.mass)).sum(dim=(-1, -2)) + self.force_scale * self._length * potential
 
@@ -450,9 +441,15 @@ class MomentumGNN(Family):
 
     def _bodies(self, z: Tensor, compensated: bool) -> Bodies:
         q, p = split_particles(z, self.particles)
-        spin = q.new_zeros(*q.shape[:-2], 1 if self.space == 2 else 3, self.particles) if self.config.spin else None
+        spin = self._no_spin(p)
         sums = [None if x is None else Sum(x, torch.zeros_like(x) if compensated else None) for x in (q, p, spin)]
         return Bodies(*sums)  # type: ignore[arg-type]
+
+    def _no_spin(self, p: Tensor) -> Tensor | None:
+        """Particles that do not turn, where particles have a spin."""
+        if not self.config.spin:
+            return None
+        return p.new_zeros(*p.shape[:-2], 1 if self.space == 2 else 3, self.particles)
 
     @torch.no_grad()
     def predict(
@@ -510,8 +507,7 @@ class MomentumGNN(Family):
         if "derivative" in batch:
             q, p = split_particles(batch["state"], self.particles)
             truth = split_particles(batch["derivative"], self.particles)[1]
-            spin = self._bodies(batch["state"], compensated=False).spin
-            error = (self.forces(q, p, None if spin is None else spin.value) - truth) / self.force_scale
+            error = (self.forces(q, p, self._no_spin(p)) - truth) / self.force_scale
         else:
             error = self._step_error(batch)
         loss = error.square().flatten(1).mean(dim=1)
@@ -529,7 +525,7 @@ class MomentumGNN(Family):
 
     def fit(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
         """Closed form: ``dp/dt = sum_j f_ij`` is linear in the weights; one least squares per seed, in float64."""
-        if not isinstance(self.model, FeatureModel):
+        if self.config.training != "closed_form":
             return None
         rows = observations(episodes, self.mass)
         self._calibrate(rows)
@@ -563,19 +559,18 @@ class MomentumGNN(Family):
         table = couplings(self.attributes, complete_graph(q[:, :1]))
         self.coupling_scale.copy_(_independent(table.reshape(-1, table.shape[-1])))
         self.inner.copy_(self._inner_length(rows))
-        inputs = list(pair_laws(near, self.inner)[0].unbind(-1))
-        if self.config.form == "dynamical":
-            approach = (v * r).sum(dim=-2) / (distance * self.speed_scale)
-            inputs += [approach, v.square().sum(dim=-2) / self.speed_scale**2 - approach.square()]
+        approach = (v * r).sum(dim=-2) / (distance * self.speed_scale)
+        slip = v.square().sum(dim=-2) / self.speed_scale**2 - approach.square()
+        inputs = [*pair_laws(near, self.inner)[0].unbind(-1), approach, slip]
         for k, x in enumerate(inputs):
             self.input_mean[k] = x.mean()
             self.input_scale[k] = torch.maximum(x.std(correction=0), 0.05 * x.abs().mean()).clamp_min(1e-6)
 
     def _inner_length(self, rows: Observations) -> Tensor:
-        """The length that softens the pair laws: the one with which they alone, without tanh, explain the forces best.
+        """The length that softens the pair laws: the one with which they alone, without tanh, fit the forces best.
 
-        Softened laws are functions of ``rho``; and inputs singular at ``r = 0`` would let a model err without bound where
-        bodies come closer than in training.
+        Softened laws are functions of ``rho``; and inputs singular at ``r = 0`` would let a model err without bound
+        where bodies come closer than in training.
         """
         few = slice(None, None, max(1, len(rows.state) * self.particles * self.space // _INNER_EQUATIONS))
         state, target = rows.state[few], rows.target[few].flatten()
@@ -603,19 +598,18 @@ class MomentumGNN(Family):
     def _draw(self, rows: Observations) -> tuple[Tensor, Tensor]:
         """Every seed's own rows ``[S, R, Q, 2d]``, their targets, and its random features placed among them."""
         count = min(len(rows.state), max(1, self.config.equations // (self.particles * self.space)))
-        chosen = torch.stack([torch.randperm(len(rows.state), generator=g)[:count] for g in generators(self.seeds, 5)])
+        chosen = torch.stack(
+            [torch.randperm(len(rows.state), generator=g)[:count] for g in generators(self.seeds, salt=9)]
+        )
         state = rows.state[chosen]
-        points = self._inputs(state[:, : max(1, self._chunk), 0])
-        self._linear.draw(points, self.config.steepness)
-        return state, rows.target[chosen]
-
-    def _inputs(self, z: Tensor) -> Tensor:
-        """The model's inputs on the edges of states ``[S, E, 2d]``: ``[S, R, n]``."""
-        q, p = split_particles(z, self.particles)
+        q, p = split_particles(state[:, : self._chunk, 0], self.particles)
         edges = self._edges(q, NeighbourList(self.config.cutoff).graph(q))
-        if self.config.form == "conservative":
-            return self._radial_inputs(edges.distance)[0].flatten(1, 2)
-        return self._frame(edges, p, None)[2].flatten(1, 2)
+        steepness = [self.config.steepness] * len(self.seeds)
+        radial = self._radial_inputs(edges.distance)[0]
+        self._linear("potential").features.draw(radial.flatten(1, 2), steepness)
+        if self.config.form == "dynamical":
+            self._linear("motion").features.draw(self._frame(edges, p, None)[2].flatten(1, 2), steepness)
+        return state, rows.target[chosen]
 
     def _design(self, state: Tensor, weight: Tensor) -> Tensor:
         """Force components that each weight alone would make: ``[S, B, Q, 2d] -> [S, B D N, weights]``."""
@@ -633,40 +627,42 @@ class MomentumGNN(Family):
         return torch.cat(columns, dim=-1)
 
     def _basis(self, edges: Edges, p: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Scalars ``[S, X, M, K]`` that the model combines, each kind with its direction ``[S, X, D, M]``."""
-        fade = self._fade(edges)[..., None]
+        """Scalars ``[S, X, M, K]`` that the models combine, each kind with its direction ``[S, X, D, M]``."""
+        potential, fade = self._linear("potential"), self._fade(edges)[..., None]
+        x, dx = self._radial_inputs(edges.distance)
+        basis = fade * _per_row(potential.basis_slope, x, dx)
+        if self.config.cutoff is not None:
+            fade_slope = _only_real(_envelope(edges.distance, self.config.cutoff)[1], edges.graph)
+            basis = basis + (fade_slope * self._length)[..., None] * _per_row(potential.features, x)
+        central = (-basis, edges.r / edges.distance[..., None, :])
         if self.config.form == "conservative":
-            x, dx = self._radial_inputs(edges.distance)
-            basis = fade * _per_row(self._linear.basis_slope, x, dx)
-            if self.config.cutoff is not None:
-                fade_slope = _only_real(_envelope(edges.distance, self.config.cutoff)[1], edges.graph)
-                basis = basis + (fade_slope * self._length)[..., None] * _per_row(self._linear.basis, x)
-            return [(-basis, edges.r / edges.distance[..., None, :])]
-        spin = p.new_zeros(*p.shape[:2], 1 if self.space == 2 else 3, self.particles) if self.config.spin else None
-        normal, slip, x = self._frame(edges, p, spin)
-        basis = fade * _per_row(self._linear.basis, x)
-        return [(basis, normal)] if spin is None else [(basis, normal), (basis, slip)]
+            return [central]
+        normal, slip, x = self._frame(edges, p, self._no_spin(p))
+        basis = fade * _per_row(self._linear("motion").features, x)
+        return [central, (basis, normal), (basis, slip)] if self.config.spin else [central, (basis, normal)]
 
     def _store(self, solution: Tensor) -> None:
-        """Weights in the order of `_design` to the model's, zero for couplings left out."""
+        """Weights in the order of `_design` to the models, zero for couplings left out."""
         kept = self.coupling_scale > 0
-        weights = solution.reshape(len(self.seeds), -1, int(kept.sum()), self._linear.size)
-        full = weights.new_zeros(*weights.shape[:2], len(kept), weights.shape[-1])
-        full[:, :, kept] = weights
-        self._linear.coefficients.copy_(full.flatten(1, 2).mT)
+        models = [self._linear("potential")] + ([self._linear("motion")] if self.config.form == "dynamical" else [])
+        for model in models:
+            size, outputs = model.features.size, model.coefficients.shape[-1]
+            count = size * int(kept.sum()) * (outputs // len(kept))
+            weights, solution = solution.split([count, solution.shape[1] - count], dim=1)
+            weights = weights.reshape(len(self.seeds), outputs // len(kept), -1, size)
+            full = weights.new_zeros(*weights.shape[:2], len(kept), size)
+            full[:, :, kept] = weights
+            model.coefficients.copy_(full.flatten(1, 2).mT)
 
-    @property
-    def _linear(self) -> FeatureModel:
-        """The model, where it is linear in its weights."""
-        if not isinstance(self.model, FeatureModel):
-            raise TypeError("a network has no closed form; use training: closed_form")
-        return self.model
+    def _linear(self, name: str) -> FeatureModel:
+        """A model that is linear in its weights."""
+        return cast("FeatureModel", getattr(self, name))
 
     @property
     def _chunk(self) -> int:
         """States whose equations are assembled at once: some tens of megabytes."""
         pairs = self.particles * (self.particles - 1) // 2
-        weights = self._linear.coefficients.shape[1] * self._linear.coefficients.shape[2]
+        weights = (1 + 2 * len(self.attributes)) * (self.config.features + _RADIAL + _MOTION)
         return max(1, _CHUNK_NUMBERS // (len(self.seeds) * pairs * self.space * weights))
 
 
@@ -721,7 +717,7 @@ def _hermite(x0: Tensor, d0: Tensor, x1: Tensor, d1: Tensor, s: float) -> tuple[
 
 
 def pair_laws(distance: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
-    """``log rho, 1/rho, rho, rho^2`` with ``rho^2 = r^2 + inner^2``, and their derivatives by ``r``: two ``[..., 4]``."""
+    """``log rho, 1/rho, rho, rho^2``, ``rho^2 = r^2 + inner^2``, and their derivatives by ``r``: two ``[..., 4]``."""
     rho = torch.hypot(distance, inner)
     inverse = 1.0 / rho
     tilt = distance * inverse  # d rho / d r
