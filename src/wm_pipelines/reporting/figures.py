@@ -24,6 +24,7 @@ Float = NDArray[np.float64]
 
 MAX_POINTS = 400
 _FLOOR = 1e-17  # of logarithmic axes: below rounding, a difference is drawn as this
+_SHORTEST = 1e-3  # s, of training, on a logarithmic axis
 _MAX_PATHS = 6
 _COLUMNS = 4
 
@@ -57,7 +58,7 @@ def _name(model: str) -> str:
 
 def _layout(x: str, y: str, log_y: bool = False, **more: Any) -> dict[str, Any]:
     axis = {"gridcolor": "#dfe3e8", "zerolinecolor": "#c3c9d0", "linecolor": "#c3c9d0", "automargin": True}
-    logarithmic = {"type": "log", "exponentformat": "power", "dtick": None} if log_y else {"zeroline": False}
+    logarithmic = {"type": "log", "exponentformat": "power"} if log_y else {"zeroline": False}
     return {
         "template": {},
         "xaxis": {**axis, "title": {"text": x}, "zeroline": False},
@@ -94,15 +95,17 @@ def _truth_line(x: Any, y: Any, **more: Any) -> dict[str, Any]:
     }
 
 
-def _log_range(values: Iterable[Any]) -> list[float] | None:
-    """Range of a logarithmic axis: what blew up leaves at the top, what is only rounding stays at the bottom."""
+def _log_axis(values: Iterable[Any], margin: float = 0.3) -> dict[str, Any]:
+    """Range and whole-decade ticks of a logarithmic axis: what blew up leaves at the top."""
     positive = np.concatenate([np.asarray(v, dtype=np.float64).ravel() for v in values] or [np.empty(0)])
     positive = positive[np.isfinite(positive) & (positive > 0.0)]
     if not len(positive):
-        return None
+        return {}
     top = min(positive.max(), 1e4 * np.quantile(positive, 0.9))
     bottom = max(positive.min(), 1e-18 * top)
-    return [float(np.log10(bottom)) - 0.3, float(np.log10(top)) + 0.3]
+    low, high = float(np.log10(bottom)) - margin, float(np.log10(top)) + margin
+    ticks = {"dtick": int(np.ceil((high - low) / 7))} if high - low > 1.5 else {}
+    return {"range": [round(low, 3), round(high, 3)], **ticks}
 
 
 # ---------------------------------------------------------------- one world
@@ -148,7 +151,7 @@ def energy_error_over_time(rollouts: WorldRollouts, palette: Palette) -> Figure 
         middle = np.median(np.where(np.isnan(error), np.inf, error), axis=0)[keep]
         drawn.append(np.maximum(middle, _FLOOR))
         figure.add_trace(_line(rollouts.time[keep], drawn[-1], model, palette))
-    figure.update_yaxes(range=_log_range(drawn))
+    figure.update_yaxes(_log_axis(drawn))
     return Figure(
         figure,
         "Energy error over time",
@@ -179,7 +182,7 @@ def error_growth(leaderboard: pd.DataFrame, world: str, time: Float | None, pale
         drawn.append(middle)
         figure.add_trace(_band(x, low, high, model, palette))
         figure.add_trace(_line(x, middle, model, palette))
-    figure.update_yaxes(range=_log_range(drawn))
+    figure.update_yaxes(_log_axis(drawn))
     return Figure(
         figure,
         "Growth of the error",
@@ -216,27 +219,30 @@ def portraits(rollouts: WorldRollouts, palette: Palette, episode: int = 0) -> Fi
     view, x_title, y_title = _view(rollouts)
     columns = min(_COLUMNS, len(models))
     rows = -(-len(models) // columns)
-    gaps = {"horizontal_spacing": 0.03, "vertical_spacing": 0.16 / rows}
+    gaps = {"horizontal_spacing": 0.03, "vertical_spacing": 0.24 / rows}
     figure = make_subplots(rows, columns, subplot_titles=[_name(m) for m in models], **gaps)
     truth = view(rollouts.truth[episode])
+    spatial = _is_spatial(rollouts)
     for i, model in enumerate(models):
         place = {"row": i // columns + 1, "col": i % columns + 1}
         x, y = view(rollouts.predicted[model][episode])
         figure.add_trace(_truth_line(*truth, showlegend=i == 0, legendgroup="truth"), **place)
         figure.add_trace(_line(x, y, model, palette, showlegend=False), **place)
+        figure.add_trace(_ends(*truth, INK, "circle-open", spatial, meta="ink"), **place)
+        figure.add_trace(_ends(x, y, palette.colour(model), "circle", spatial, legendgroup=model), **place)
     layout = _layout("", "", height=60 + 250 * rows)
     axis = {k: v for k, v in layout.pop("xaxis").items() if k not in ("title", "automargin")}
     layout.pop("yaxis")
     figure.update_layout({**layout, "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "yref": "container"}})
     figure.update_layout(margin={"l": 46, "r": 12, "t": 56, "b": 44}, showlegend=False)
-    x_range, y_range = _ranges(truth, equal=rollouts.particles is not None)
+    x_range, y_range = _ranges(truth, equal=spatial)
     figure.update_xaxes({**axis, "range": x_range, "nticks": 5})
     figure.update_yaxes({**axis, "range": y_range, "nticks": 5, "showticklabels": False})
     figure.update_yaxes(showticklabels=True, title={"text": y_title, "standoff": 4}, col=1)
     for column in range(1, columns + 1):
         last = max(i // columns + 1 for i in range(len(models)) if i % columns + 1 == column)
         figure.update_xaxes(title={"text": x_title, "standoff": 4}, row=last, col=column)
-    if rollouts.particles is not None:
+    if spatial:
         for i in range(len(models)):
             anchor = "x" if i == 0 else f"x{i + 1}"
             figure.update_yaxes(scaleanchor=anchor, row=i // columns + 1, col=i % columns + 1)
@@ -245,8 +251,8 @@ def portraits(rollouts: WorldRollouts, palette: Palette, episode: int = 0) -> Fi
 
 def _portrait_words(rollouts: WorldRollouts) -> tuple[str, str]:
     """Title and caption that suit the kind of portrait."""
-    how = "of one held-out episode: the truth thin and dark, the prediction coloured on top."
-    if rollouts.particles is not None and rollouts.space is not None and rollouts.space >= 2:
+    how = "of one held-out episode: the truth thin and dark, the prediction coloured on top; dots mark where they end."
+    if rollouts.particles is not None and _is_spatial(rollouts):
         bodies = f" The first {_MAX_PATHS} bodies are drawn." if rollouts.particles > _MAX_PATHS else ""
         look = "Where the two part, the model has lost the motion; bodies that leave the panel have been flung out."
         return "Paths of the bodies", f"Paths through space {how}{bodies} {look}"
@@ -257,12 +263,30 @@ def _portrait_words(rollouts: WorldRollouts) -> tuple[str, str]:
     return "Portraits of the motion", f"Two of the state's entries {how} {look}"
 
 
+def _ends(x: Float, y: Float, colour: str, symbol: str, several: bool, **more: Any) -> dict[str, Any]:
+    """Where a path, or each of several with gaps between, ends."""
+    last = np.isfinite(x) & np.isnan(np.append(x[1:], np.nan))
+    if not several:  # gaps are jumps of an angle, not ends
+        last[: np.flatnonzero(last).max(initial=0)] = False
+    marker = {"color": colour, "symbol": symbol, "size": 8, "line": {"width": 1.5}}
+    places = {"x": _numbers(x[last]), "y": _numbers(y[last])}
+    return {"type": "scatter", "mode": "markers", "showlegend": False, "hoverinfo": "skip", "marker": marker} | {
+        **places,
+        **more,
+    }
+
+
 View = Callable[[Float], tuple[Float, Float]]
+
+
+def _is_spatial(rollouts: WorldRollouts) -> bool:
+    """Whether bodies move in a plane or in space, so that their paths can be drawn."""
+    return rollouts.particles is not None and rollouts.space is not None and rollouts.space >= 2
 
 
 def _view(rollouts: WorldRollouts) -> tuple[View, str, str]:
     """How to draw a state ``[K, 2d]`` as a curve, and the axes' titles."""
-    if rollouts.particles is not None and rollouts.space is not None and rollouts.space >= 2:
+    if rollouts.particles is not None and rollouts.space is not None and _is_spatial(rollouts):
         return _paths(rollouts.particles, rollouts.space), "x", "y"
     wrapped = rollouts.angles
     if rollouts.dof == 1:
@@ -327,7 +351,7 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], world: str, palette: Pal
         keep = thinned(len(loss))
         mode = {"mode": "lines+markers"} if len(loss) < 3 else {}
         figure.add_trace(_line(loss.index.to_numpy()[keep], loss.to_numpy()[keep], model, palette, **mode))
-    figure.update_yaxes(range=_log_range(loss.to_numpy() for loss in own.values()))
+    figure.update_yaxes(_log_axis(loss.to_numpy() for loss in own.values()))
     return Figure(
         figure,
         "Learning curves",
@@ -349,8 +373,15 @@ def score_per_cost(summary: pd.DataFrame, world: str, palette: Palette) -> Figur
     layout = _layout("training time of one model [s]", "mean squared error of the state", log_y=True)
     layout["xaxis"] |= {"type": "log", "exponentformat": "power"}
     figure = go.Figure(layout=layout)
+    upwards = sorted(trained, key=lambda m: trained[m]["mse"]["value"])
     for model, row in trained.items():
-        figure.add_trace(_cost_point(model, row, palette))
+        # Labels of neighbours in height lie on different sides of their points.
+        side = "top" if upwards.index(model) % 2 == len(upwards) % 2 else "bottom"
+        figure.add_trace({**_cost_point(model, row, palette), "textposition": f"{side} center"})
+    figure.update_xaxes(_log_axis([max(r["train_seconds"]["value"], _SHORTEST) for r in trained.values()], margin=0.6))
+    floor = [r["mse"]["value"] for m, r in rows.items() if m.split("/")[0] == "persistence"]
+    scores = [r["mse"][end] for r in trained.values() for end in ("value", "ci_low", "ci_high")]
+    figure.update_yaxes(_log_axis([np.maximum(floor + scores, _FLOOR)]))
     for model, row in rows.items():
         if model.split("/")[0] == "persistence" and np.isfinite(row["mse"]["value"]):
             figure.add_hline(
@@ -367,7 +398,7 @@ def score_per_cost(summary: pd.DataFrame, world: str, palette: Palette) -> Figur
 
 
 def _cost_point(model: str, row: Mapping[str, Mapping[str, Any]], palette: Palette) -> dict[str, Any]:
-    score, seconds = row["mse"], max(row["train_seconds"]["value"], 1e-3)
+    score, seconds = row["mse"], max(row["train_seconds"]["value"], _SHORTEST)
     whiskers = {}
     if np.isfinite([score["ci_low"], score["ci_high"]]).all():
         above, below = score["ci_high"] - score["value"], min(score["value"] - score["ci_low"], 0.999 * score["value"])
@@ -375,10 +406,14 @@ def _cost_point(model: str, row: Mapping[str, Mapping[str, Any]], palette: Palet
     hover = [f"{name}: {pretty_number(r['value'])} {r['unit'] if r['unit'] != '1' else ''}" for name, r in row.items()]
     return {
         "type": "scatter",
-        "mode": "markers",
+        "mode": "markers+text",
+        "text": [_name(model)],
+        "cliponaxis": False,
+        "legendgroup": model,
         "x": _numbers([seconds]),
         "y": _numbers([max(score["value"], _FLOOR)]),
         "name": _name(model),
+        "showlegend": False,
         "marker": {"color": palette.colour(model), "symbol": palette.marker(model), "size": 12},
         "hovertemplate": "<br>".join(hover),
         **whiskers,
@@ -420,10 +455,10 @@ def world_figures(content: ReportContent, world: str, summary: pd.DataFrame | No
         figures["energy_error"] = energy_error_over_time(rollouts, palette)
     time = None if rollouts is None else rollouts.time
     figures["error_growth"] = error_growth(content.leaderboard, world, time, palette)
+    figures["score_per_cost"] = score_per_cost(summary, world, palette)
     if rollouts is not None:
         figures["portraits"] = portraits(rollouts, palette)
     figures["learning_curves"] = learning_curves(content.curves, world, palette)
-    figures["score_per_cost"] = score_per_cost(summary, world, palette)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 

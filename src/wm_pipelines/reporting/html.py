@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from plotly.io import to_json
 
 from wm_pipelines.metrics.registry import STATE_METRICS
 from wm_pipelines.reporting.animation import Animation, animate
@@ -50,17 +52,17 @@ def build_report(content: ReportContent, animation_budget: int = 300_000) -> str
     """
     summary = summary_table(content.leaderboard)
     models = models_of(content)
-    environment = Environment(
+    page = Environment(
         loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"label": model_label, "number": pretty_number}
+    page.filters |= {"label": model_label, "number": pretty_number}
     main = _main_rows(summary)
     worlds = [
         _world_section(content, world, i, summary, main, animation_budget) for i, world in enumerate(content.worlds)
     ]
     palette = Palette(models)
-    return environment.get_template("report.html.j2").render(
+    return page.get_template("report.html.j2").render(
         title=content.title,
         style=Markup(_template_text("report.css")),
         script=Markup(_template_text("report.js")),
@@ -81,9 +83,8 @@ def _template_text(name: str) -> str:
 
 
 def _plotly_source() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs()
+    # What plotly.offline.get_plotlyjs reads, without the notebook machinery that it imports.
+    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
 
 
 def _main_rows(summary: pd.DataFrame) -> Rows:
@@ -115,10 +116,10 @@ def headline(main: Rows, content: ReportContent) -> list[Finding]:
     persistence do not compete.
     """
     questions = {
-        "Who keeps the energy?": ("energy_error", "has the smallest energy error"),
-        "Whose predictions last longest?": ("horizon", "has the longest horizon"),
-        "Who predicts most exactly?": ("mse", "has the smallest state error"),
-        "Who trains fastest?": ("train_seconds", "trains in the shortest time"),
+        "Who keeps the energy?": ("energy_error", "smallest energy error"),
+        "Whose predictions last longest?": ("horizon", "longest horizon"),
+        "Who predicts most exactly?": ("mse", "smallest state error"),
+        "Who trains fastest?": ("train_seconds", "shortest training"),
     }
     found = []
     for question, (metric, claim) in questions.items():
@@ -127,9 +128,8 @@ def headline(main: Rows, content: ReportContent) -> list[Finding]:
             continue
         most = max(wins.values())
         winners = tuple(m for m in model_order(wins) if wins[m] == most)
-        verb = claim if len(winners) == 1 else claim.replace("has", "have").replace("trains", "train")
-        each = "" if len(winners) == 1 else " each"
-        text = f"{verb} in {most}{each} of {contested} world{'s' if contested > 1 else ''}. "
+        shared = "" if len(winners) == 1 else " each, ties included"
+        text = f"The {claim} in {most} of {contested} world{'s' if contested > 1 else ''}{shared}. "
         found.append(Finding(question, winners, text + _behind(main, metric, winners[0], content)))
     return found
 
@@ -225,7 +225,7 @@ def _cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
         return {"text": "", "interval": "", "key": "", "best": False, "diverged": False}
     value = float(row["value"])
     low, high = float(row["ci_low"]), float(row["ci_high"])
-    known = not np.isnan([low, high]).any() and np.isfinite(value) and (low, high) != (value, value)
+    known = not np.isnan([low, high]).any() and np.isfinite(value) and pretty_number(low) != pretty_number(high)
     return {
         "text": pretty_number(value),
         "interval": f"{pretty_number(low)} … {pretty_number(high)}" if known else "",
@@ -298,6 +298,7 @@ def _world_section(
         "name": world,
         "anchor": f"world-{index}",
         "caption": rollouts.caption if rollouts is not None else "",
+        "legend": _legend(figures),
         "figures": [_embedded(f"world-{index}-{name}", name, figure) for name, figure in figures.items()],
         "animation": animation,
         "costs": _cost_table(summary, main, world),
@@ -305,11 +306,22 @@ def _world_section(
     }
 
 
+def _legend(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
+    """One key for all figures of a world: model, dash of its line."""
+    dashes = {
+        trace.legendgroup: trace.line.dash
+        for shown in figures.values()
+        for trace in shown.figure.data
+        if trace.legendgroup not in (None, "truth") and trace.line.dash is not None
+    }
+    return [{"model": m, "solid": dashes[m] == "solid"} for m in model_order(dashes)]
+
+
 def _embedded(identifier: str, name: str, shown: Figure) -> dict[str, Any]:
     """A figure as JSON inside a script element, in which ``</`` would end the element."""
-    from plotly.io import to_json
-
-    text = to_json(shown.figure, validate=False, engine="json").replace("<", "\\u003c")
+    # One key serves all figures of a world.
+    figure = go.Figure(shown.figure).update_layout(showlegend=False)
+    text = to_json(figure, validate=False, engine="json").replace("<", "\\u003c")
     return {
         "id": identifier,
         "wide": name == "portraits",

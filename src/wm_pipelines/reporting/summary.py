@@ -76,7 +76,9 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
         direction = lower_is_better(str(key[2]))
         if len(contenders) and direction is not None:
             top = contenders["value"].min() if direction else contenders["value"].max()
-            table.loc[contenders.index[contenders["value"] == top], "best"] = True
+            first = contenders.index[contenders["value"] == top]
+            # Where all are equal, nobody is best.
+            table.loc[first if len(first) < len(contenders) or len(contenders) == 1 else [], "best"] = True
     models = model_order(table["family"] + "/" + table["variant"])
     table["_model"] = (table["family"] + "/" + table["variant"]).map({m: i for i, m in enumerate(models)})
     table["_metric"] = table["metric"].map({m: i for i, m in enumerate(metric_order(table["metric"]))})

@@ -7,23 +7,29 @@
 
   // ---- figures: drawn when they come into view, redrawn in the colours of the theme
   const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+  const config = { responsive: true, displayModeBar: false };
 
-  function themed(figure) {
+  const hidden = (plot) => plot.closest("section").hiddenModels || new Set();
+
+  function themed(figure, without) {
     const ink = style("--ink"), line = style("--line");
     const layout = Object.assign({}, figure.layout, { font: Object.assign({}, figure.layout.font, { color: ink }) });
     for (const key of Object.keys(layout)) {
       if (/^[xy]axis\d*$/.test(key)) layout[key] = Object.assign({}, layout[key], { gridcolor: line, linecolor: line });
     }
-    const data = figure.data.map((trace) =>
-      trace.meta === "ink" ? Object.assign({}, trace, { line: Object.assign({}, trace.line, { color: ink }) }) : trace);
+    const data = figure.data.map((trace) => {
+      const shown = Object.assign({}, trace, { visible: !without.has(trace.legendgroup) });
+      if (trace.meta !== "ink") return shown;
+      const part = trace.mode === "markers" ? "marker" : "line";
+      return Object.assign(shown, { [part]: Object.assign({}, trace[part], { color: ink }) });
+    });
     return { data, layout };
   }
 
   function draw(plot) {
     if (typeof Plotly === "undefined") return;
     const source = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
-    const figure = themed(source);
+    const figure = themed(source, hidden(plot));
     plot.dataset.drawn = "yes";
     Plotly.react(plot, figure.data, figure.layout, config);
   }
@@ -44,6 +50,14 @@
     try { localStorage.setItem("report-theme", root.dataset.theme); } catch { /* the choice lasts for this visit */ }
     plots.filter((plot) => plot.dataset.drawn).forEach(draw);
   });
+
+  document.querySelectorAll("button.key").forEach((button) => button.addEventListener("click", () => {
+    const section = button.closest("section");
+    const without = section.hiddenModels = section.hiddenModels || new Set();
+    if (!without.delete(button.dataset.model)) without.add(button.dataset.model);
+    button.setAttribute("aria-pressed", String(!without.has(button.dataset.model)));
+    plots.filter((plot) => plot.dataset.drawn && section.contains(plot)).forEach(draw);
+  }));
 
   // ---- tables: a click on a title sorts, a second click turns the order round; empty cells stay last
   function key(row, column) {
