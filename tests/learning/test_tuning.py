@@ -1,0 +1,316 @@
+"""Tuning: a study is found again, shared, and refused where it makes no sense."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.families.protocol import FamilyConfig
+from wm_pipelines.learning.tuning import (
+    check_space,
+    merged,
+    nested,
+    overlay_text,
+    run_study,
+    tuning_config,
+)
+
+RATE = {"type": "float", "low": 1e-4, "high": 1.0, "log": True}
+SPACE = {
+    "schedule.learning_rate": RATE,
+    "schedule.steps": {"type": "int", "low": 1, "high": 9},
+    "hidden": {"type": "categorical", "choices": [[4], [8, 8]]},
+}
+
+
+class ToyConfig(FamilyConfig):
+    hidden: tuple[int, ...] = (4,)
+    weight: float = Field(1.0, gt=0)
+
+
+def study(**changes):
+    return tuning_config({"family": "toy", "world": "pendulum", "trials": 6, "space": SPACE, **changes})
+
+
+def bowl(parameters):
+    """Smallest, 0, at steps = 5 and hidden = [8, 8]."""
+    return (parameters["schedule.steps"] - 5) ** 2 + (parameters["hidden"] != [8, 8])
+
+
+def slow_bowl(parameters):
+    time.sleep(0.1)
+    return bowl(parameters)
+
+
+def bowl_that_waits_at_the_fourth_trial(parameters, folder):
+    calls = len(list(folder.iterdir()))
+    (folder / str(calls)).touch()
+    if calls == 3:
+        time.sleep(60)
+    return bowl(parameters)
+
+
+class Waiting:
+    """An objective that another process can load."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, parameters):
+        return bowl_that_waits_at_the_fourth_trial(parameters, self.folder)
+
+
+def points(result):
+    complete = result.trials[result.trials["state"] == "COMPLETE"]
+    return complete[[*SPACE, "value"]].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    return run_study(study(trials=14), bowl, tmp_path_factory.mktemp("reference") / "study.log")
+
+
+def test_the_best_trial_is_the_smallest_value_seen(reference):
+    best = reference.trials.loc[reference.trials["value"].idxmin()]
+    assert reference.best_value == best["value"]
+    assert reference.best_trial == best["number"]
+    assert reference.best_parameters["schedule"]["steps"] == best["schedule.steps"]
+    assert (
+        bowl({"schedule.steps": best["schedule.steps"], "hidden": reference.best_parameters["hidden"]}) == best["value"]
+    )
+
+
+def test_maximising_a_mirrored_metric_finds_the_same_points(reference, tmp_path):
+    mirrored = run_study(study(trials=14, direction="maximize"), lambda p: -bowl(p), tmp_path / "study.log")
+    assert mirrored.best_parameters == reference.best_parameters
+    assert mirrored.best_value == -reference.best_value
+
+
+def test_importances_find_the_parameter_that_matters(reference):
+    assert max(reference.importances, key=reference.importances.get) == "schedule.steps"
+    assert sum(reference.importances.values()) == pytest.approx(1.0)
+
+
+def test_one_process_is_deterministic_and_extends_a_study(reference, tmp_path):
+    path = tmp_path / "deeper" / "study.log"
+    half = run_study(study(trials=5), bowl, path)
+    assert len(half.trials) == 5
+    whole = run_study(study(trials=14), bowl, path)
+    assert points(whole).equals(points(reference))
+
+
+def test_other_seeds_sample_other_points(reference, tmp_path):
+    other = run_study(study(trials=3, seed=1), bowl, tmp_path / "study.log")
+    assert not points(other).equals(points(reference).head(3))
+
+
+def test_a_killed_study_goes_on_where_it_was(reference, tmp_path):
+    path, calls = tmp_path / "study.log", tmp_path / "calls"
+    calls.mkdir()
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_study, args=(study(trials=14), Waiting(calls), path)
+    )
+    process.start()
+    deadline = time.time() + 60
+    while len(list(calls.iterdir())) < 4 and time.time() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with path.open("ab") as file:
+        file.write(b'{"op_code":6,"wor')  # a line that the kill tore
+    resumed = run_study(study(trials=14), bowl, path)
+    assert resumed.trials["state"].value_counts().to_dict() == {"COMPLETE": 14, "FAIL": 1}
+    assert resumed.trials.loc[3, "state"] == "FAIL"
+    assert points(resumed).equals(points(reference))
+
+
+def test_two_processes_share_one_study(tmp_path):
+    path = tmp_path / "study.log"
+    result = run_study(study(trials=8, processes=2), slow_bowl, path)
+    assert result.trials["state"].tolist() == ["COMPLETE"] * 8
+    workers = {line for line in path.read_text().splitlines() if '"worker"' in line}
+    names = {yaml.safe_load(line)["user_attr"]["worker"] for line in workers}
+    assert len(names) == 2
+    assert list((tmp_path / ".study.log.locks").glob("?" * 32)) == []
+
+
+def test_a_trial_that_another_live_process_runs_is_left_alone(tmp_path):
+    path, calls = tmp_path / "study.log", tmp_path / "calls"
+    calls.mkdir()
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_study, args=(study(trials=9), Waiting(calls), path)
+    )
+    process.start()
+    try:
+        deadline = time.time() + 60
+        while len(list(calls.iterdir())) < 4 and time.time() < deadline:
+            time.sleep(0.02)
+        joined = run_study(study(trials=6, timeout=1.5), bowl, path)  # waits for the sixth, in vain
+        assert joined.trials["state"].tolist() == ["COMPLETE"] * 3 + ["RUNNING"] + ["COMPLETE"] * 2
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_a_diverging_trial_fails_alone(tmp_path):
+    def objective(parameters):
+        if parameters["hidden"] == [4]:
+            raise UserError("the training loss of seed 0 is nan at step 50")
+        return float("nan") if parameters["schedule.steps"] == 5 else bowl(parameters)
+
+    result = run_study(study(), objective, tmp_path / "study.log")
+    failed = result.trials[result.trials["state"] == "FAIL"]
+    assert (result.trials["state"] == "COMPLETE").sum() == 6
+    assert len(failed) > 0
+    assert failed["error"].str.contains("nan").all()
+    assert result.best_parameters["hidden"] == [8, 8]
+
+
+def test_a_space_in_which_everything_fails_ends_with_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"10 trials .* failed, the last one with: UserError: energy_error is nan"):
+        run_study(study(), lambda p: float("nan"), tmp_path / "study.log")
+
+
+def test_a_fault_of_the_program_is_not_hidden(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run_study(study(), lambda p: 1 / 0, tmp_path / "study.log")
+
+
+def test_pruned_trials_end_early(tmp_path):
+    reached = []
+
+    def objective(parameters, report):
+        for step in range(5):
+            report(step, float(len(reached)))  # every trial is worse than the one before
+        reached.append(parameters)
+        return float(len(reached))
+
+    result = run_study(study(trials=12, pruner="median"), objective, tmp_path / "study.log")
+    counts = result.trials["state"].value_counts()
+    assert counts["COMPLETE"] == len(reached)
+    assert counts["PRUNED"] == 12 - len(reached) > 0
+
+
+def test_time_up_begins_no_trial(tmp_path):
+    result = run_study(study(trials=1000, timeout=0.8), slow_bowl, tmp_path / "study.log")
+    assert 1 <= len(result.trials) < 20
+
+
+def test_a_study_is_not_resumed_as_another(tmp_path):
+    path = tmp_path / "study.log"
+    run_study(study(trials=1), bowl, path, context="data a")
+    with pytest.raises(UserError, match="begun with another context"):
+        run_study(study(trials=2), bowl, path, context="data b")
+    narrower = SPACE | {"schedule.learning_rate": RATE | {"high": 0.1}}
+    with pytest.raises(UserError, match="begun with another space"):
+        run_study(study(trials=2, space=narrower), bowl, path, context="data a")
+
+
+@pytest.mark.parametrize(
+    ("dimension", "message"),
+    [
+        ({"type": "float", "low": 1.0, "high": 0.1}, "not below"),
+        ({"type": "float", "low": 0.0, "high": 0.1, "log": True}, "low > 0"),
+        ({"type": "float", "low": 0.0}, "`low` and `high`"),
+        ({"type": "int", "low": 0.5, "high": 3}, "whole numbers"),
+        ({"type": "categorical", "choices": []}, "non-empty list"),
+        ({"type": "categorical", "choices": [1], "low": 0}, "nothing else"),
+        ({"type": "real", "low": 0, "high": 1}, "'float', 'int' or 'categorical'"),
+        ({"type": "float", "low": 0, "high": 1, "lgo": True}, "lgo"),
+    ],
+)
+def test_a_bad_dimension_is_refused_in_one_line(dimension, message):
+    with pytest.raises(UserError, match=message) as caught:
+        study(space={"schedule.steps": dimension})
+    assert "\n" not in str(caught.value)
+    assert "schedule.steps" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("schedule.learning_rte", "'learning_rte' is unknown; there is steps, batch_size"),
+        ("wieght", "'wieght' is unknown"),
+        ("weight.deeper", "nothing below it"),
+    ],
+)
+def test_unknown_parameters_are_refused_against_the_family(name, message):
+    with pytest.raises(UserError, match=message):
+        check_space(study(space={name: RATE}), ToyConfig)
+
+
+def test_ranges_that_the_family_refuses_are_refused():
+    check_space(study(), ToyConfig)
+    with pytest.raises(UserError, match=r"weight = -1\.0 is refused by toy"):
+        check_space(study(space={"weight": {"type": "float", "low": -1.0, "high": 1.0}}), ToyConfig)
+
+
+def test_a_file_that_is_no_study_is_refused(tmp_path):
+    path = tmp_path / "study.log"
+    path.write_text("time,q,p\n0,1,2\n")
+    with pytest.raises(UserError, match="not a study's journal"):
+        run_study(study(), bowl, path)
+    assert path.read_text() == "time,q,p\n0,1,2\n"
+
+
+def test_an_unwritable_place_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write the study"):
+        run_study(study(), bowl, tmp_path / "file" / "study.log")
+
+
+def test_the_overlay_is_a_parameter_file_of_the_family(reference):
+    config = study(trials=14, variant="wide")
+    text = overlay_text(config, reference)
+    assert text.startswith("# Best of 14 trials")
+    tree = yaml.safe_load(text)
+    best = ToyConfig(**tree["toy"]["variants"]["wide"])
+    assert best.schedule.steps == reference.best_parameters["schedule"]["steps"]
+    assert list(best.hidden) == reference.best_parameters["hidden"]
+
+
+NAMES = st.lists(st.sampled_from("abcd"), min_size=3, max_size=3).map(".".join)
+
+
+@given(st.dictionaries(NAMES, st.integers(), max_size=6))
+def test_nesting_keeps_every_value(dotted):
+    tree = nested(dotted)
+    for name, value in dotted.items():
+        node = tree
+        for part in name.split("."):
+            node = node[part]
+        assert node == value
+
+
+@given(st.dictionaries(NAMES, st.integers(), max_size=6), st.dictionaries(NAMES, st.integers(), max_size=6))
+def test_merging_nested_is_nesting_merged(base, overlay):
+    assert merged(nested(base), nested(overlay)) == nested(base | overlay)
+
+
+def test_a_parameter_and_its_part_cannot_both_be_searched():
+    with pytest.raises(UserError, match="search one of the two"):
+        study(
+            space={
+                "schedule": {"type": "categorical", "choices": [{"steps": 1}]},
+                "schedule.steps": SPACE["schedule.steps"],
+            }
+        )
+
+
+def test_no_samplers_package_is_one_line(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install cmaes"):
+        study(sampler="cmaes")
+
+
+def test_the_storage_may_be_given_as_text(tmp_path):
+    assert len(run_study(study(trials=1), bowl, str(tmp_path / "study.log")).trials) == 1
+    assert Path(tmp_path / "study.log").exists()
