@@ -77,7 +77,14 @@ def rows_of(world, model, values, by_step, unit, metric, split):
 
 
 def build(
-    worlds=("pendulum", "two_body"), steps=80, episodes=6, seeds=3, models=tuple(MODELS), length=20.0, frames=True, size=48
+    worlds=("pendulum", "two_body"),
+    steps=80,
+    episodes=6,
+    seeds=3,
+    models=tuple(MODELS),
+    length=20.0,
+    frames=True,
+    size=48,
 ):
     rng = np.random.default_rng(0)
     rows, rollouts, curves = [], {}, {}

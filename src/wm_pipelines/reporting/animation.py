@@ -130,9 +130,18 @@ def animate(
 
 def _with_palette(canvas: Frames, colours: int) -> list[Image.Image]:
     """Pictures in one palette of so many colours, chosen from a few of them; without dithering, which flickers."""
-    sample = Image.fromarray(np.concatenate(canvas[:: max(1, len(canvas) // 6)]))
-    palette = sample.quantize(colours)
+    sample = np.concatenate(canvas[:: max(1, len(canvas) // 4)])
+    palette = Image.fromarray(sample).quantize(colours)
     none = Image.Dither.NONE
+    # Quantisation averages: white would turn grey. Each entry becomes the most frequent of the colours it stands for.
+    packed = sample.reshape(-1, 3).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    distinct, counts = np.unique(packed, return_counts=True)
+    distinct = distinct[np.argsort(counts, kind="stable")]
+    shades = np.stack([distinct >> 16, distinct >> 8 & 255, distinct & 255], axis=-1).astype(np.uint8)
+    entry = np.asarray(Image.fromarray(shades[None]).quantize(palette=palette, dither=none))[0]
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[entry] = shades  # of several colours with one entry the last, the most frequent, stays
+    palette.putpalette(table.tobytes())
     return [Image.fromarray(f).quantize(palette=palette, dither=none).convert("RGB") for f in canvas]
 
 

@@ -251,7 +251,10 @@ def portraits(rollouts: WorldRollouts, palette: Palette, episode: int = 0) -> Fi
 
 def _portrait_words(rollouts: WorldRollouts) -> tuple[str, str]:
     """Title and caption that suit the kind of portrait."""
-    how = "of one held-out episode: the truth thin and dark, the prediction coloured on top; dots mark where they end."
+    how = (
+        "of one held-out episode: the truth as a thin line without colour, the prediction coloured on top; "
+        "dots mark where they end."
+    )
     if rollouts.particles is not None and _is_spatial(rollouts):
         bodies = f" The first {_MAX_PATHS} bodies are drawn." if rollouts.particles > _MAX_PATHS else ""
         look = "Where the two part, the model has lost the motion; bodies that leave the panel have been flung out."
@@ -376,7 +379,7 @@ def score_per_cost(summary: pd.DataFrame, world: str, palette: Palette) -> Figur
     upwards = sorted(trained, key=lambda m: trained[m]["mse"]["value"])
     for model, row in trained.items():
         # Labels of neighbours in height lie on different sides of their points.
-        side = "top" if upwards.index(model) % 2 == len(upwards) % 2 else "bottom"
+        side = "top" if (len(upwards) - upwards.index(model)) % 2 else "bottom"
         figure.add_trace({**_cost_point(model, row, palette), "textposition": f"{side} center"})
     figure.update_xaxes(_log_axis([max(r["train_seconds"]["value"], _SHORTEST) for r in trained.values()], margin=0.6))
     floor = [r["mse"]["value"] for m, r in rows.items() if m.split("/")[0] == "persistence"]
@@ -423,7 +426,7 @@ def _cost_point(model: str, row: Mapping[str, Mapping[str, Any]], palette: Palet
 def main_split(splits: Iterable[str]) -> str:
     """The split that figures show: ``test`` if it is there, else the first by name; empty if there is none."""
     names = sorted(set(splits))
-    return "test" if "test" in names or not names else names[0]
+    return "test" if "test" in names else next(iter(names), "")
 
 
 # ---------------------------------------------------------------- all worlds

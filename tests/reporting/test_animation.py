@@ -1,0 +1,65 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wm_pipelines.reporting.animation import animate, strip
+
+
+def moving_square(count=20, size=32, offset=0):
+    frames = np.full((count, size, size, 3), 255, dtype=np.uint8)
+    for f in range(count):
+        x = (f + offset) % (size - 6)
+        frames[f, 10:16, x : x + 6] = (200, 30, 30)
+    return frames
+
+
+def decoded(animation):
+    image = Image.open(io.BytesIO(animation.data))
+    pictures = []
+    for i in range(image.n_frames):
+        image.seek(i)
+        pictures.append(np.asarray(image.convert("RGB")).astype(int))
+    return image, pictures
+
+
+def test_pictures_come_back_in_order_and_unblurred():
+    frames = {"truth": moving_square(), "mlp/default": moving_square(offset=9)}
+    canvas = strip(frames)
+    image, pictures = decoded(animate(frames))
+    assert len(pictures) == 20
+    for drawn, expected in zip(pictures, canvas, strict=True):
+        assert np.abs(drawn - expected).mean() < 1.0
+    assert image.info["duration"] == round(1000 / 12)
+
+
+def test_truth_comes_first_and_rows_wrap():
+    white, black = (np.full((1, 64, 64, 3), v, dtype=np.uint8) for v in (255, 0))
+    models = {f"m{i}/x": white for i in range(6)}
+    canvas = strip({**models, "truth": black}, columns=4)
+    assert canvas.shape[1] > canvas.shape[2] // 2
+    panel = canvas[0, 40:140, 10:120]
+    assert panel.max() == 0
+
+
+def test_long_sequences_keep_their_speed_and_stay_within_the_budget():
+    noise = np.random.default_rng(0).integers(0, 255, (100, 32, 32, 3), dtype=np.uint8)
+    small = animate({"truth": noise}, frames_per_second=20.0, budget=60_000)
+    assert len(small.data) <= 60_000
+    image, pictures = decoded(small)
+    assert 1 < len(pictures) < 100
+    assert image.info["duration"] * len(pictures) == pytest.approx(5000, rel=0.1)
+
+
+def test_same_frames_same_bytes():
+    assert animate({"truth": moving_square()}) == animate({"truth": moving_square()})
+
+
+def test_what_cannot_be_animated_is_refused():
+    with pytest.raises(ValueError, match="no frames"):
+        animate({})
+    with pytest.raises(ValueError, match="alike in shape"):
+        animate({"truth": moving_square(), "mlp/x": moving_square(size=16)})
+    with pytest.raises(ValueError, match="exceeds"):
+        animate({"truth": moving_square()}, budget=10)

@@ -1,0 +1,120 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from wm_pipelines.reporting import figures as f
+from wm_pipelines.reporting.style import Palette
+
+
+def traces(figure, name):
+    return [t for t in figure.data if t.name == name]
+
+
+def values(axis):
+    return np.array([np.nan if v is None else v for v in axis], dtype=float)
+
+
+def test_every_world_has_every_figure_and_no_trace_is_long(content):
+    figures = f.all_figures(content)
+    names = {"energy", "energy_error", "error_growth", "score_per_cost", "portraits", "learning_curves"}
+    assert set(figures) == {f"{w}/{n}" for w in ("pendulum", "two_body") for n in names}
+    for key, figure in figures.items():
+        assert key.split("/")[0] in figure.layout.title.text
+        for trace in figure.data:
+            points = len(trace.x)
+            assert points <= (2 if trace.fill else 1) * f.MAX_POINTS
+
+
+def test_energy_curves_are_the_data(content):
+    rollouts = content.rollouts["pendulum"]
+    figure = f.energy_over_time(rollouts, Palette(rollouts.energy)).figure
+    (truth,), (mlp,) = traces(figure, "truth"), traces(figure, "mlp")
+    np.testing.assert_allclose(values(truth.y), rollouts.truth_energy[0], rtol=1e-4)
+    np.testing.assert_allclose(values(mlp.y), rollouts.energy["mlp/default"][0], rtol=1e-4)
+    np.testing.assert_allclose(values(mlp.x), rollouts.time, rtol=1e-4, atol=1e-9)
+
+
+def test_energy_error_is_the_median_over_episodes(content):
+    rollouts = content.rollouts["pendulum"]
+    figure = f.energy_error_over_time(rollouts, Palette(rollouts.energy)).figure
+    energy = rollouts.energy["mlp/default"]
+    expected = np.median(np.abs(energy - energy[:, :1]), axis=0)[1:]
+    np.testing.assert_allclose(values(traces(figure, "mlp")[0].y), expected, rtol=1e-4)
+
+
+def test_error_growth_lines_are_means_over_seeds_within_their_bands(content):
+    figure = f.world_figures(content, "pendulum")["error_growth"].figure
+    board = content.leaderboard
+    rows = board[(board.world == "pendulum") & (board.family == "mlp") & (board.metric == "mse") & (board.step > 0)]
+    line = traces(figure, "mlp")[0]
+    np.testing.assert_allclose(values(line.y), rows.groupby("step")["value"].mean(), rtol=1e-4)
+    np.testing.assert_allclose(values(line.x), content.rollouts["pendulum"].time[sorted(rows.step.unique())], rtol=1e-4)
+    band = next(t for t in figure.data if t.fill and t.legendgroup == "mlp/default")
+    high, low = np.split(values(band.y), 2)
+    assert (low[::-1] <= values(line.y)).all()
+    assert (values(line.y) <= high).all()
+
+
+def test_a_blown_up_model_leaves_gaps_and_hides_nobody(content):
+    rollouts = content.rollouts["pendulum"]
+    energy = rollouts.energy["mlp/default"].copy()
+    energy[:, 30:40], energy[:, 40:] = 1e30, np.nan
+    broken = replace(rollouts, energy={**rollouts.energy, "mlp/default": energy})
+    palette = Palette(broken.energy)
+    figure = f.energy_over_time(broken, palette).figure
+    low, high = figure.layout.yaxis.range
+    assert high - low < 10 * rollouts.truth_energy[0, 0]
+    assert np.isnan(values(traces(figure, "mlp")[0].y)[45])
+    json.loads(f.energy_error_over_time(broken, palette).figure.to_json())
+
+
+def test_portraits_show_paths_of_bodies_with_equal_axes(content):
+    rollouts = content.rollouts["two_body"]
+    shown = f.portraits(rollouts, Palette(rollouts.predicted))
+    assert shown.title == "Paths of the bodies"
+    truth = traces(shown.figure, "truth")[0]
+    x, y = values(truth.x), values(truth.y)
+    assert np.isnan(x).sum() == 2  # a gap after each of two bodies
+    np.testing.assert_allclose((x**2 + y**2)[~np.isnan(x)], 1.0, rtol=1e-3)
+    assert shown.figure.layout.yaxis.scaleanchor == "x"
+
+
+def test_a_winding_angle_is_cut_where_it_jumps(content):
+    rollouts = content.rollouts["pendulum"]
+    winding = rollouts.truth.copy()
+    winding[..., 0] = np.linspace(0, 9.0, winding.shape[1])
+    shown = f.portraits(replace(rollouts, truth=winding, angles=(0,)), Palette(rollouts.predicted))
+    x = values(traces(shown.figure, "truth")[0].x)
+    assert np.nanmax(np.abs(x)) <= np.pi
+    assert np.isnan(x).sum() == 1
+    assert np.nanmax(np.abs(np.diff(x))) < 1.0
+
+
+def test_score_per_cost_leaves_references_to_a_line(content):
+    shown = f.world_figures(content, "pendulum")["score_per_cost"].figure
+    names = {t.name for t in shown.data}
+    assert "mlp" in names
+    assert not {"oracle", "persistence"} & names
+    assert shown.layout.annotations[0].text == "persistence"
+    structured = traces(shown, "hnn · structured")[0]
+    assert structured.x[0] == pytest.approx(0.4)
+
+
+def test_without_data_there_is_no_figure(content):
+    bare = replace(content, rollouts={}, curves={}, leaderboard=content.leaderboard.iloc[:0])
+    assert f.all_figures(bare) == {}
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 5), (5, 5), (1000, 400), (401, 400)])
+def test_thinning_keeps_both_ends(count, most):
+    kept = f.thinned(count, most)
+    assert (kept[0], kept[-1]) == (0, count - 1)
+    assert len(kept) == min(count, most)
+
+
+def test_main_split():
+    assert f.main_split(["train", "test", "B"]) == "test"
+    assert f.main_split(["C", "B"]) == "B"
+    assert f.main_split([]) == ""

@@ -1,0 +1,84 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from wm_pipelines.reporting.content import LEADERBOARD_COLUMNS
+from wm_pipelines.reporting.summary import format_markdown, format_terminal, summary_table
+
+
+def board(*rows):
+    """Rows (world, family, seed, metric, value, low, high)."""
+    full = [(w, f, "default", s, "test", m, -1, v, lo, hi, 10, "J") for w, f, s, m, v, lo, hi in rows]
+    return pd.DataFrame(full, columns=list(LEADERBOARD_COLUMNS))
+
+
+def test_one_seed_keeps_its_interval():
+    row = summary_table(board(("w", "hnn", 0, "mse", 2.0, 1.5, 3.0))).iloc[0]
+    assert (row["value"], row["ci_low"], row["ci_high"], row["seeds"], row["n"]) == (2.0, 1.5, 3.0, 1, 10)
+
+
+def test_seeds_that_agree_do_not_sharpen_what_the_shared_episodes_leave_open():
+    row = summary_table(board(*(("w", "hnn", s, "mse", 2.0, 1.5, 3.0) for s in range(3)))).iloc[0]
+    np.testing.assert_allclose([row["value"], row["ci_low"], row["ci_high"]], [2.0, 1.5, 3.0])
+    assert row["n"] == 30
+
+
+def test_spread_of_seeds_alone_is_students_t():
+    values = [4.0, 5.0, 7.0]
+    row = summary_table(board(*(("w", "hnn", s, "mse", v, np.nan, np.nan) for s, v in enumerate(values)))).iloc[0]
+    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    np.testing.assert_allclose([row["ci_low"], row["ci_high"]], [max(expected[0], 0.0), expected[1]])
+
+
+def test_a_diverged_seed_shows_and_cannot_win():
+    table = summary_table(
+        board(
+            ("w", "hnn", 0, "mse", 0.1, 0.05, 0.2),
+            ("w", "hnn", 1, "mse", np.inf, 0.3, np.inf),
+            ("w", "mlp", 0, "mse", 5.0, 4.0, 6.0),
+        )
+    ).set_index("family")
+    assert table.loc["hnn", "value"] == table.loc["hnn", "ci_high"] == np.inf
+    assert table.loc["hnn", "ci_low"] == 0.05
+    assert list(table["best"]) == [False, True]
+
+
+def test_best_respects_direction_world_and_references():
+    rows = [(w, f, 0, m, v, v, v) for w, f, m, v in [
+        ("a", "oracle", "mse", 0.0), ("a", "hnn", "mse", 1.0), ("a", "mlp", "mse", 2.0),
+        ("a", "hnn", "horizon", 3.0), ("a", "mlp", "horizon", 9.0), ("a", "persistence", "horizon", 10.0),
+        ("b", "hnn", "mse", 5.0), ("b", "mlp", "mse", 5.0),
+    ]]  # fmt: skip
+    table = summary_table(board(*rows))
+    best = {(r.world, r.family, r.metric) for r in table[table["best"]].itertuples()}
+    assert best == {("a", "hnn", "mse"), ("a", "mlp", "horizon")}
+
+
+def test_steps_are_left_out_and_row_order_does_not_matter(content):
+    shuffled = content.leaderboard.sample(frac=1.0, random_state=1)
+    pd.testing.assert_frame_equal(summary_table(shuffled), summary_table(content.leaderboard))
+    overall = content.leaderboard[content.leaderboard["step"] < 0]
+    pd.testing.assert_frame_equal(summary_table(overall), summary_table(content.leaderboard))
+
+
+def test_text_tables_hold_every_model_its_cost_and_a_star(content):
+    summary = summary_table(content.leaderboard)
+    text = format_terminal(summary)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 160
+    hnn = next(line for line in lines if "hnn · structured" in line)
+    assert "20.0*" in hnn
+    assert "0.400*" in hnn
+    assert sum("train" in line.split()[:2] for line in lines) == 0
+    markdown = format_markdown(summary)
+    assert len({line.count("|") for line in markdown.splitlines()}) == 1
+    assert "**0.400**" in markdown
+
+
+def test_an_empty_leaderboard_says_so():
+    empty = summary_table(pd.DataFrame(columns=list(LEADERBOARD_COLUMNS)))
+    assert empty.empty
+    assert format_terminal(empty) == "The leaderboard is empty."
+    with pytest.raises(KeyError):
+        summary_table(pd.DataFrame({"value": [1.0]}))
