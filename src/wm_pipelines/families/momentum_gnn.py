@@ -57,6 +57,7 @@ _MOTION = 2  # inputs v.n, |u|^2
 _CHUNK_NUMBERS = 4_000_000  # entries of the largest array while equations are assembled
 _CALIBRATION_PAIRS = 400_000
 _INNER_EQUATIONS = 3_000
+_PLACES = 10_000  # pairs among which random features are placed
 _DISTINCT = 1e-6  # a coupling closer than this to a combination of others is one of them
 
 
@@ -69,7 +70,7 @@ class MomentumGNNConfig(FamilyConfig):
     training: Literal["closed_form", "gradient"] = Field(
         "closed_form", description="least squares on random features, or a network trained by gradient"
     )
-    features: int = Field(32, ge=1, description="closed form: random tanh features per coupling")
+    features: int = Field(64, ge=1, description="closed form: random tanh features per coupling")
     steepness: float = Field(1.0, gt=0, description="closed form: slope of the features over the data's spread")
     ridge: float = Field(
         1e-10, gt=0, description="closed form: relative accuracy below which directions are left alone"
@@ -485,6 +486,7 @@ class MomentumGNN(Family):
             if k % 64 == 0 and not bool(states[:, :, k].isfinite().all(dim=-1).any()):
                 break
         broken = (~states.isfinite().all(dim=-1)).cummax(dim=-1).values
+        spins = None if spins is None else spins.masked_fill(broken[..., None], math.nan)
         return Prediction(states=states.masked_fill(broken[..., None], math.nan), latents=spins)
 
     # ------------------------------------------------------------ training
@@ -597,12 +599,13 @@ class MomentumGNN(Family):
 
     def _draw(self, rows: Observations) -> tuple[Tensor, Tensor]:
         """Every seed's own rows ``[S, R, Q, 2d]``, their targets, and its random features placed among them."""
+        pairs = self.particles * (self.particles - 1) // 2
         count = min(len(rows.state), max(1, self.config.equations // (self.particles * self.space)))
         chosen = torch.stack(
             [torch.randperm(len(rows.state), generator=g)[:count] for g in generators(self.seeds, salt=9)]
         )
         state = rows.state[chosen]
-        q, p = split_particles(state[:, : self._chunk, 0], self.particles)
+        q, p = split_particles(state[:, : max(1, _PLACES // pairs), 0], self.particles)
         edges = self._edges(q, NeighbourList(self.config.cutoff).graph(q))
         steepness = [self.config.steepness] * len(self.seeds)
         radial = self._radial_inputs(edges.distance)[0]
