@@ -1,10 +1,10 @@
 """Random features with their gradients, and the least squares that fits them: models without a gradient descent.
 
-A model ``f(u) = sum_k c_k phi_k(u)`` with frozen random ``phi_k(u) = sigma_k(w_k . u + b_k)`` is linear in ``c``, and so
-is everything linear in its derivatives: Hamilton's equations, an integral over a time step, a boundary condition.
+A model ``f(u) = sum_k c_k phi_k(u)`` with frozen random ``phi_k(u) = sigma_k(w_k . u + b_k)`` is linear in ``c``, and
+so is everything linear in its derivatives: Hamilton's equations, an integral over a time step, a boundary condition.
 
-Sources: Huang et al. 2006 (extreme learning machines); Bolager et al. 2023, arXiv 2306.16830 (weights sampled from pairs
-of data points); Rahma et al. 2024, arXiv 2411.17511 (Hamiltonians fitted so). ``S`` seeds lead every shape.
+Sources: Huang et al. 2006 (extreme learning machines); Bolager et al. 2023, arXiv 2306.16830 (weights sampled from
+pairs of data points); Rahma et al. 2024, arXiv 2411.17511 (Hamiltonians fitted so). ``S`` seeds lead every shape.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ RIDGE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
 class RandomFeatures(nn.Module):
     """``phi_k(u) = sigma_k(w_k . u + b_k)`` for ``K`` frozen random ``(w_k, b_k)`` per seed; inputs of order one.
 
-    Kinds: ``tanh``: its centre at one data point, its direction towards another one, so that features lie where data lie
-    and ignore directions in which the data never move; ``power``: exponents uniform in (-3, 3), for logarithmic inputs;
-    ``linear``, ``square``: a polynomial tail, which extrapolates where saturating features cannot.
+    Kinds: ``tanh``: its centre at one data point, its direction towards another one, so that features lie where data
+    lie and ignore directions in which the data never move; ``power``: exponents uniform in (-3, 3), for logarithmic
+    inputs; ``linear``, ``square``: a polynomial tail, which extrapolates where saturating features cannot.
 
     Args:
         inputs: n, length of ``u``. counts: features of each kind, e.g. ``{"tanh": 100}``.
@@ -53,7 +53,7 @@ class RandomFeatures(nn.Module):
 
         Args:
             points: data ``[S, R, n]`` among which ``tanh`` features are placed.
-            steepness: slope of the ``tanh`` features, in units of one over the data's spread; one per seed.
+            steepness: slope of the ``tanh`` features in units of one over the data's spread, per seed.
         """
         for s, generator in enumerate(generators(self.seeds, self.salt)):
             drawn = [self._draw_kind(kind, k, points[s], steepness[s], generator) for kind, k in self.counts.items()]
@@ -135,8 +135,8 @@ class LeastSquares:
     def solve(self, ridges: Sequence[float]) -> Tensor:
         """Minimisers of ``|A c - y|^2 + ridge^2 K |D c|^2``, one per ridge: ``[len(ridges), S, K]``.
 
-        ``D`` holds the lengths of the columns of ``A``, so a ridge is a relative accuracy: combinations of features that the
-        data determine worse than that are left at zero.
+        ``D`` holds the lengths of the columns of ``A``, so a ridge is a relative accuracy: combinations that
+        the data determine worse than that are left at zero.
         """
         if self.factor is None:
             raise ValueError("least squares without rows; add rows first")
