@@ -182,14 +182,18 @@ def gauss_legendre_step(
     """
     xp = array_namespace(z)
     matrix, weights = _GAUSS_TABLEAUX[stages]
-    slope = field(z)
-    slopes = [slope] * stages
-    previous = math.inf
-    scale = 1.0 + float(xp.max(xp.abs(z)))
-    for _ in range(iterations):
-        points = [z + step * sum(a * k for a, k in zip(row, slopes, strict=True)) for row in matrix]
+
+    def improved(start: Array, slopes: list[Array]) -> list[Array]:
+        points = [start + step * sum(a * k for a, k in zip(row, slopes, strict=True)) for row in matrix]
         # One call of the field for all stages: a batch axis in front.
-        updated = list(field(xp.stack(points)))
+        return list(field(xp.stack(points)))
+
+    fixed, slope = _detached(z), field(z)
+    slopes = [_detached(slope)] * stages
+    previous, contraction = math.inf, 0.0
+    scale = 1.0 + float(xp.max(xp.abs(fixed)))
+    for _ in range(iterations):
+        updated = [_detached(k) for k in improved(fixed, slopes)]
         change = max(abs(step) * float(xp.max(xp.abs(new - old))) for new, old in zip(updated, slopes, strict=True))
         slopes = updated
         if not math.isfinite(change):
@@ -198,12 +202,20 @@ def gauss_legendre_step(
             )
         if change <= tolerance * scale or (change >= previous and change <= 1e3 * tolerance * scale):
             break
+        if math.isfinite(previous):
+            contraction = max(contraction, change / previous)
         previous = change
     else:
         raise IntegrationError(
             f"Gauss-Legendre: stage equations not solved after {iterations} iterations (last change {change:.1e}); "
             "use a shorter time step or more sub-steps"
         )
+    if getattr(slope, "requires_grad", False):
+        # The values are solved, their derivatives not: these follow the same contraction, from the start. (At a fixed
+        # point of the flow the values are solved at once, and differentiating that one iteration would be wrong.)
+        rate = min(contraction or 0.1, 0.9)
+        for _ in range(min(iterations, math.ceil(math.log(0.1 * tolerance) / math.log(rate)))):
+            slopes = improved(z, slopes)
     return z + step * sum(b * k for b, k in zip(weights, slopes, strict=True))
 
 
@@ -244,7 +256,7 @@ def dop853(
     z = z0 + 0.0
     output = [z0]
     size = xp.full_like(z[:, :1], abs(step) / 10.0)
-    slope = field(z)
+    slope = field(z0) + 0.0  # both are updated in place: nothing that a gradient needs may alias them
     evaluations = 1
     for _ in range(steps):
         remaining = xp.full_like(z[:, :1], abs(step))
