@@ -16,6 +16,7 @@ from wm_pipelines.reporting.style import INK, Palette, model_label, model_order
 Frames = NDArray[np.uint8]
 
 _GAP, _HEADER, _STRIPE = 6, 18, 3
+_PACK = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
 
 
 @dataclass(frozen=True)
@@ -131,18 +132,23 @@ def animate(
 def _with_palette(canvas: Frames, colours: int) -> list[Image.Image]:
     """Pictures in one palette of so many colours, chosen from a few of them; without dithering, which flickers."""
     sample = np.concatenate(canvas[:: max(1, len(canvas) // 4)])
-    palette = Image.fromarray(sample).quantize(colours)
-    none = Image.Dither.NONE
-    # Quantisation averages: white would turn grey. Each entry becomes the most frequent of the colours it stands for.
-    packed = sample.reshape(-1, 3).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-    distinct, counts = np.unique(packed, return_counts=True)
-    distinct = distinct[np.argsort(counts, kind="stable")]
-    shades = np.stack([distinct >> 16, distinct >> 8 & 255, distinct & 255], axis=-1).astype(np.uint8)
-    entry = np.asarray(Image.fromarray(shades[None]).quantize(palette=palette, dither=none))[0]
-    table = np.zeros((256, 3), dtype=np.uint8)
-    table[entry] = shades  # of several colours with one entry the last, the most frequent, stays
-    palette.putpalette(table.tobytes())
-    return [Image.fromarray(f).quantize(palette=palette, dither=none).convert("RGB") for f in canvas]
+    palette = np.array(Image.fromarray(sample).quantize(colours).getpalette(), dtype=np.uint8).reshape(-1, 3)[:colours]
+    distinct, counts = np.unique(sample.reshape(-1, 3) @ _PACK, return_counts=True)
+    by_frequency = distinct[np.argsort(counts, kind="stable")]
+    shades = np.stack([by_frequency >> 16, by_frequency >> 8 & 255, by_frequency & 255], axis=-1).astype(np.uint8)
+    # Each of 32³ cells of the colour cube stands for its most frequent colour: of several assignments the last stays.
+    cube = 8 * np.indices((32, 32, 32), dtype=np.uint8).reshape(3, -1).T + 4
+    cube[_cell(shades)] = shades
+    distance = np.square(cube[:, None].astype(np.float32) - palette.astype(np.float32)).sum(axis=-1)
+    nearest = distance.argmin(axis=-1)
+    # Quantisation averages, and white would turn grey: each entry becomes the most frequent colour that it stands for.
+    palette[nearest[_cell(shades)]] = shades
+    return [Image.fromarray(palette[nearest[_cell(f)]]) for f in canvas]
+
+
+def _cell(colours: Frames) -> NDArray[np.intp]:
+    """Cell of the colour cube that a colour lies in, five bits per channel: ``[..., 3] -> [...]``."""
+    return (colours >> 3) @ np.array([1 << 10, 1 << 5, 1], dtype=np.intp)
 
 
 def _encode(pictures: list[Image.Image], duration: int) -> bytes:

@@ -345,7 +345,7 @@ def _ranges(curve: tuple[Float, Float], equal: bool) -> tuple[list[float], list[
 def learning_curves(curves: Mapping[str, pd.DataFrame], world: str, palette: Palette) -> Figure | None:
     """Training loss over the optimiser's step, mean over seeds."""
     tables = {key.split("/", 1)[1]: curve for key, curve in curves.items() if key.split("/", 1)[0] == world}
-    own = {m: c.groupby("step")["loss"].mean() for m, c in tables.items() if len(c)}
+    own = {m: c.groupby("step")["loss"].mean() for m, c in tables.items() if "loss" in c and len(c)}
     if not own:
         return None
     figure = go.Figure(layout=_layout("training step", "loss", log_y=True))

@@ -109,7 +109,7 @@ def pretty_number(value: float, digits: int = 3) -> str:
 
 METRIC_TITLES = {
     "horizon": "Horizon",
-    "horizon_lyapunov": "Horizon (Lyapunov times)",
+    "horizon_lyapunov": "Lyapunov horizon",
     "violation_rate": "Violations",
     "mse": "State MSE",
     "energy_error": "Energy error",
