@@ -14,7 +14,6 @@ from kedro.runner import SequentialRunner
 
 from wm_pipelines import families
 from wm_pipelines.datasets.local import ModelsDataset
-from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.pipelines import combinations as lists
 from wm_pipelines.pipelines import evaluation, training
@@ -56,7 +55,7 @@ def test_the_family_of_the_page_trains_and_is_judged(friction, tmp_path):
             "params:learning": MemoryDataset(LearningConfig(progress=False)),
             "params:evaluation": MemoryDataset(EvaluationConfig()),
             "params:seeds": MemoryDataset([0, 1]),
-            "friction.mass_spring_checkpoints": MemoryDataset(CheckpointStore(tmp_path), copy_mode="assign"),
+            "friction.mass_spring_checkpoints": MemoryDataset(tmp_path),
             "friction.mass_spring_models": ModelsDataset(filepath=str(tmp_path / "models")),
         }
     )

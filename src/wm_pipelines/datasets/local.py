@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,6 +11,7 @@ from kedro.io import AbstractDataset
 from numpy.typing import NDArray
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.mappings import deep_merge
 
 
 class LocalDataset(AbstractDataset[Any, Any]):
@@ -129,18 +131,56 @@ class BytesDataset(LocalDataset):
         return self.path.read_bytes()
 
 
-class CheckpointsDataset(LocalDataset):
-    """A folder where a training keeps its checkpoints; loading gives the store, the training itself writes."""
+class PathDataset(LocalDataset):
+    """A place where a node writes by itself while it runs (checkpoints, journals); loads as its path."""
 
     def save(self, data: Any) -> None:  # noqa: ARG002
-        """Checkpoints are written by the training, not by Kedro."""
-        raise UserError("checkpoints are written by the training itself, not as a node's output")
+        """What lies there is written by the node that loads the path."""
+        raise UserError(f"'{self._filepath}' is written while its node runs, not as an output")
 
-    def load(self) -> Any:
-        """The store; the folder is made when the first checkpoint is written."""
-        from wm_pipelines.learning.checkpoints import CheckpointStore
-
-        return CheckpointStore(self.path)
+    def load(self) -> Path:
+        """The path; nothing needs to be there yet."""
+        return self.path
 
     def _exists(self) -> bool:
         return True
+
+
+class EpisodesByWorldDataset(LocalDataset):
+    """The stored episodes of all worlds: world -> loader of its splits."""
+
+    def save(self, data: Any) -> None:  # noqa: ARG002
+        """Each world's episodes are saved by its own dataset."""
+        raise UserError("episodes are saved world by world, by the pipeline data_ingestion")
+
+    def load(self) -> dict[str, Callable[[], dict[str, Any]]]:
+        """One loader per world; nothing is read yet."""
+        folders = sorted(p for p in self.path.glob("*") if p.is_dir())
+        return {folder.name: EpisodesDataset(filepath=str(folder)).load for folder in folders}
+
+
+class ParameterFilesDataset(LocalDataset):
+    """Parameter files of a configuration environment; what is saved is merged into what is there."""
+
+    def save(self, data: dict[str, Any]) -> None:
+        """``{"hnn": tree}`` goes to ``parameters_hnn.yml`` under the key ``hnn``."""
+        import yaml
+
+        from wm_pipelines.files import atomic_write_bytes
+
+        for name, tree in data.items():
+            path = self.path / f"parameters_{name}.yml"
+            before = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+            text = yaml.safe_dump(deep_merge(before, {name: tree}), sort_keys=True)
+            atomic_write_bytes(
+                path, f"# Written by the tuning pipeline; use it with --env={self.path.name}.\n{text}".encode()
+            )
+
+    def load(self) -> dict[str, Any]:
+        """All parameter files, merged."""
+        import yaml
+
+        merged: dict[str, Any] = {}
+        for path in sorted(self.path.glob("parameters_*.yml")):
+            merged = deep_merge(merged, yaml.safe_load(path.read_text()) or {})
+        return merged

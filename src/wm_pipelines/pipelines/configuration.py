@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.mappings import deep_merge
 
 
 class FamilyParameters(BaseModel):
@@ -56,15 +56,6 @@ class EvaluationConfig(BaseModel):
     resamples: int = Field(1000, ge=10, description="bootstrap resamples of every confidence interval")
     animation_frames: int = Field(40, ge=2)
     animation_size: int = Field(96, ge=16, description="pixels")
-
-
-def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """``overlay`` on ``base``: mappings are merged key by key, everything else is replaced."""
-    merged = dict(base)
-    for key, value in overlay.items():
-        old = merged.get(key)
-        merged[key] = deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def check_seeds(seeds: Any) -> list[int]:

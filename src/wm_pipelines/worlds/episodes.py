@@ -22,6 +22,7 @@ from wm_pipelines import __version__
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.files import atomic_path
 from wm_pipelines.integrators import IntegrationError
+from wm_pipelines.mappings import deep_merge
 from wm_pipelines.worlds import get_world
 from wm_pipelines.worlds.base import World
 from wm_pipelines.worlds.quantities import Quantity
@@ -318,7 +319,7 @@ def build_world(config: WorldConfig, split: str | None = None, where: str | None
             raise UserError(f"'{where}.splits' has no '{split}'; it has {', '.join(config.splits)}")
         override = config.splits[split].parameters
     place = f"{where}.splits.{split}.parameters" if override else f"{where}.parameters"
-    return kind(validate(kind.Parameters, _merged(config.parameters, override), place))
+    return kind(validate(kind.Parameters, deep_merge(config.parameters, override), place))
 
 
 def ingest(config: WorldConfig, where: str | None = None) -> dict[str, Episodes]:
@@ -361,12 +362,3 @@ def _simulated_split(config: WorldConfig, name: str, where: str) -> Episodes:
             raise
         raise UserError(f"'{where}', split '{name}': {error}") from error
     return episodes
-
-
-def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``override`` on top, mappings merged key by key at every depth."""
-    merged = {**base, **override}
-    for key in base.keys() & override.keys():
-        if isinstance(base[key], Mapping) and isinstance(override[key], Mapping):
-            merged[key] = _merged(base[key], override[key])
-    return merged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from wm_pipelines.learning.artifacts import TrainedModel, versions
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.loop import train, training_fingerprint
-from wm_pipelines.pipelines.configuration import FamilyParameters
 from wm_pipelines.system import System
 from wm_pipelines.worlds.episodes import Episodes
 
@@ -37,16 +36,16 @@ def fit_variant(
     family: str,
     world: str,
     variant: str,
-    parameters: FamilyParameters,
+    settings: Mapping[str, Any],
     episodes: Episodes,
     system: System,
     learning: LearningConfig,
     seeds: Sequence[int],
     store: CheckpointStore | None,
 ) -> Fitted:
-    """Train, and pack what came of it."""
+    """Train with these settings of the family's `Config`, and pack what came of it."""
     family_class = get_family(family)
-    config = validate(family_class.Config, parameters.resolve(variant, world), family)
+    config = validate(family_class.Config, settings, f"{family} ({variant} on {world})")
     model = family_class(config, system, seeds)
     fingerprint = training_fingerprint(model, learning, episodes.content_hash)
     run = train(model, as_tensors(episodes), learning, store, f"{variant}", episodes.content_hash)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,7 @@ def train_family(
     family: FamilyParameters,
     learning: LearningConfig,
     seeds: list[int],
-    checkpoints: Any,
+    checkpoints: Path,
     *,
     family_name: str,
     world_name: str,
@@ -25,6 +26,7 @@ def train_family(
     """Fitted models by variant, their learning curves, and what they cost."""
     from wm_pipelines.families import get_family
     from wm_pipelines.learning.artifacts import Models
+    from wm_pipelines.learning.checkpoints import CheckpointStore
     from wm_pipelines.pipelines.training.fitting import fit_variant
     from wm_pipelines.worlds.episodes import build_world
 
@@ -33,7 +35,17 @@ def train_family(
     if (reason := get_family(family_name).unsuitable(system)) is not None:
         return Models(not_applicable=reason), pd.DataFrame({"variant": [], "seed": [], "step": []}), {}
     fitted = {
-        variant: fit_variant(family_name, world_name, variant, family, train, system, learning, seeds, checkpoints)
+        variant: fit_variant(
+            family_name,
+            world_name,
+            variant,
+            family.resolve(variant, world_name),
+            train,
+            system,
+            learning,
+            seeds,
+            CheckpointStore(checkpoints),
+        )
         for variant in family.variants
     }
     return (

@@ -1,7 +1,5 @@
-"""Empty for now."""
+"""Search for good parameters of any family on any world."""
 
-from kedro.pipeline import Pipeline
+from wm_pipelines.pipelines.tuning.pipeline import create_pipeline
 
-
-def create_pipeline() -> Pipeline:
-    return Pipeline([])
+__all__ = ["create_pipeline"]

@@ -1,0 +1,25 @@
+"""Nested parameter mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """``overlay`` on ``base``: mappings are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        merged[key] = deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"schedule.steps": 10} -> {"schedule": {"steps": 10}}``."""
+    tree: dict[str, Any] = {}
+    for name, value in dotted.items():
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        tree = deep_merge(tree, value)
+    return tree

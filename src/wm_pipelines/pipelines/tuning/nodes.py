@@ -1,0 +1,50 @@
+"""Nodes of the tuning pipeline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+
+def search(
+    parameters: dict[str, Any], episodes_by_world: Mapping[str, Callable[[], dict[str, Any]]], journals: Path
+) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]:
+    """Search as `params:tuning` says; judged on the validation split, never on held-out episodes.
+
+    Args:
+        parameters: all of them. episodes_by_world: world -> loader. journals: folder of the resumable studies.
+
+    Returns:
+        The best parameters as a tree of the parameter files, all trials, and a summary.
+    """
+    from wm_pipelines.errors import UserError
+    from wm_pipelines.families import get_family
+    from wm_pipelines.learning.tuning import check_space, run_study, tuning_config
+    from wm_pipelines.pipelines.tuning.objective import TuningObjective
+
+    config = tuning_config(parameters.get("tuning", {}))
+    for name in (config.world, config.family):
+        if name not in parameters:
+            raise UserError(f"parameter 'tuning': '{name}' has no parameter file; add conf/base/parameters_{name}.yml")
+    if config.world not in episodes_by_world:
+        raise UserError(f"no episodes of '{config.world}'; run: kedro run --pipeline=data_ingestion")
+    objective = TuningObjective.create(config, parameters, episodes_by_world[config.world]())
+    check_space(config, get_family(config.family).Config, objective.base)
+    journal = journals / f"{config.study_name.replace('/', '.')}.journal"
+    logger.info("Study %s: up to %d trials; it can be stopped and started again.", config.study_name, config.trials)
+    result = run_study(config, objective, journal, context=objective.context)
+    of_world = {"variants": {config.variant: result.best_parameters}}
+    summary = {
+        "study": config.study_name,
+        "best_value": result.best_value,
+        "best_trial": result.best_trial,
+        "best_parameters": result.best_parameters,
+        "importances": result.importances,
+    }
+    return {config.family: {"worlds": {config.world: of_world}}}, result.trials, summary
