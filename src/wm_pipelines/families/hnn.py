@@ -482,10 +482,11 @@ class HNN(Family):
         count, length = state.shape[:2]
         keep = min(count, max(2, math.ceil(self.config.rows / (length if whole else 1))))
         episode = torch.linspace(0, count - 1, keep).round().long()
-        row = torch.arange(length)
-        if not whole:
-            row = torch.linspace(0, length - 1, min(length, math.ceil(self.config.rows / keep))).round().long()
-        thin = [None if x is None else x[episode][:, row] for x in (time, state, derivative)]
+        rows = length if whole else min(length, math.ceil(self.config.rows / keep))
+        # Another first row in every episode: starts alone would show no close encounter.
+        first = torch.arange(keep)[:, None] * (0 if whole else 1)
+        row = (first + (torch.arange(rows) * length) // rows) % length
+        thin = [None if x is None else x[episode[:, None], row] for x in (time, state, derivative)]
         assert thin[0] is not None
         assert thin[1] is not None
         return thin[0], thin[1], thin[2]
