@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from wm_pipelines.worlds import captions, register
 from wm_pipelines.worlds.base import Float, WorldParameters
@@ -35,6 +35,13 @@ class MassRange(BaseModel):
         return self
 
 
+def _form(value: Any) -> str:
+    """Which way of giving masses was chosen, so that an error names it."""
+    if isinstance(value, dict | MassRange):
+        return "range"
+    return "list" if isinstance(value, list | tuple) else "each"
+
+
 class NBodyParameters(WorldParameters):
     """Parameters of `NBody`.
 
@@ -54,8 +61,13 @@ class NBodyParameters(WorldParameters):
 
     force: Literal["springs", "charges", "gravity"] = "springs"
     bodies: int = Field(5, ge=1)
-    masses: Mass | MassRange | list[Mass] = 1.0
-    charges: Charge | list[Charge] = 1.0
+    masses: Annotated[
+        Annotated[Mass, Tag("each")] | Annotated[list[Mass], Tag("list")] | Annotated[MassRange, Tag("range")],
+        Discriminator(_form),
+    ] = 1.0
+    charges: Annotated[Annotated[Charge, Tag("each")] | Annotated[list[Charge], Tag("list")], Discriminator(_form)] = (
+        1.0
+    )
     dimension: Literal[2, 3] = 2
     stiffness: Annotated[float, Quantity("N/m"), Field(gt=0)] = 1.0
     rest_length: Annotated[float, Quantity("m"), Field(ge=0)] = 1.0

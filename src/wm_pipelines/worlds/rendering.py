@@ -55,8 +55,8 @@ class Canvas:
     def __init__(self, frames: int, size: int, half_width: float, centre: tuple[float, float] = (0.0, 0.0)) -> None:
         self.size, self.pixel = size, 2.0 * half_width / size
         self._left, self._top = centre[0] - half_width, centre[1] + half_width
-        # A margin around the picture takes what is drawn over its edge.
-        self._margin = max(8, size // 3)  # no body is drawn larger than this
+        # A margin around the picture takes what is drawn over its edge: discs up to half the picture wide.
+        self._margin = size // 2 + 8
         side = size + 2 * self._margin
         self._image = np.empty((frames, side, side, 3), dtype=np.float32)
         self._image[:] = np.array(PAPER, dtype=np.float32)
@@ -123,7 +123,9 @@ class Canvas:
 
     def _spot(self, centre: Float, radius: float, fill: Colour) -> None:
         """Paint a disc into the patch of pixels around it, whose place differs from frame to frame."""
-        patch = min(2 * math.ceil(radius / self.pixel) + 3, self._margin)
+        patch = 2 * math.ceil(radius / self.pixel) + 3
+        if patch > self._margin:
+            raise ValueError(f"a disc of radius {radius:g} m is wider than half of the picture")
         column = (centre[:, 0] - self._left) / self.pixel - 0.5 + self._margin  # in pixels of the margined picture
         row = (self._top - centre[:, 1]) / self.pixel - 0.5 + self._margin
         last = self.size + 2 * self._margin - patch

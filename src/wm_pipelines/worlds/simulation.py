@@ -22,8 +22,8 @@ def energy_drift(states: Float, energy: Law, kinetic: Law) -> Float:
     """
     values = energy(states)
     drift = np.abs(values - values[:, :1]).max(axis=1)
-    # Rounding of H itself, which is all there is to see in an episode (almost) at rest.
-    floor = 16 * np.finfo(np.float64).eps * np.abs(values).max(axis=1)
+    # Rounding (and underflow) of H itself, which is all there is to see in an episode (almost) at rest.
+    floor = 16 * np.finfo(np.float64).eps * np.abs(values).max(axis=1) + 1e-290
     scale = kinetic(states).max(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(drift <= floor, 0.0, drift / scale)
