@@ -191,3 +191,9 @@ def test_curve_holds_every_seed_at_every_logged_step():
     assert [(row["step"], row["seed"]) for row in run.curve] == [(k, s) for k in range(5, 61, 5) for s in (4, 9)]
     assert all(math.isfinite(row["mse"]) for row in run.curve)
     assert run.flops > 0
+
+
+def test_flops_are_those_of_the_matrix_products_forward_and_backward():
+    _, run = fitted(seeds=(0, 1), steps=10, batch_size=16)
+    # z A: [16, 2] x [2, 2] per seed forward, and once more for the gradient of A; 2 operations per multiply-add.
+    assert run.flops == 10 * 2 * (2 * 16 * 2 * 2) * 2

@@ -1,4 +1,4 @@
-"""What a computation costs: wall and processor seconds, and the memory it added at its peak."""
+"""What a computation costs: wall and processor seconds, floating-point operations, the memory it added at its peak."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 import psutil
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 
 @dataclass
@@ -53,3 +56,21 @@ class CostMeter:
         self.memory_mb = (self._peak - self._start_memory) / 2**20
         if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
             self.memory_mb = torch.cuda.max_memory_allocated() / 2**20
+
+
+class FlopCounter(TorchDispatchMode):
+    """Counts floating-point operations of matrix products, convolutions and attention, by torch's own formulas.
+
+    (`torch.utils.flop_counter.FlopCounterMode` also tracks modules, by hooks that forbid a gradient inside a loss.)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(getattr(func, "_overloadpacket", None))
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out

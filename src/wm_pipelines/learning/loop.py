@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 import wm_pipelines
@@ -31,7 +30,7 @@ from wm_pipelines.learning.checkpoints import (
     optimizer_tensors,
 )
 from wm_pipelines.learning.config import LearningConfig
-from wm_pipelines.learning.cost import CostMeter
+from wm_pipelines.learning.cost import CostMeter, FlopCounter
 
 logger = logging.getLogger(__name__)
 
@@ -185,12 +184,12 @@ class _Gradient:
     def _flops_of_a_step(self) -> float:
         """Floating-point operations of one optimiser step (matrix products, forward and backward)."""
         state = torch.get_rng_state()
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             loss, _ = self.module.loss(self.batches.batch(0), 0.0)
             self.fabric.backward(loss.sum())
         self.optimizer.zero_grad()
         torch.set_rng_state(state)
-        return float(counter.get_total_flops() * self.schedule.accumulate)
+        return float(counter.flops * self.schedule.accumulate)
 
     def _log(self, done: int, terms: Mapping[str, Tensor], bar: tqdm) -> None:
         """Add a point to the learning curve; stop at once where the loss is no longer a number."""
