@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _REGISTERED: dict[str, type[World]] = {}
 _NOT_WORLDS = {
+    "paper_files",
     "base",
     "episodes",
     "rendering",

@@ -289,6 +289,7 @@ class WorldConfig(BaseModel):
     derivative: bool = True
     frame_size: int | None = Field(None, ge=8, description="pixels; null for no frames")
     captions: bool = False
+    paper_files: str | None = Field(None, description="folder of the HNN paper's files to read instead of simulating")
     splits: dict[str, SplitConfig] = Field(default_factory=dict, description="empty: the world brings its own episodes")
 
     @model_validator(mode="after")
@@ -334,6 +335,10 @@ def ingest(config: WorldConfig, where: str | None = None) -> dict[str, Episodes]
         for name in config.model_fields_set & {"splits", "step", "noise", "derivative", "frame_size"}:
             raise UserError(f"parameter '{where}.{name}': world '{config.world}' brings its own episodes; remove it")
         return own
+    if config.paper_files is not None:
+        from wm_pipelines.worlds.paper_files import read_paper_files
+
+        return read_paper_files(config.paper_files, config.world)
     if not config.splits:
         raise UserError(f"parameter '{where}.splits': missing; give at least train: {{episodes: …, steps: …}}")
     return {name: _simulated_split(config, name, where) for name in config.splits}

@@ -1,0 +1,91 @@
+"""Episodes from the files of Greydanus et al., *Hamiltonian Neural Networks* (NeurIPS 2019), instead of a simulation.
+
+The folder holds, per system, the training set as the paper's published generator writes it (``<name>_seed0.npz``) and
+starts with references for judging roll-outs (``eval_<name>.npz``, integrated to 1e-12 and better). Laws and parameters
+stay those of the world that reads them; only the numbers come from the files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.worlds.episodes import Episodes
+
+Float = NDArray[np.float64]
+# World -> name of its files, rows per training trajectory, last time of a training trajectory in seconds.
+_SYSTEMS = {
+    "mass_spring": ("spring", 30, 3.0),
+    "pendulum": ("pend", 45, 3.0),
+    "two_body": ("2body", 50, 20.0),
+    "three_body": ("3body", 20, 5.0),
+}
+
+
+def read_paper_files(folder: str | Path, world: str) -> dict[str, Episodes]:
+    """Splits ``train`` and ``validation`` (the paper's test set), and ``B``, ``C`` or ``test`` to judge on.
+
+    Args:
+        folder: where the files lie. world: ``mass_spring``, ``pendulum``, ``two_body`` or ``three_body``.
+
+    Raises:
+        UserError: the paper has no such system, or a file is missing or damaged.
+    """
+    if world not in _SYSTEMS:
+        raise UserError(f"the paper's files hold no world '{world}'; they hold {', '.join(_SYSTEMS)}")
+    name, rows, end = _SYSTEMS[world]
+    data, judged = _load(Path(folder) / f"{name}_seed0.npz"), _load(Path(folder) / f"eval_{name}.npz")
+    time = np.linspace(0.0, end, rows)
+    bodies = {"2body": 2, "3body": 3}.get(name)
+    try:
+        if bodies is None:
+            train = _episodes(data["x"], data["dx"], time)
+            validation = _episodes(data["test_x"], data["test_dx"], time)
+            references = {split: judged[f"ref_{split}"] for split in ("B", "C")}
+        else:
+            train = _episodes(_by_body(data["coords"], bodies), _by_body(data["dcoords"], bodies), time)
+            validation = _episodes(_by_body(data["test_coords"], bodies), _by_body(data["test_dcoords"], bodies), time)
+            references = {"test": _phase_space(judged["ref_DOP853_1e13"])}
+        moments = judged["t"]
+    except KeyError as missing:
+        raise UserError(f"the paper's files of '{name}' in '{folder}' lack the array {missing}") from None
+    splits = {"train": train, "validation": validation}
+    return splits | {split: _episodes(reference, None, moments) for split, reference in references.items()}
+
+
+def _load(path: Path) -> dict[str, Float]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
+    except FileNotFoundError:
+        raise UserError(f"'{path}' is missing; give the folder with the paper's files, or null to simulate") from None
+    except (OSError, ValueError, EOFError) as problem:
+        raise UserError(f"'{path}' cannot be read ({str(problem).splitlines()[0]})") from None
+
+
+def _episodes(state: Float, derivative: Float | None, time: Float) -> Episodes:
+    """Rows in a column ``[E K, 2d]`` or episodes ``[E, K, 2d]``."""
+    shape = (-1, len(time), state.shape[-1])
+    state = np.ascontiguousarray(state.reshape(shape))
+    return Episodes(
+        time=np.tile(time, (len(state), 1)),
+        state=state,
+        derivative=None if derivative is None else np.ascontiguousarray(derivative.reshape(shape)),
+        metadata={"step": float(time[1] - time[0]), "source": "Greydanus et al. 2019"},
+    )
+
+
+def _by_body(columns: Float, bodies: int) -> Float:
+    """Columns ``qx1 … qy1 … px1 … py1 …`` to ``(x1, y1, x2, y2, …)`` of positions, then of momenta."""
+    grid = columns.reshape(-1, 2, 2, bodies)
+    return np.swapaxes(grid, -1, -2).reshape(columns.shape)
+
+
+def _phase_space(reference: Float) -> Float:
+    """``[E, n, (m, x, y, vx, vy), K]`` to states ``[E, K, 4 n]`` with ``p = m v``."""
+    rows = np.moveaxis(reference, -1, 1)
+    q, p = rows[..., 1:3], rows[..., :1] * rows[..., 3:5]
+    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in (q, p)], axis=-1)
