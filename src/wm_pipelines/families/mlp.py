@@ -24,7 +24,7 @@ from wm_pipelines.system import System
 class MLPConfig(FamilyConfig):
     """Configuration of the black-box baseline."""
 
-    schedule: Schedule = Schedule(steps=2000, batch_size=128, learning_rate=1e-2)
+    schedule: Schedule = Schedule(steps=1500, batch_size=128, learning_rate=1e-2)
     hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the hidden layers")
     activation: Literal["tanh", "silu", "softplus", "gelu"] = "tanh"
     target: Literal["auto", "derivative", "integrator"] = Field(

@@ -12,8 +12,9 @@ f_theta across the level sets of E, in the units of L_prediction, whatever the u
 
 The known E is the system's. The learned ``E_psi`` is fitted at the same time to be constant along true episodes and not
 across them: for two states ``z, z'`` of one episode it minimises ``mean (E(z) - E(z'))^2 / (2 var E)``, the share of
-its variance that lies within episodes. A constant gains nothing by it. One minus that share says how far E_psi is a
-conserved quantity at all, and multiplies the penalty. Of several invariants E_psi is one, or a mixture.
+its variance that lies within episodes, and where slopes were measured ``mean (grad E . dz/dt)^2 / var E``. A constant
+gains nothing by either. One minus that share says how far E_psi is a conserved quantity at all, and multiplies the
+penalty. Of several invariants E_psi is one, or a mixture.
 
 lambda is adaptive: it keeps the norm of the penalty's gradient at ``weight`` times that of the prediction's, as a
 moving average; Wang, Teng, Perdikaris, SIAM J. Sci. Comput. 43 (2021), and Wang, Sankaran, Wang, Perdikaris, *An
@@ -47,8 +48,9 @@ _PARTNER_SEED = 20_190_604
 class PhysicsInformedConfig(FamilyConfig):
     """Configuration of the conservation penalty and of the black box it acts on."""
 
-    schedule: Schedule = Schedule(steps=2000, batch_size=128, learning_rate=1e-2)
-    hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the hidden layers of f and E")
+    schedule: Schedule = Schedule(steps=1500, batch_size=128, learning_rate=1e-2)
+    hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the hidden layers of f_theta")
+    energy_hidden: tuple[int, ...] = Field((32, 32), min_length=1, description="the same of E_psi")
     activation: Literal["tanh", "silu", "softplus", "gelu"] = "tanh"
     target: Literal["auto", "derivative", "integrator"] = "auto"
     window: int = Field(1, ge=1, description="rows that training through the integrator rolls over")
@@ -72,7 +74,9 @@ class EnergyNetwork(nn.Module):
     def __init__(self, config: PhysicsInformedConfig, system: System, seeds: Sequence[int]) -> None:
         super().__init__()
         self.features = StateFeatures(system.state_size, system.angles)
-        self.net = EnsembleMLP([self.features.size, *config.hidden, 1], seeds, config.activation, salt=_ENERGY_SALT)
+        self.net = EnsembleMLP(
+            [self.features.size, *config.energy_hidden, 1], seeds, config.activation, salt=_ENERGY_SALT
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         """E of states."""
@@ -119,18 +123,22 @@ class PhysicsInformed(Family):
 
     def steepness(self, z: Tensor) -> Tensor:
         """``sigma grad E``: ``[S, ..., 2d] -> [S, ..., 2d]``; no graph."""
+        return self.f_theta.slope_scale * self._gradient(z)[1].detach()
+
+    def _gradient(self, z: Tensor, graph: bool = False) -> tuple[Tensor, Tensor]:
+        """E and ``grad E``; with ``graph`` both can be differentiated by psi."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             # `+ 0`: the hooks by which torch counts a module's operations cannot follow a leaf.
-            (gradient,) = torch.autograd.grad(self.energy(z + 0).sum(), z)
-        return self.f_theta.slope_scale * gradient
+            energy = self.energy(z + 0)
+            (gradient,) = torch.autograd.grad(energy.sum(), z, create_graph=graph)
+        return energy, gradient
 
-    def rate(self, z: Tensor, slope: Tensor) -> Tensor:
-        """``dE/dt / |sigma grad E|`` at states ``[S, B, ..., 2d]``: how fast a slope crosses the level sets of E.
+    def rate(self, steepness: Tensor, slope: Tensor) -> Tensor:
+        """``dE/dt / |sigma grad E|``, ``[S, B, ..., 2d] -> [S, B, ...]``: how fast slopes cross the level sets of E.
 
         |sigma grad E| has its own mean over the batch added, so that states near an equilibrium do not count double.
         """
-        steepness = self.steepness(z)
         square = steepness.square().sum(-1)
         mean = square.flatten(1).mean(1).reshape(-1, *[1] * (square.ndim - 1))
         return (steepness * slope / self.f_theta.slope_scale).sum(-1) / (square + mean).sqrt()
@@ -148,44 +156,65 @@ class PhysicsInformed(Family):
 
     def loss(self, batch: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """``L_prediction + lambda L_conservation``, and the loss of E_psi, whose gradient reaches E_psi alone."""
-        z = batch["state"] if "derivative" in batch else batch["state"][..., 0, :]
         if "derivative" in batch:
+            z = batch["state"]
             slope = self.field(z)
             prediction = _mean((slope - batch["derivative"]) / self.f_theta.slope_scale)
+            rollout = None
         else:
+            z = batch["state"][..., 0, :]
             unrolled = self.f_theta.unroll(batch, self.config.substeps, self.field)
             prediction = _mean(self.f_theta.window_error(batch, unrolled))
-            slope = None
+            slope, rollout = None, (unrolled, batch["step"].cumsum(-1))
         terms = {"prediction": prediction}
-        loss = prediction
-        if "partner" in batch:
-            terms["within"] = within_share(self.energy(z), self.energy(batch["partner"]))
-            loss = loss + terms["within"]
+        trust, energy_loss = self._fit_energy(z, batch, terms)
+        loss = prediction + energy_loss
         if not self.config.projected:
-            if slope is None and self.config.penalty == "rollout":
-                conservation = self._drift(unrolled, batch["step"].cumsum(-1))
+            if self.config.penalty == "rollout":
+                conservation = self._drift(*(rollout or self._own_rollout(z)))
             else:
-                conservation = self._conservation(z, slope)
-            if "within" in terms:
-                conservation = conservation * (1 - terms["within"].detach()).clamp_min(0.0)
+                conservation = self._crossing(z, self.field(z) if slope is None else slope)
+            conservation = trust * conservation
             self._adapt(prediction, conservation, progress)
-            terms["conservation"], terms["lambda"] = conservation, self.lam.clone()
+            terms |= {"conservation": conservation, "lambda": self.lam.clone()}
             loss = loss + self.lam * conservation
         return loss, {name: term.detach() for name, term in terms.items()}
 
-    def _conservation(self, z: Tensor, slope: Tensor | None) -> Tensor:
-        """L_conservation ``[S]`` at states ``[S, B, 2d]`` and along own roll-outs from some of them."""
+    def _fit_energy(
+        self, z: Tensor, batch: Mapping[str, Tensor], terms: dict[str, Tensor]
+    ) -> tuple[Tensor | float, Any]:
+        """Loss of E_psi ``[S]`` and how far it is trusted, 0 … 1; nothing to fit and full trust where E is known.
+
+        ``within`` is the share of E_psi's variance within episodes; ``change``, where slopes were measured, is
+        ``tau^2 mean (grad E_psi . dz/dt)^2 / var E_psi`` with tau the time scale of the data.
+        """
+        if self.E_psi is None:
+            return 1.0, 0.0
+        energy, gradient = self._gradient(z, graph=True) if "derivative" in batch else (self.E_psi(z), None)
+        terms["within"] = within_share(energy, self.E_psi(batch["partner"]))
+        loss = terms["within"]
+        if gradient is not None:
+            time = (self.E_psi.features.scale / self.f_theta.slope_scale).square().mean()
+            change = _mean((gradient * batch["derivative"]).sum(-1))
+            terms["change"] = time * change / energy.var(1, correction=0).clamp_min(1e-30)
+            loss = loss + terms["change"]
+        return (1 - terms["within"].detach()).clamp_min(0.0), loss
+
+    def _crossing(self, z: Tensor, slope: Tensor) -> Tensor:
+        """Mean square of `rate` at states ``[S, B, 2d]``, and at those that own roll-outs visit: ``[S]``."""
+        crossing = _mean(self.rate(self.steepness(z), slope))
+        if not self.config.visited:
+            return crossing
+        with torch.no_grad():
+            own = self._own_rollout(z, self.config.visited)[0][..., 1:, :]
+        return crossing + _mean(self.rate(self.steepness(own), self.field(own)))
+
+    def _own_rollout(self, z: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
+        """Roll-outs from some of the states ``[S, B, 2d]`` and the time elapsed in them."""
+        steps = self.config.horizon if steps is None else steps
+        elapsed = self.system.step * torch.arange(1, steps + 1, dtype=z.dtype, device=z.device)
         starts = z[:, :: self.config.one_in]
-        if self.config.penalty == "rollout":
-            steps = self.config.horizon
-            elapsed = self.system.step * torch.arange(1, steps + 1, dtype=z.dtype, device=z.device)
-            return self._drift(rollout_runge_kutta4(starts, self.system.step, steps, self.field), elapsed)
-        conservation = _mean(self.rate(z, self.field(z) if slope is None else slope))
-        if self.config.visited:
-            with torch.no_grad():
-                own = rollout_runge_kutta4(starts, self.system.step, self.config.visited, self.field)[..., 1:, :]
-            conservation = conservation + _mean(self.rate(own, self.field(own)))
-        return conservation
+        return rollout_runge_kutta4(starts, self.system.step, steps, self.field), elapsed
 
     def _drift(self, unrolled: Tensor, elapsed: Tensor) -> Tensor:
         """Mean square of ``(E(z_hat_k) - E(z_0)) / (t_k |sigma grad E|)``, roll-outs ``[S, B, K + 1, 2d] -> [S]``."""
