@@ -8,6 +8,7 @@ stay those of the world that reads them; only the numbers come from the files.
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def _load(path: Path) -> dict[str, Float]:
             return {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
     except FileNotFoundError:
         raise UserError(f"'{path}' is missing; give the folder with the paper's files, or null to simulate") from None
-    except (OSError, ValueError, EOFError) as problem:
+    except (OSError, ValueError, EOFError, BadZipFile) as problem:
         raise UserError(f"'{path}' cannot be read ({str(problem).splitlines()[0]})") from None
 
 
