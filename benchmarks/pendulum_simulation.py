@@ -1,11 +1,11 @@
 """Pendulum trajectories per second: the world's own simulator beside scipy (one by one) and torchdiffeq (batched).
 
 All give the same trajectories (T = 10 s, 101 samples, starts drawn by the world's base parameters) to an error of at
-most 1e-8, verified in the same run against DOP853 at 1e-13. One thread. Every contestant is timed several times, in turn,
-and its best time counts. torchdiffeq runs with each of its explicit high-order methods, interpolating the samples or
-stepping onto them (``step_t``), at the loosest tolerance that meets the error, in batches of several sizes; its fastest
-is the peer. The world's simulator is the exact flow in elliptic functions; what an explicit symplectic scheme of order 6
-does, which needs no closed form, is measured and written beside it.
+most 1e-8, verified in the same run against DOP853 at 1e-13. One thread. Every contestant is timed several times, in
+turn, and its best time counts. torchdiffeq runs with each of its explicit high-order methods, interpolating the
+samples or stepping onto them (``step_t``), at the loosest tolerance that meets the error, in batches of several
+sizes; its fastest is the peer. The world's simulator is the exact flow in elliptic functions; what an explicit
+symplectic scheme of order 6 does, which needs no closed form, is measured and written beside it.
 
 Run: ``python benchmarks/pendulum_simulation.py``; writes ``benchmarks/results/pendulum_simulation*.json``.
 """
