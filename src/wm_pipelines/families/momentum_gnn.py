@@ -312,16 +312,11 @@ class MomentumGNN(Family):
 
     def forces(self, q: Tensor, p: Tensor, spin: Tensor | None = None, graph: PairGraph | None = None) -> Tensor:
         """Force on every particle: ``q, p [S, E, D, N] -> [S, E, D, N]``."""
-        return self._act(q, p, spin, complete_graph(q) if graph is None else graph)[0]
-
-    def _act(self, q: Tensor, p: Tensor, spin: Tensor | None, graph: PairGraph) -> tuple[Tensor, Tensor | None]:
-        """Forces on the particles and torques on their spins."""
-        edges = self._edges(q, graph)
+        edges = self._edges(q, complete_graph(q) if graph is None else graph)
         f = self.central_force(edges)
-        if self.config.form == "conservative":
-            return graph.antisymmetric(f), None
-        f, torque = self.frame_force(edges, f, p, spin)
-        return graph.antisymmetric(f), None if torque is None else graph.symmetric(torque)
+        if self.config.form == "dynamical":
+            f = f + self.moving_force(edges, p, spin)[0]
+        return edges.graph.antisymmetric(f)
 
     def central_force(self, edges: Edges) -> Tensor:
         """``-phi'(|r|) n`` on every edge: ``[S, X, D, M]``; ``phi`` is faded by the envelope at the cutoff."""
@@ -333,15 +328,15 @@ class MomentumGNN(Family):
         strength = (edges.coupling * slope).sum(dim=-1) * (-self.force_scale / edges.distance)
         return _only_real(strength, edges.graph)[..., None, :] * edges.r
 
-    def frame_force(self, edges: Edges, f: Tensor, p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """``f + g_n n + g_t u`` and its torque ``-r x f / 2`` on either spin: two of ``[S, X, ., M]``."""
+    def moving_force(self, edges: Edges, p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """``f = g_n n + g_t u`` on every edge and its torque ``-r x f / 2`` on either spin: two of ``[S, X, ., M]``."""
         normal, slip, x = self._frame(edges, p, spin)
         if self.config.messages:
             x = torch.cat([x, self._messages(edges, x)], dim=-1)
         g = _per_row(self.motion, x)
         g = g.unflatten(-1, (-1, edges.coupling.shape[-1])) * edges.coupling[..., None, :]
         g = self._fade(edges)[..., None] * g.sum(dim=-1) * self.force_scale  # [S, X, M, 1 | 2]
-        f = f + g[..., None, :, 0] * normal
+        f = g[..., None, :, 0] * normal
         if spin is None:
             return f, None
         f = f + g[..., None, :, 1] * slip
@@ -418,24 +413,45 @@ class MomentumGNN(Family):
 
     # ------------------------------------------------------------ motion
 
-    def _advance(self, bodies: Bodies, step: Tensor | float, scheme: Splitting, neighbours: NeighbourList) -> None:
-        """One step, in place: drift, kick, drift … as the scheme says. Positions rest throughout a kick."""
+    def _advance(self, bodies: Bodies, step: Tensor | float, substeps: int, neighbours: NeighbourList) -> None:
+        """One step, in place: drift, kick, drift … as the scheme says. Positions rest throughout a kick.
+
+        Forces that depend on the motion act in half steps before and after (Strang 1968): second order in them alone.
+        """
+        scheme = SPLITTINGS[self.config.integrator]
+        if self.config.form == "conservative":
+            self._conserve(bodies, step, scheme.repeated(substeps), neighbours)
+            return
+        step = step / substeps
+        for _ in range(substeps):
+            self._slow(bodies, 0.5 * step, neighbours)
+            self._conserve(bodies, step, scheme, neighbours)
+            self._slow(bodies, 0.5 * step, neighbours)
+
+    def _conserve(self, bodies: Bodies, step: Tensor | float, scheme: Splitting, neighbours: NeighbourList) -> None:
+        """Motion under the central forces: symplectic."""
         for c, d in zip(scheme.drifts, scheme.kicks, strict=False):
             self._drift(bodies, c, step)
-            self._kick(bodies, d * step, neighbours)
+            edges = self._edges(bodies.q.value, neighbours.graph(bodies.q.value))
+            bodies.p.add((d * step) * edges.graph.antisymmetric(self.central_force(edges)))
         self._drift(bodies, scheme.drifts[-1], step)
 
     def _drift(self, bodies: Bodies, share: float, step: Tensor | float) -> None:
         if share:
             bodies.q.add(bodies.p.value * (share * step / self.mass))
 
-    def _kick(self, bodies: Bodies, step: Tensor | float, neighbours: NeighbourList) -> None:
-        q, p, spin = bodies.q.value, bodies.p.value, None if bodies.spin is None else bodies.spin.value
-        graph = neighbours.graph(q)
-        f, torque = self._act(q, p, spin, graph)
-        if self.config.form == "dynamical":  # the force depends on what it changes: take it in the middle
-            spin = None if spin is None or torque is None else spin + (0.5 * step) * torque
-            f, torque = self._act(q, p + (0.5 * step) * f, spin, graph)
+    def _slow(self, bodies: Bodies, step: Tensor | float, neighbours: NeighbourList) -> None:
+        """Momenta and spins under the forces that depend on them, positions at rest: the explicit midpoint rule."""
+        edges = self._edges(bodies.q.value, neighbours.graph(bodies.q.value))
+
+        def rates(p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            f, torque = self.moving_force(edges, p, spin)
+            return edges.graph.antisymmetric(f), None if torque is None else edges.graph.symmetric(torque)
+
+        p, spin = bodies.p.value, None if bodies.spin is None else bodies.spin.value
+        f, torque = rates(p, spin)
+        middle = None if spin is None or torque is None else spin + (0.5 * step) * torque
+        f, torque = rates(p + (0.5 * step) * f, middle)
         bodies.p.add(step * f)
         if bodies.spin is not None and torque is not None:
             bodies.spin.add(step * torque)
@@ -466,7 +482,6 @@ class MomentumGNN(Family):
         """
         step = self.system.step if step is None else step
         substeps = max(1, math.ceil(self.config.substeps * abs(step) / self.system.step - 1e-9))
-        scheme = SPLITTINGS[self.config.integrator].repeated(substeps)
         if context.shape[-1] != self.system.state_size:
             raise UserError(
                 f"momentum_gnn: states have {context.shape[-1]} entries, '{self.system.name}' has "
@@ -479,7 +494,7 @@ class MomentumGNN(Family):
         spins = None if bodies.spin is None else states.new_zeros(*states.shape[:3], bodies.spin.value[0, 0].numel())
         states[:, :, 0] = start
         for k in range(1, steps + 1):
-            self._advance(bodies, step, scheme, neighbours)
+            self._advance(bodies, step, substeps, neighbours)
             states[:, :, k] = join_particles(bodies.q.value, bodies.p.value)
             if spins is not None and bodies.spin is not None:
                 spins[:, :, k] = bodies.spin.value.flatten(2)
@@ -519,8 +534,8 @@ class MomentumGNN(Family):
         """Error of one step over its length, in units of speeds and forces: ``[S, B, 2, D, N]``."""
         step = batch["interval"][..., None, None]
         bodies = self._bodies(batch["state"], compensated=False)
-        scheme = SPLITTINGS[self.config.integrator].repeated(self.config.substeps)
-        self._advance(bodies, step, scheme, NeighbourList(self.config.cutoff, self.config.skin))
+        neighbours = NeighbourList(self.config.cutoff, self.config.skin)
+        self._advance(bodies, step, self.config.substeps, neighbours)
         q, p = split_particles(batch["next"], self.particles)
         position = (bodies.q.value - q) / (step * self.speed_scale)
         return torch.stack([position, (bodies.p.value - p) / (step * self.force_scale)], dim=-3)
@@ -535,7 +550,7 @@ class MomentumGNN(Family):
         equations = LeastSquares()
         for chunk, slope in zip(state.split(self._chunk, dim=1), target.split(self._chunk, dim=1), strict=True):
             equations.add(self._design(chunk, rows.weight), (slope / self.force_scale).flatten(1))
-        solution = equations.solve([self.config.ridge])[0]
+        solution = self._solve(equations)
         self._store(solution)
         return {"force": equations.residual(solution)}
 
@@ -643,6 +658,26 @@ class MomentumGNN(Family):
         normal, slip, x = self._frame(edges, p, self._no_spin(p))
         basis = fade * _per_row(self._linear("motion").features, x)
         return [central, (basis, normal), (basis, slip)] if self.config.spin else [central, (basis, normal)]
+
+    def _solve(self, equations: LeastSquares) -> Tensor:
+        """Weights ``[S, P]``: first the pair laws alone, then all features on what those leave.
+
+        A law that the tail holds is left to it, and is right at distances never seen; tanh features only get what
+        is missing, and say nothing where nothing is.
+        """
+        factor = equations.factor
+        if factor is None:
+            raise UserError(f"momentum_gnn: no training rows of '{self.system.name}'")
+        features, kept = self._linear("potential").features, int((self.coupling_scale > 0).sum())
+        tail = torch.arange(factor.shape[-1] - 1, device=factor.device) < features.size * kept
+        tail &= torch.arange(len(tail), device=factor.device) % features.size >= features.counts["tanh"]
+        laws, rest = LeastSquares(), LeastSquares()
+        laws.factor = torch.cat([factor[..., :-1][..., tail], factor[..., -1:]], dim=-1)
+        solution = torch.zeros_like(factor[:, 0, :-1])
+        solution[:, tail] = laws.solve([self.config.ridge])[0]
+        left = factor[..., -1] - (factor[..., :-1] @ solution[..., None])[..., 0]
+        rest.factor = torch.cat([factor[..., :-1], left[..., None]], dim=-1)
+        return solution + rest.solve([self.config.ridge])[0]
 
     def _store(self, solution: Tensor) -> None:
         """Weights in the order of `_design` to the models, zero for couplings left out."""
@@ -756,7 +791,7 @@ def _size(x: Tensor) -> Tensor:
     return torch.where(size > 0, size, torch.ones_like(size))
 
 
-def _golden_section(f: Callable[[float], float], low: float, high: float, iterations: int = 24) -> float:
+def _golden_section(f: Callable[[float], float], low: float, high: float, iterations: int = 40) -> float:
     """Minimum of a function with one valley between ``low`` and ``high``."""
     ratio = (math.sqrt(5.0) - 1.0) / 2.0
     a, b = high - ratio * (high - low), low + ratio * (high - low)
