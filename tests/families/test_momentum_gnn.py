@@ -126,7 +126,8 @@ def untrained(system, form, seeds=(0, 1), space=2, **changes):
     family = MomentumGNN(config, system, seeds)
     rng = np.random.default_rng(5)
     z = torch.tensor(cluster(rng, 12, system.attributes["mass"], system.space))
-    family.examples({"state": z[:, None], "derivative": torch.randn_like(z)[:, None], "time": torch.zeros(12, 1)})
+    derivative = torch.tensor(rng.standard_normal(z.shape))
+    family.examples({"state": z[:, None], "derivative": derivative[:, None], "time": torch.zeros(12, 1)})
     return family
 
 
