@@ -253,12 +253,16 @@ def test_momenta_of_a_roll_out_with_random_weights(form):
     family = untrained(system, form)
     with torch.no_grad():
         family.force_scale.mul_(0.03)
+        if form == "spin":  # random weights may drive as well as brake, without bound: rub everywhere alike
+            for weights in family.motion.parameters():
+                weights.zero_()
+            family.motion.mlp.layers[-1].bias[..., len(family.coupling_scale)] = -1.0
     start = torch.tensor(cluster(np.random.default_rng(11), 3, mass))
-    prediction = family.predict(start[:, None], 12 if form == "spin" else 60)  # random "friction" may drive, too
+    prediction = family.predict(start[:, None], 60)
     spin = 0.0
     if form == "spin":
         spins = prediction.latents.unflatten(-1, (1, 4))
-        assert float(spins.abs().max()) > 1e-4
+        assert float(spins.abs().max()) > 1e-2
         spin = spins.sum(-1)
     assert_momenta_stay(prediction.states, system, 1e-14, 1e-13, spin)
 
