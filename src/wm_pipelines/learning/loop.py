@@ -8,7 +8,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -142,14 +142,14 @@ class _Gradient:
 
     def run(self, found: Checkpoint | None) -> TrainingRun:
         """Train from the beginning, or on from a checkpoint, to the last step."""
-        if found is not None:
-            start = self._restore(found)
-        else:
-            start, self.result.flops = 0, self._flops_of_a_step() * self.schedule.steps
+        start = self._restore(found) if found is not None else 0
         spent = self.result.seconds
         with CostMeter() as cost, self._progress(start) as bar:
             for step in range(start, self.schedule.steps):
-                terms = self._step(step)
+                with FlopCounter() if step == 0 else nullcontext() as counter:
+                    terms = self._step(step)
+                if counter is not None:
+                    self.result.flops = float(counter.flops * self.schedule.steps)
                 done = step + 1
                 if done % self.learning.log_every == 0 or done == self.schedule.steps:
                     self._log(done, terms, bar)
@@ -180,16 +180,6 @@ class _Gradient:
         self.optimizer.zero_grad()
         self.family.after_step((step + 1) / self.schedule.steps)
         return {"loss": loss.detach(), **terms}
-
-    def _flops_of_a_step(self) -> float:
-        """Floating-point operations of one optimiser step (matrix products, forward and backward)."""
-        state = torch.get_rng_state()
-        with FlopCounter() as counter:
-            loss, _ = self.module.loss(self.batches.batch(0), 0.0)
-            self.fabric.backward(loss.sum())
-        self.optimizer.zero_grad()
-        torch.set_rng_state(state)
-        return float(counter.flops * self.schedule.accumulate)
 
     def _log(self, done: int, terms: Mapping[str, Tensor], bar: tqdm) -> None:
         """Add a point to the learning curve; stop at once where the loss is no longer a number."""
