@@ -129,8 +129,7 @@ class PhysicsInformed(Family):
         """E and ``grad E``; with ``graph`` both can be differentiated by psi."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            # `+ 0`: the hooks by which torch counts a module's operations cannot follow a leaf.
-            energy = self.energy(z + 0)
+            energy = self.energy(z)
             (gradient,) = torch.autograd.grad(energy.sum(), z, create_graph=graph)
         return energy, gradient
 
