@@ -24,6 +24,7 @@ _NOT_WORLDS = {
     "initial",
     "simulation",
     "trajectories",
+    "fields",  # worlds of partial differential equations, with a registry of their own
 }
 
 
