@@ -32,13 +32,13 @@ viz: $(READY) ## kedro viz
 	$(BIN)/kedro viz run
 
 test: $(READY) ## everything that CI checks, except lint
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-fast: $(READY) ## seconds: no pipelines, no processes
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not pipeline' -x
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not pipeline' -x
 
 test-all: $(READY) ## also what takes minutes
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## ruff, import contracts, types
 	$(BIN)/ruff check .

@@ -27,11 +27,15 @@ class _Run(click.Command):
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """The `UserError` behind an exception, however deep frameworks wrapped it."""
+    """What the user can mend behind an exception, however deep frameworks wrapped it: their input, or the disk."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, UserError):
             return error
+        if isinstance(error, OSError) and error.filename is not None:
+            return UserError(
+                f"'{error.filename}': {error.strerror}; make this place readable and writable, then run again"
+            )
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None

@@ -22,6 +22,7 @@ class Project:
         self.folder = folder
         for name in ("conf", "data/01_raw"):
             shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
+        (folder / "src").mkdir()  # Kedro asks for it; the package itself is the installed one
         for name in ("pyproject.toml", "dvc.yaml"):
             shutil.copy(ROOT / name, folder / name)
 

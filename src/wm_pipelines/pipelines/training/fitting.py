@@ -70,9 +70,16 @@ def fit_variant(
         "peak_memory_mb": run.memory_mb,
         "train_flops": None if math.isnan(run.flops) else run.flops / len(seeds),
     }
-    curve = pd.DataFrame(run.curve, columns=None if run.curve else ["step", "seed", "loss"])
-    curve.insert(0, "variant", variant)
-    return Fitted(TrainedModel(model.state_dict(), card), curve, cost)
+    return Fitted(TrainedModel(model.state_dict(), card), curve_table(variant, run.curve), cost)
+
+
+def curve_table(variant: str, rows: list[dict[str, float]]) -> pd.DataFrame:
+    """Learning curve with columns in one order, however the rows came about: ``variant, step, seed, loss``, terms."""
+    first = ["step", "seed", "loss"]
+    terms = sorted({name for row in rows for name in row} - set(first))
+    table = pd.DataFrame(rows, columns=[*first, *terms])
+    table.insert(0, "variant", variant)
+    return table
 
 
 def as_tensors(episodes: Episodes) -> dict[str, torch.Tensor]:
