@@ -273,11 +273,14 @@ def input_noise(time: Tensor, state: Tensor, derivative: Tensor) -> Tensor | Non
     scatter = _about_mean(state - integral)
     freedom = math.sqrt(state.shape[1] / max(1, state.shape[1] - 1))
     sigma = freedom * scatter.square().mean(dim=(0, 1)).sqrt()
+    # Noise is white: neighbours differ as much as strangers. The error of an integral is a staircase.
+    steps = (scatter[:, 1:] - scatter[:, :-1]).square().sum(-1).mean(1)
+    white = (steps / (2 * scatter.square().sum(-1).mean(1)).clamp_min(1e-300)).median() > 0.5
     # Medians: one close encounter must not hide the noise of all other episodes, nor be taken for noise itself.
     typical = scatter.abs().amax(-1).median()
     doubt = _about_mean(integral - coarse).abs().amax(-1).median()
     floor = 1e-4 * _about_mean(state).square().mean().sqrt()
-    return sigma if typical > 10 * doubt + floor else None
+    return sigma if white and typical > 10 * doubt + floor else None
 
 
 def _about_mean(x: Tensor) -> Tensor:
@@ -529,11 +532,14 @@ class HNN(Family):
     def _accumulate(self, nodes: Tensor, weights: Tensor, targets: Tensor) -> LeastSquares:
         """Least squares of all equations of ``nodes [S, E, T, G, 2d]``, ``targets [E, T, 2d]``."""
         rows, right = nodes.flatten(1, 2), (targets / self.rates).flatten(0, 1)
+        # Between absolute and relative accuracy: fast motion must not drown what happens far out.
+        relative = 1 / (1 + right.square().mean(dim=-1, keepdim=True).sqrt())
         chunk = max(1, _ROWS_PER_CHUNK // (nodes.shape[-1] * nodes.shape[-2]))
         system = LeastSquares()
         for start in range(0, rows.shape[1], chunk):
-            design = self._equations(rows[:, start : start + chunk], weights).flatten(1, 2)
-            target = right[start : start + chunk].flatten()
+            part = slice(start, start + chunk)
+            design = (self._equations(rows[:, part], weights) * relative[part, :, None]).flatten(1, 2)
+            target = (right[part] * relative[part]).flatten()
             system.add(design, target.expand(len(self.seeds), -1))
         return system
 
