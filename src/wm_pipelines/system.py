@@ -54,6 +54,13 @@ class System:
     lyapunov_time: float | None = None
     constants: Mapping[str, float] = field(default_factory=dict)
 
+    def facts(self) -> list[Any]:
+        """What decides the outcome of a training, as JSON types."""
+        return [
+            self.name, self.dof, self.step, self.particles, self.space, sorted(self.structure),
+            {k: list(v) for k, v in self.attributes.items()}, dict(self.constants), list(self.angles),
+        ]  # fmt: skip
+
     @property
     def state_size(self) -> int:
         """Length of the state vector, ``2 * dof``."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from wm_pipelines.fields import FieldSystem
 from wm_pipelines.system import System
 
 
@@ -50,6 +51,7 @@ class Prediction:
     states: Tensor | None = None  # [S, E, K, 2d]
     frames: Tensor | None = None  # [S, E, K, H, W, C]
     latents: Tensor | None = None  # [S, E, K, L]
+    fields: Tensor | None = None  # [S, N, F] at N points, from families that solve for fields
 
 
 class Family(nn.Module, ABC):
@@ -61,13 +63,14 @@ class Family(nn.Module, ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[FamilyConfig]] = FamilyConfig
+    system: Any  # the world's own description: a System, or a FieldSystem where the family solves for fields
 
-    def __init__(self, config: FamilyConfig, system: System, seeds: Sequence[int]) -> None:
+    def __init__(self, config: FamilyConfig, system: System | FieldSystem, seeds: Sequence[int]) -> None:
         super().__init__()
         self.config, self.system, self.seeds = config, system, tuple(seeds)
 
     @classmethod
-    def unsuitable(cls, system: System) -> str | None:
+    def unsuitable(cls, system: Any) -> str | None:
         """Why this family cannot model that system, in a few words; None if it can."""
         return None
 
@@ -102,8 +105,18 @@ class Family(nn.Module, ABC):
     def after_step(self, progress: float) -> None:  # noqa: B027 - an optional hook, empty on purpose
         """Hook after each optimiser step: a target network's moving average, a schedule, a codebook reset."""
 
+    def finish(self) -> Mapping[str, Tensor] | None:
+        """Hook after the last optimiser step, in float64 on the CPU: a second-order finish, an uncertainty.
+
+        Returns:
+            Named terms ``[S]`` for the last point of the learning curve, or None (here) where nothing is done.
+        """
+        return None
+
     @abstractmethod
-    def predict(self, context: Tensor, steps: int, step: float | None = None, actions: Tensor | None = None) -> Prediction:
+    def predict(
+        self, context: Tensor, steps: int, step: float | None = None, actions: Tensor | None = None
+    ) -> Prediction:
         """Roll out.
 
         Args:

@@ -16,6 +16,7 @@ from torch import Tensor
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import get_family
 from wm_pipelines.families.protocol import Family
+from wm_pipelines.fields import FieldSystem
 from wm_pipelines.files import atomic_write_bytes
 from wm_pipelines.learning.checkpoints import read_tensors, tensors_to_bytes
 from wm_pipelines.system import System
@@ -34,7 +35,7 @@ class TrainedModel:
     tensors: Mapping[str, Tensor]
     card: Mapping[str, Any]
 
-    def restore(self, system: System) -> Family:
+    def restore(self, system: System | FieldSystem) -> Family:
         """Build the family this model belongs to and load its weights."""
         family_class = get_family(self.card["family"])
         family = family_class(family_class.Config(**self.card["config"]), system, self.card["seeds"]).double()

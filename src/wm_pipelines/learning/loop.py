@@ -157,10 +157,18 @@ class _Gradient:
                     cost_so_far = spent + cost.elapsed()
                     self._save(done, cost_so_far)
                 bar.update()
-        self.family.cpu().double()
+            self.family.cpu().double()
+            self._finish()
         self.result.seconds = spent + cost.seconds
         self.result.memory_mb = max(self.result.memory_mb, cost.memory_mb)
         return self.result
+
+    def _finish(self) -> None:
+        """What the family does after the last step, as one more point of the learning curve."""
+        if (terms := self.family.finish()) is not None:
+            for i, seed in enumerate(self.family.seeds):
+                row = {"step": self.schedule.steps + 1, "seed": seed, **{k: float(v[i]) for k, v in terms.items()}}
+                self.result.curve.append(row)
 
     def _step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step; returns loss and terms, each ``[S]``."""
@@ -255,7 +263,6 @@ def clip_gradients_per_seed(parameters: Iterator[torch.nn.Parameter], largest: f
 
 def training_fingerprint(family: Family, learning: LearningConfig, data_hash: str) -> str:
     """A hash of everything that decides the outcome of a training: settings, seeds, data, system, code, versions."""
-    system = family.system
     what = {
         "family": family.name,
         "config": family.config.model_dump(mode="json"),
@@ -264,11 +271,10 @@ def training_fingerprint(family: Family, learning: LearningConfig, data_hash: st
             mode="json", include={"accelerator", "devices", "precision", "threads", "log_every"}
         ),
         "data": data_hash,
-        "system": [system.name, system.dof, system.step, system.particles, system.space, sorted(system.structure),
-                   {k: list(v) for k, v in system.attributes.items()}, dict(system.constants), list(system.angles)],
+        "system": family.system.facts(),
         "code": source_hash(),
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
@@ -276,7 +282,7 @@ def training_fingerprint(family: Family, learning: LearningConfig, data_hash: st
 def source_hash() -> str:
     """Hash of the source files that a trained model depends on: a model of other code is not taken for this one."""
     root = Path(wm_pipelines.__file__).parent
-    files = [root / "integrators.py", root / "system.py"]
+    files = [root / "integrators.py", root / "system.py", root / "fields.py"]
     for folder in ("families", "nets", "learning"):
         files += sorted((root / folder).rglob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
