@@ -1,4 +1,4 @@
-"""Kedro hooks: the environment the pipelines are built for, early checks, the closing lines of a run."""
+"""Kedro hooks: early checks, and the closing lines of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
-from wm_pipelines.pipelines.combinations import combinations, read_globals, use_environment
+from wm_pipelines.pipelines.combinations import combinations, read_globals
 
 
 class ProjectHooks:
@@ -19,8 +19,7 @@ class ProjectHooks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Remember the environment, and check every parameter that pipelines read, before anything else does."""
-        use_environment(context.config_loader.conf_source, context.env)
+        """Check every parameter that pipelines read, before anything else does."""
         check_parameters(context.config_loader["parameters"])
 
     @hook_impl

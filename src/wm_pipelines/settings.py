@@ -5,13 +5,13 @@ import os
 # Kedro depends on its telemetry plugin; this project sends nothing anywhere.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
-from kedro.config import OmegaConfigLoader
 
+from wm_pipelines.config_loader import ProjectConfigLoader
 from wm_pipelines.hooks import ProjectHooks
 
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
 HOOKS = (ProjectHooks(),)
-CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

@@ -55,7 +55,7 @@ def test_the_family_of_the_page_trains_and_is_judged(friction, tmp_path):
             "params:learning": MemoryDataset(LearningConfig(progress=False)),
             "params:evaluation": MemoryDataset(EvaluationConfig()),
             "params:seeds": MemoryDataset([0, 1]),
-            "friction.mass_spring_checkpoints": MemoryDataset(tmp_path),
+            "checkpoints": MemoryDataset(tmp_path),
             "friction.mass_spring_models": ModelsDataset(filepath=str(tmp_path / "models")),
         }
     )

@@ -9,7 +9,7 @@ import pandas as pd
 from wm_pipelines.pipelines.configuration import EvaluationConfig
 from wm_pipelines.worlds.episodes import WorldConfig
 
-FIGURES = ("energy_error", "error_growth", "portraits")
+FIGURES = ("energy_error", "error_growth")
 
 
 def summarise(leaderboard: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any], str, str]:
@@ -37,7 +37,7 @@ def draw_world(
     world_name: str,
     families: tuple[str, ...],
 ) -> tuple[Any, ...]:
-    """Energy error over time, growth of the error, phase portraits: plotly figures (empty where there is nothing)."""
+    """Energy error over time, growth of the error: plotly figures (empty where there is nothing to show)."""
     from plotly.graph_objects import Figure
 
     from wm_pipelines.pipelines.reporting.gathering import report_content

@@ -44,7 +44,7 @@ def train_family(
             system,
             learning,
             seeds,
-            CheckpointStore(checkpoints),
+            CheckpointStore(checkpoints / family_name / world_name),
         )
         for variant in family.variants
     }

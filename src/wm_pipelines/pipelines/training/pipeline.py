@@ -23,7 +23,7 @@ def _family(name: str) -> Pipeline:
                 f"params:{name}",
                 "params:learning",
                 "params:seeds",
-                f"{world}_checkpoints",
+                "checkpoints",
             ],
             outputs=[f"{world}_models", f"{world}_curves", f"{world}_cost"],
             name=f"train_{world}",
@@ -34,6 +34,6 @@ def _family(name: str) -> Pipeline:
     return Pipeline(
         nodes,
         namespace=name,
-        inputs={f"{world}_episodes" for world in worlds},
+        inputs={"checkpoints", *(f"{world}_episodes" for world in worlds)},
         parameters={"params:learning", "params:seeds", f"params:{name}", *(f"params:{world}" for world in worlds)},
     )
