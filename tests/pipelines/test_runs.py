@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.pipelines.conftest import Project
+from wm_pipelines.pipelines.configuration import FamilyParameters
 
 pytestmark = pytest.mark.pipeline
 
@@ -257,3 +258,30 @@ def test_the_registry_lists_the_pipelines(project):
     done = project.kedro("registry", "list")
     assert done.returncode == 0
     assert "physics_eval" in done.stdout
+
+
+def test_tuning_writes_parameters_that_the_next_run_uses_and_goes_on_where_it_stopped(finished):
+    settings = "tuning.world=mass_spring,tuning.trials={},tuning.processes=1"
+    first = finished.kedro("run", "--env=smoke", "--pipeline=tuning", "--params", settings.format(2))
+    assert first.returncode == 0, first.stderr[-2000:]
+    finished.kedro("run", "--env=smoke", "--pipeline=tuning", "--params", settings.format(3))
+    trials = pd.read_csv(finished.data / "08_reporting/tuning_trials.csv")
+    assert list(trials["number"]) == [0, 1, 2]
+    assert set(trials["state"]) == {"COMPLETE"}
+    best = trials.loc[trials["value"].idxmin()]
+    tuned = yaml.safe_load((finished.folder / "conf/tuned/parameters_mlp.yml").read_text())
+    settings = FamilyParameters(**tuned["mlp"]).resolve("plain", "mass_spring")
+    assert settings["schedule"]["learning_rate"] == pytest.approx(best["schedule.learning_rate"])
+    assert "schedule" not in FamilyParameters(**tuned["mlp"]).resolve("plain", "two_body")
+
+
+def test_a_search_of_parameters_that_do_not_exist_is_one_clear_line(finished):
+    done = finished.kedro(
+        "run", "--env=smoke", "--pipeline=tuning", "--params", "tuning.world=mass_spring,tuning.space.hiden.type=int"
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert done.returncode == 1
+    assert len(errors) == 1, done.stderr[-2000:]
+    assert "hiden" in errors[0]
+    unknown = finished.kedro("run", "--env=smoke", "--pipeline=tuning", "--params", "tuning.world=nowhere")
+    assert "'nowhere' has no parameter file" in unknown.stderr
