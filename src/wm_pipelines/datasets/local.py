@@ -34,30 +34,45 @@ class LocalDataset(AbstractDataset[Any, Any]):
 
 
 class EpisodesDataset(LocalDataset):
-    """Episodes by split: a folder of Arrow files, ``<split>.arrow``."""
+    """Episodes by split: a folder of Arrow files, ``<split>.arrow``, and an index that is written last."""
+
+    @property
+    def _index(self) -> Path:
+        return self.path / "episodes.json"
 
     def save(self, data: dict[str, Any]) -> None:
-        """Write every split; files of splits that no longer exist are removed."""
+        """Write every split, then the index; files of splits that no longer exist are removed."""
+        import json
+
+        from wm_pipelines.files import atomic_write_bytes
         from wm_pipelines.worlds.episodes import write
 
         self.path.mkdir(parents=True, exist_ok=True)
+        self._index.unlink(missing_ok=True)
         for stale in {p.stem for p in self.path.glob("*.arrow")} - set(data):
             (self.path / f"{stale}.arrow").unlink()
         for split, episodes in data.items():
             write(self.path / f"{split}.arrow", episodes)
+        hashes = {split: episodes.content_hash for split, episodes in sorted(data.items())}
+        atomic_write_bytes(self._index, (json.dumps(hashes, indent=2) + "\n").encode())
 
     def load(self) -> dict[str, Any]:
         """Read every split, memory-mapped.
 
         Raises:
-            UserError: nothing there, or a file is damaged.
+            UserError: nothing there, not written to its end, or a file is damaged.
         """
+        import json
+
         from wm_pipelines.worlds.episodes import read
 
-        files = sorted(self.path.glob("*.arrow"))
-        if not files:
-            raise UserError(f"no episodes in '{self.path}'; run: kedro run --pipeline=data_ingestion")
-        return {path.stem: read(path) for path in files}
+        try:
+            splits = json.loads(self._index.read_text())
+        except (OSError, ValueError):
+            raise UserError(
+                f"no complete episodes in '{self.path}'; run: kedro run --pipeline=data_ingestion"
+            ) from None
+        return {split: read(self.path / f"{split}.arrow") for split in splits}
 
 
 class ModelsDataset(LocalDataset):
