@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """Linearised rows: residual ``[S, R]``, Jacobian by the coefficients ``[S, R, n]``, by the parameters ``[S, R, P]``."""
+    """Linearised rows: residual ``[S, R]``, its Jacobian by coefficients ``[S, R, n]`` and by parameters ``[S, R, P]``."""
 
     residual: Tensor
     jacobian: Tensor
@@ -92,7 +92,7 @@ def least_squares(design: Tensor, targets: Tensor, ridge: float) -> Tensor:
 
 
 def gauss_newton(
-    rows_at: Callable[[Tensor], Rows], start: Tensor, ridge: float, iterations: int, tolerance: float = 0.5
+    rows_at: Callable[[Tensor], Rows], start: Tensor, ridge: float, iterations: int, tolerance: float = 0.7
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Minimise the norm of the rows over the coefficients, all seeds at once.
 

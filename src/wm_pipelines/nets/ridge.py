@@ -73,6 +73,10 @@ class Stretch(nn.Module):
         self.register_buffer("width", torch.ones(*shape, axes, kinks, dtype=torch.float64))
         self.register_buffer("affine", torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).repeat(*shape, axes, 1))
 
+    def reset(self) -> None:
+        """Back to the identity."""
+        self.affine.copy_(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).expand_as(self.affine))
+
     def fit(self, at: tuple[int, ...], axis: int, steepness: Tensor, grading: float, smoothing: float) -> None:
         """Make the map of one axis of one model dense where a field is steep.
 
@@ -107,12 +111,13 @@ class Stretch(nn.Module):
         return found
 
     def forward(self, x: Tensor, at: Sequence[tuple[int, ...]], highest: int) -> list[Tensor]:
-        """``xi`` and its derivatives by order: ``[S, N, d] -> (highest + 1) x [S, N, d]``; ``at``: one model per seed."""
-        per_model = [
-            [torch.stack(d, -1) for d in zip(*(self._derivatives(x[s][:, i], m, i, highest) for i in range(x.shape[-1])), strict=True)]
-            for s, m in enumerate(at)
-        ]  # fmt: skip
-        return [torch.stack(order) for order in zip(*per_model, strict=True)]
+        """``xi`` and its derivatives by order, ``[S, N, d] -> (highest + 1) x [S, N, d]``, with one model per seed."""
+        orders: list[list[Tensor]] = [[] for _ in range(highest + 1)]
+        for s, model in enumerate(at):
+            by_axis = [self._derivatives(x[s, :, axis], model, axis, highest) for axis in range(x.shape[-1])]
+            for order, parts in enumerate(zip(*by_axis, strict=True)):
+                orders[order].append(torch.stack(parts, -1))
+        return [torch.stack(parts) for parts in orders]
 
     def inverse(self, xi: Tensor, at: Sequence[tuple[int, ...]]) -> Tensor:
         """Points whose image is about ``xi`` (to the accuracy of a table): ``[S, N, d] -> [S, N, d]``."""
@@ -172,7 +177,6 @@ class RidgeFeatures(nn.Module):
 
     def draw(self, seeds: Sequence[int], steepness: Tensor, salt: int = 0) -> None:
         """Draw the frozen weights of all models: slopes uniform up to ``steepness [d]``, centres all over the box."""
-        *_, inputs, count = self.weight.shape
         for s, generator in enumerate(generators(seeds, salt)):
             shape = self.weight[s].shape
             weight = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * steepness[:, None]
@@ -205,11 +209,11 @@ class RidgeFeatures(nn.Module):
         bells = [bell_polynomials([d[..., i] for d in slopes], n) for i, n in enumerate(order)]
         total: Tensor | None = None
         for powers in itertools.product(*(range(min(n, 1), n + 1) for n in order)):
-            pointwise = math.prod((bells[i][k] for i, k in enumerate(powers) if k), start=1.0)
             term = sigma[sum(powers)]
-            if any(powers):
-                per_feature = math.prod(weight[:, i] ** k for i, k in enumerate(powers) if k)
-                term = term * pointwise[..., None] * per_feature[:, None]
+            for i, k in enumerate(powers):
+                if k:
+                    bell = torch.as_tensor(bells[i][k], dtype=term.dtype)
+                    term = term * (bell[..., None] * weight[:, None, i] ** k)
             total = term if total is None else total + term
         assert total is not None
         return total
