@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +47,8 @@ _SPLITTING_OF_ORDER = {2: "leapfrog", 4: "yoshida4", 6: "kahan_li6", 8: "kahan_l
 _ROWS_PER_CHUNK = 16_384  # rows of a design matrix in memory at a time
 _DRIFT = 100  # largest drift of the learned energy over a roll-out, in units of the tolerance of a step
 _REFINEMENTS = 10  # Gauss-Newton rounds for the offsets, at most
+_EARNED = 0.5  # a more general hypothesis must lower the held-out error at least by this factor
+_WIDEST_SYMMETRY = 12  # state size up to which symmetries are looked for
 _SETTLED = 1e-6  # offsets move by less than this share of their uncertainty: done
 
 
@@ -102,6 +105,165 @@ class Coordinates(nn.Module):
             order = torch.argsort(torch.tensor(self.straight + self.angles))
             straight = torch.cat([straight, turn.cos() * sine - turn.sin() * cosine], dim=-2)[..., order, :]
         return torch.einsum("mw,snmwk->snwk", self.signs, straight) / self.scale[..., None]
+
+
+class Forms(nn.Module):
+    """``u_a = (l_a . y + y . Q_a y / 2 - shift_a) / scale_a`` with ``y = x - centre``; at first simply the coordinates.
+
+    Where the data show a symmetry, the forms become its invariants (`invariant_forms`), and H a function of those.
+    """
+
+    centre: Tensor  # [S, 1, w]
+    scale: Tensor  # [S, 1, n]
+    shift: Tensor  # [S, 1, n]
+    linear: Tensor  # [n, w], n = w, unused forms are zero
+    quadratic: Tensor  # [n, w, w]
+    logarithmic: Tensor  # [1], whether u is the logarithm of a single definite form, a squared length
+    weights: Tensor  # [1]
+    centred = True
+
+    def __init__(self, width: int, seeds: int) -> None:
+        super().__init__()
+        self.inputs = width
+        self.register_buffer("weights", torch.ones(1, dtype=torch.float64))
+        self.register_buffer("centre", torch.zeros(seeds, 1, width, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(seeds, 1, width, dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros(seeds, 1, width, dtype=torch.float64))
+        self.register_buffer("linear", torch.eye(width, dtype=torch.float64))
+        self.register_buffer("quadratic", torch.zeros(width, width, width, dtype=torch.float64))
+        self.register_buffer("logarithmic", torch.zeros(1, dtype=torch.bool))
+
+    def calibrate(self, x: Tensor) -> None:
+        """Take centre and scale from data ``[S, N, w]``."""
+        self.centre.copy_(x.mean(dim=1, keepdim=True))
+        self._normalise(x)
+
+    def adopt(self, linear: Tensor, quadratic: Tensor, x: Tensor) -> None:
+        """Become other forms, ``[a, w]`` and ``[a, w, w]`` with ``a <= w`` in all, about the origin."""
+        for buffer, forms in ((self.linear, linear), (self.quadratic, quadratic)):
+            buffer.zero_()
+            buffer[: len(forms)] = forms
+        self.centre.zero_()
+        values = self._values(x)[..., 0]
+        if len(linear) == 1 and bool(values.abs().min() > 0) and bool((values * values.flatten()[0] > 0).all()):
+            self.logarithmic.fill_(True)
+            self.linear[0], self.quadratic[0] = 0.0, quadratic[0] * values.flatten()[0].sign()
+        self._normalise(x)
+
+    def _normalise(self, x: Tensor) -> None:
+        self.shift.zero_()
+        self.scale.fill_(1.0)
+        u = self.forward(x)[:, :, 0]
+        self.shift.copy_(u.mean(dim=1, keepdim=True))
+        spread = (u - self.shift).square().mean(dim=1, keepdim=True).sqrt()
+        self.scale.copy_(torch.maximum(spread, 1e-6 * spread.amax(dim=-1, keepdim=True).clamp_min(1e-6)))
+
+    def _values(self, x: Tensor) -> Tensor:
+        """The forms themselves: ``[S, N, w] -> [S, N, n]``."""
+        y = x - self.centre
+        u = y @ self.linear.T
+        if bool(self.quadratic.any()):
+            u = u + torch.einsum("awv,snw,snv->sna", self.quadratic, y, y) / 2
+        return u
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[S, N, w] -> [S, N, 1, n]``."""
+        u = self._values(x)
+        if bool(self.logarithmic):
+            u = torch.cat([u[..., :1].log(), u[..., 1:]], dim=-1)
+        return ((u - self.shift) / self.scale)[:, :, None]
+
+    def pullback(self, x: Tensor, g: Tensor) -> Tensor:
+        """``[S, N, 1, n, K] -> [S, N, w, K]``."""
+        g = g[:, :, 0] / self.scale[..., None]
+        if not bool(self.quadratic.any()):
+            return self.linear.T @ g
+        if bool(self.logarithmic):
+            g = g[:, :, :1] / self._values(x)[..., :1, None]
+            slopes = torch.einsum("wv,snv->snw", self.quadratic[0], x - self.centre)
+            return slopes[..., None] * g
+        slopes = self.linear + torch.einsum("awv,snv->snaw", self.quadratic, x - self.centre)
+        return slopes.mT @ g
+
+
+def invariant_forms(z: Tensor, dz: Tensor, accuracy: float = 1e-8) -> tuple[Tensor, Tensor] | None:
+    """Linear and quadratic forms that share the symmetries seen in the data, if there are any.
+
+    A form ``L(z)`` that stays constant along all data generates, by Noether's theorem, a linear symmetry of H. H then
+    depends on those forms alone that commute with every such L: ``{Q, L} = 0``. Both steps are null spaces of linear
+    maps. Directions in which the data never move are left out before.
+
+    Args:
+        z, dz: noise-free states and their derivatives ``[N, 2d]``. accuracy: relative size that counts as zero.
+
+    Returns:
+        ``l [a, 2d]`` and ``Q [a, 2d, 2d]`` of the forms ``l . z + z . Q z / 2``; None: no symmetry, too many forms.
+    """
+    width = z.shape[1]
+    values, vectors = torch.linalg.eigh(z.T @ z / len(z))
+    basis = vectors[:, values > accuracy**1.5 * values[-1]]
+    d, n = width // 2, basis.shape[1]
+    area = basis.T @ torch.cat([basis[d:], -basis[:d]])  # B^T J B
+    if torch.linalg.cond(area) > 1e6:
+        return None  # the data fill no phase space of their own
+    # Coordinates y = W^T z in the plane of the data, along its symplectic complement: then J grad H lies in the plane.
+    dual = torch.cat([-basis[d:], basis[:d]]) @ torch.linalg.inv(area).T
+    y, dy = z @ dual, dz @ dual
+    i, j = torch.triu_indices(n, n)
+    # All forms as coefficient vectors: n linear ones, then one per pair i <= j.
+    matrices = torch.zeros(len(i), n, n, dtype=z.dtype)
+    matrices[torch.arange(len(i)), i, j] += 1.0
+    matrices[torch.arange(len(i)), j, i] += 1.0
+    rates = torch.cat([dy, dy[:, i] * y[:, j] + y[:, i] * dy[:, j]], dim=1)
+    lengths = rates.norm(dim=0).clamp_min(1e-300)
+    conserved = _null_space(rates / lengths, accuracy)
+    if conserved.shape[1] == 0:
+        return None
+    conserved = (conserved / lengths[:, None]).T
+    conserved = conserved / conserved.norm(dim=1, keepdim=True)
+    poisson = dual.T @ torch.cat([dual[d:], -dual[:d]])
+    # {f, L} = grad f . J grad L for every basic form f: its linear and its quadratic coefficients.
+    conditions = []
+    for form in conserved:
+        m, M = poisson @ form[:n], poisson @ torch.einsum("k,kij->ij", form[n:], matrices)
+        of_linear = torch.cat([m[:, None], M, torch.zeros(n, n * n, dtype=z.dtype)], dim=1)
+        product = matrices @ M
+        of_quadratic = torch.cat(
+            [torch.zeros(len(i), 1, dtype=z.dtype), matrices @ m, (product + product.mT).flatten(1)], dim=1
+        )
+        conditions.append(torch.cat([of_linear, of_quadratic]))
+    commuting = _null_space(torch.cat(conditions, dim=1).T, accuracy).T
+    if not 0 < len(commuting) <= width:
+        return None
+    linear = commuting[:, :n] @ dual.T
+    quadratic = dual @ torch.einsum("ak,kij->aij", commuting[:, n:], matrices) @ dual.T
+    return (linear, quadratic) if _explain(linear, quadratic, z, dz, accuracy) else None
+
+
+def _explain(linear: Tensor, quadratic: Tensor, z: Tensor, dz: Tensor, accuracy: float) -> bool:
+    """Whether ``dz/dt`` is everywhere a combination of the flows ``J grad u_a``, so that H may depend on the forms."""
+    gradients = linear + torch.einsum("awv,nv->naw", quadratic, z)
+    dq, dp = gradients.chunk(2, dim=-1)
+    flows = torch.cat([dp, -dq], dim=-1).mT
+    missed = dz - (flows @ (torch.linalg.pinv(flows, rtol=accuracy) @ dz[..., None]))[..., 0]
+    return bool(missed.square().mean().sqrt() <= math.sqrt(accuracy) * dz.square().mean().sqrt())
+
+
+def _forms_of(part: slice, linear: Tensor, quadratic: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the forms spanned by ``l [a, 2d], Q [a, 2d, 2d]`` those of one part alone: ``[b, d], [b, d, d]``."""
+    outside = torch.ones(linear.shape[1], dtype=torch.bool)
+    outside[part] = False
+    mixed = quadratic.clone()
+    mixed[:, part, part] = 0.0
+    combinations = _null_space(torch.cat([linear[:, outside], mixed.flatten(1)], dim=1).T, 1e-8).T
+    return combinations @ linear[:, part], torch.einsum("ba,aij->bij", combinations, quadratic[:, part, part])
+
+
+def _null_space(matrix: Tensor, accuracy: float) -> Tensor:
+    """Right singular vectors ``[n, k]`` of singular values below ``accuracy`` times the largest."""
+    _, values, right = torch.linalg.svd(torch.linalg.qr(matrix, mode="r").R)
+    padded = torch.cat([values, values.new_zeros(len(right) - len(values))])
+    return right[padded <= accuracy * values.max()].T
 
 
 class Speeds(nn.Module):
@@ -275,7 +437,7 @@ def input_noise(time: Tensor, state: Tensor, derivative: Tensor) -> Tensor | Non
     sigma = freedom * scatter.square().mean(dim=(0, 1)).sqrt()
     # Noise is white: neighbours differ as much as strangers. The error of an integral is a staircase.
     steps = (scatter[:, 1:] - scatter[:, :-1]).square().sum(-1).mean(1)
-    white = (steps / (2 * scatter.square().sum(-1).mean(1)).clamp_min(1e-300)).median() > 0.5
+    white = (steps / (2 * scatter.square().sum(-1).mean(1)).clamp_min(1e-300)).median() > 0.8
     # Medians: one close encounter must not hide the noise of all other episodes, nor be taken for noise itself.
     typical = scatter.abs().amax(-1).median()
     doubt = _about_mean(integral - coarse).abs().amax(-1).median()
@@ -317,11 +479,12 @@ class HNN(Family):
         order: Literal[2, 4, 6, 8] = Field(6, description="order of the symplectic step that pairs are trained through")
         pair_substeps: int = Field(1, ge=1, description="steps of that scheme between two rows")
         tolerance: float = Field(1e-8, gt=0, description="relative error of one roll-out step, sets the sub-steps")
-        max_substeps: int = Field(64, ge=1, description="largest number of sub-steps between two rows")
+        max_substeps: int = Field(16, ge=1, description="largest number of sub-steps between two rows")
 
     config: Config
     amplitude: Tensor  # [1], unit of a perceptron's output
     rates: Tensor  # [2d], unit of dz/dt
+    active: Tensor  # [terms], which of them H consists of
     noise_level: Tensor  # [2d], standard deviation of noise on the states
     chosen: Tensor  # [S, 2], steepness and ridge
 
@@ -330,7 +493,8 @@ class HNN(Family):
         self.structure = self._structure()
         self.terms = self._terms()
         self.parts = nn.ModuleList(self.terms)  # the same terms, where torch looks for parameters
-        self.separable = all(term.part != "z" for term in self.terms)
+        self.hypotheses = _hypotheses(self.terms)
+        self.register_buffer("active", torch.tensor([k in self.hypotheses[0] for k in range(len(self.terms))]))
         self.register_buffer("amplitude", torch.ones(1, dtype=torch.float64))
         self.register_buffer("rates", torch.ones(system.state_size, dtype=torch.float64))
         self.register_buffer("noise_level", torch.zeros(system.state_size, dtype=torch.float64))
@@ -341,6 +505,16 @@ class HNN(Family):
             )
 
     # ------------------------------------------------ H
+
+    @property
+    def live(self) -> list[Term]:
+        """The terms that H is made of, under the hypothesis that was chosen."""
+        return [term for term, on in zip(self.terms, self.active.tolist(), strict=True) if on]
+
+    @property
+    def separable(self) -> bool:
+        """Whether ``H = T(p) + V(q)``, declared or found."""
+        return all(term.part != "z" for term in self.live)
 
     def _structure(self) -> frozenset[str]:
         """What is known of H, as a set of words."""
@@ -375,6 +549,11 @@ class HNN(Family):
                 self._term("p", Coordinates(d, (), mirror, seeds), 0),
                 self._term("q", Coordinates(d, angles, mirror, seeds), 1),
             ]
+        if not even and not angles:
+            terms = [self._term("z", Forms(2 * d, seeds), 0)]
+            if self.config.method == "closed_form":  # nothing is declared; held-out data may find H separable
+                terms += [self._term("p", Forms(d, seeds), 1), self._term("q", Forms(d, seeds), 2)]
+            return terms
         mirrors = [range(d), range(d, 2 * d)] if even else []
         return [self._term("z", Coordinates(2 * d, angles, mirrors, seeds), 0)]
 
@@ -394,12 +573,12 @@ class HNN(Family):
     def hamiltonian(self, z: Tensor) -> Tensor:
         """The learned energy, up to a constant: ``[S, ..., 2d] -> [S, ...]``."""
         flat = z.reshape(z.shape[0], -1, z.shape[-1])
-        return (self.amplitude * sum(term(term.of(flat)) for term in self.terms)).reshape(z.shape[:-1])
+        return (self.amplitude * sum(term(term.of(flat)) for term in self.live)).reshape(z.shape[:-1])
 
     def gradient(self, z: Tensor) -> Tensor:
         """``dH/dz``: ``[S, ..., 2d] -> [S, ..., 2d]``."""
         flat = z.reshape(z.shape[0], -1, z.shape[-1])
-        total = sum(term.embed(term.gradient(term.of(flat))[..., None])[..., 0] for term in self.terms)
+        total = sum(term.embed(term.gradient(term.of(flat))[..., None])[..., 0] for term in self.live)
         return (self.amplitude * total).reshape(z.shape)
 
     def _part_gradient(self, part: str) -> Callable[[Tensor], Tensor]:
@@ -407,7 +586,7 @@ class HNN(Family):
 
         def gradient(x: Tensor) -> Tensor:
             flat = x.reshape(x.shape[0], -1, x.shape[-1])
-            terms = [term.gradient(flat) for term in self.terms if term.part == part]
+            terms = [term.gradient(flat) for term in self.live if term.part == part]
             return (self.amplitude * sum(terms)).reshape(x.shape)
 
         return gradient
@@ -450,10 +629,25 @@ class HNN(Family):
 
     def _fit_equations(self, nodes: Tensor, weights: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Fit ``sum_g w_g J grad H(z_g) = target``: nodes ``[E, T, G, 2d]``, weights ``[G]``, targets alike."""
+        inputs = self.terms[0].inputs
+        forms = None
+        if isinstance(inputs, Forms) and nodes.shape[2] == 1 and nodes.shape[-1] <= _WIDEST_SYMMETRY:
+            forms = invariant_forms(nodes.flatten(0, 2), targets.flatten(0, 1))
         nodes = nodes.expand(len(self.seeds), *nodes.shape)
         self._set_rates(targets)
         self._calibrate(nodes)
+        if forms is not None:
+            self._adopt(*forms, nodes.flatten(1, 3))
         return self._choose(nodes, weights, targets), nodes[:, :, :, 0]
+
+    def _adopt(self, linear: Tensor, quadratic: Tensor, z: Tensor) -> None:
+        """Let H depend on the forms that share the symmetries of the data, a term of one part on those of that part."""
+        d = self.system.dof
+        for term in self.terms:
+            part = {"z": slice(0, 2 * d), "q": slice(0, d), "p": slice(d, 2 * d)}[term.part]
+            forms = (linear, quadratic) if term.part == "z" else _forms_of(part, linear, quadratic)
+            if 0 < len(forms[0]) <= term.inputs.inputs:
+                term.inputs.adopt(*forms, term.of(z))
 
     def _fit_with_offsets(self, time: Tensor, state: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor]:
         """Fit H and the offsets of the trajectories, whose shapes are the integrals of the clean derivatives."""
@@ -464,8 +658,11 @@ class HNN(Family):
         self._calibrate(states)
         self.chosen[:, 0], self.chosen[:, 1] = max(self.config.steepness), min(1e-8, max(self.config.ridges))
         self._draw(states)
+        self._suppose(self.hypotheses[-1])
         states = self._refine_offsets(states, observed, derivative)
-        if len(self.config.steepness) > 1 or len(self.config.ridges) > 1:  # held-out episodes judge only by now
+        if (
+            len(self.hypotheses) * len(self.config.steepness) * len(self.config.ridges) > 1
+        ):  # held-out episodes judge only by now
             self._choose(states[:, :, :, None], torch.ones(1, dtype=torch.float64), derivative)
             states = self._refine_offsets(states, observed, derivative)
         states = self._recentre(states, observed)
@@ -524,7 +721,7 @@ class HNN(Family):
     def _equations(self, nodes: Tensor, weights: Tensor) -> Tensor:
         """``sum_g w_g J grad phi_k(z_g)`` in units of the rates: ``[S, R, G, 2d] -> [S, R, 2d, K]``."""
         flat = nodes.flatten(1, 2)
-        gradients = torch.cat([term.embed(term.design(term.of(flat))) for term in self.terms], dim=-1)
+        gradients = torch.cat([term.embed(term.design(term.of(flat))) for term in self.live], dim=-1)
         dq, dp = gradients.chunk(2, dim=2)
         slopes = torch.cat([dp, -dq], dim=2) / self.rates[:, None]
         return torch.einsum("g,srgdk->srdk", weights, slopes.unflatten(1, nodes.shape[1:3]))
@@ -551,32 +748,57 @@ class HNN(Family):
             parts = ((nodes[:, :, :cut], targets[:, :cut]), (nodes[:, :, cut:], targets[:, cut:]))
         else:
             parts = ((nodes[:, ~held], targets[~held]), (nodes[:, held], targets[held]))
-        best = torch.full((len(self.seeds),), math.inf, dtype=torch.float64)
-        choice = self.chosen.clone()
-        solution = torch.zeros(len(self.seeds), sum(term.features.size for term in self.terms), dtype=torch.float64)
-        error = best.clone()
+        chosen: _Fit | None = None
+        for hypothesis in self.hypotheses:
+            self._suppose(hypothesis)
+            fit = self._best_fit(nodes, weights, parts)
+            # The later, more general hypothesis has to earn its freedom.
+            if chosen is None or float(fit.held_out.mean()) < _EARNED * float(chosen.held_out.mean()):
+                chosen = fit
+        assert chosen is not None
+        self._suppose(chosen.hypothesis)
+        self.chosen.copy_(chosen.settings)
+        self._draw(nodes)
+        self._set_coefficients(chosen.coefficients)
+        return chosen.residual
+
+    def _suppose(self, hypothesis: tuple[int, ...]) -> None:
+        self.active.copy_(torch.tensor([k in hypothesis for k in range(len(self.terms))]))
+
+    def _best_fit(
+        self,
+        nodes: Tensor,
+        weights: Tensor,
+        parts: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]],
+    ) -> _Fit:
+        """Per seed, the steepness and ridge that predict the held-out part best; refitted on everything."""
+        seeds = len(self.seeds)
+        best: _Fit | None = None
         for steepness in self.config.steepness:
             self.chosen[:, 0] = steepness
             self._draw(nodes)
             train, test = (self._accumulate(n, weights, t) for n, t in parts)
-            errors = test.residual(train.solve(self.config.ridges))  # [ridges, S]
-            lowest, which = errors.min(dim=0)
+            held_out, which = test.residual(train.solve(self.config.ridges)).min(dim=0)
             whole = train.merge(test)
-            everything = whole.solve(self.config.ridges)
-            residuals = whole.residual(everything)
-            for s in range(len(self.seeds)):
-                if lowest[s] < best[s]:
-                    best[s] = lowest[s]
-                    choice[s, 0], choice[s, 1] = steepness, self.config.ridges[int(which[s])]
-                    solution[s], error[s] = everything[which[s], s], residuals[which[s], s]
-        self.chosen.copy_(choice)
-        self._draw(nodes)
-        self._set_coefficients(solution)
-        return error
+            solutions = whole.solve(self.config.ridges)
+            every = torch.arange(seeds)
+            settings = torch.stack(
+                [torch.full_like(held_out, steepness), held_out.new_tensor(self.config.ridges)[which]], dim=1
+            )
+            fit = _Fit(
+                tuple(k for k, on in enumerate(self.active.tolist()) if on),
+                held_out,
+                settings,
+                solutions[which, every],
+                whole.residual(solutions)[which, every],
+            )
+            best = fit if best is None else best.better_of(fit)
+        assert best is not None
+        return best
 
     def _set_coefficients(self, solution: Tensor) -> None:
-        sizes = [term.features.size for term in self.terms]
-        for term, part in zip(self.terms, solution.split(sizes, dim=-1), strict=True):
+        sizes = [term.features.size for term in self.live]
+        for term, part in zip(self.live, solution.split(sizes, dim=-1), strict=True):
             term.coefficients.copy_(part)
 
     def _equation_error(self, states: Tensor, targets: Tensor) -> Tensor:
@@ -595,9 +817,8 @@ class HNN(Family):
         """
         length = states.shape[2]
         sigma = self.noise_level.clamp_min(1e-9 * float(self.noise_level.max())) / math.sqrt(length)
-        self._set_coefficients(
-            torch.zeros(len(self.seeds), sum(t.features.size for t in self.terms), dtype=torch.float64)
-        )
+        for term in self.terms:
+            term.coefficients.zero_()
         error = torch.ones(len(self.seeds), dtype=torch.float64)
         y = (targets / self.rates).flatten(1)
         for rounds in range(_REFINEMENTS):
@@ -649,7 +870,7 @@ class HNN(Family):
         """
         shift = (observed - states.mean(dim=2)).mean(dim=1)[:, None]  # [S, 1, 2d]
         moved = torch.zeros_like(shift)
-        for term in self.terms:
+        for term in self.live:
             if term.inputs.centred:
                 term.inputs.centre += term.of(shift)
                 moved = moved + term.embed(term.of(shift)[..., None])[..., 0]
@@ -818,6 +1039,39 @@ class HNN(Family):
         if self.config.method == "closed_form":
             summary |= {"steepness": self.chosen[:, 0].tolist(), "ridge": self.chosen[:, 1].tolist()}
         return summary
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A fit of all seeds under one hypothesis: settings ``[S, 2]``, coefficients ``[S, K]``, errors ``[S]``."""
+
+    hypothesis: tuple[int, ...]
+    held_out: Tensor
+    settings: Tensor
+    coefficients: Tensor
+    residual: Tensor
+
+    def better_of(self, other: _Fit) -> _Fit:
+        """Seed by seed the fit with the smaller held-out error."""
+        first = self.held_out <= other.held_out
+
+        def pick(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(first if a.ndim == 1 else first[:, None], a, b)
+
+        return _Fit(
+            self.hypothesis,
+            pick(self.held_out, other.held_out),
+            pick(self.settings, other.settings),
+            pick(self.coefficients, other.coefficients),
+            pick(self.residual, other.residual),
+        )
+
+
+def _hypotheses(terms: Sequence[Term]) -> list[tuple[int, ...]]:
+    """Which terms H may consist of, the simplest first: those of one part alone, or those of the whole state."""
+    whole = tuple(k for k, term in enumerate(terms) if term.part == "z")
+    parts = tuple(k for k, term in enumerate(terms) if term.part != "z")
+    return [h for h in (parts, whole) if h]
 
 
 class _Watched:

@@ -76,7 +76,10 @@ class RandomFeatures(nn.Module):
         here, there = points[torch.randint(len(points), (2, count), generator=generator)]
         direction = there - here
         length = direction.norm(dim=1, keepdim=True).clamp_min(1e-9)
-        spread = points.std(dim=0).square().mean().sqrt().clamp_min(1e-9)
+        spreads = points.std(dim=0)
+        spread = (
+            spreads[spreads > 1e-9].square().mean().sqrt() if bool((spreads > 1e-9).any()) else spreads.new_ones(())
+        )
         slope = steepness / spread * (0.5 + torch.rand(count, 1, generator=generator, dtype=torch.float64))
         weight = slope * direction / length
         return weight.T, -(weight * here).sum(dim=1)[None]
