@@ -27,8 +27,9 @@ HORIZON_ERROR = 0.1  # coordinate error |z - z_ref| that ends the horizon, in th
 # Energy MSE of the paper's own HNN on the same data and starts.
 PEER = {"spring B": 3.6e-4, "spring C": 8.4e-5, "pend B": 6.3e-4, "pend C": 8.3e-4, "2body": 2.6e-5, "3body": 7.4e-3}
 
-PLAIN: dict[str, Any] = {"structure": "none", "features": 100}
-STRUCTURED: dict[str, Any] = {"structure": "declared", "features": 60}
+ACCURATE = {"tolerance": 1e-9, "max_substeps": 64}
+PLAIN: dict[str, Any] = {"structure": "none", "features": 100} | ACCURATE
+STRUCTURED: dict[str, Any] = {"structure": "declared", "features": 60} | ACCURATE
 
 
 def bodies_of(name: str) -> int:
@@ -136,6 +137,7 @@ def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for name, peer in PEER.items():
         group, _, split = name.partition(" ")
         for variant in ("plain", "structured"):
+            wanted = (group, variant, split or "test")
             wanted = (group, variant, split or "test")
             ours = [r["energy_mse"] for r in rows if (r["set"], r["variant"], r["split"]) == wanted]
             if ours:

@@ -49,6 +49,7 @@ _DRIFT = 100  # largest drift of the learned energy over a roll-out, in units of
 _REFINEMENTS = 10  # Gauss-Newton rounds for the offsets, at most
 _EARNED = 0.5  # a more general hypothesis must lower the held-out error at least by this factor
 _WIDEST_SYMMETRY = 12  # state size up to which symmetries are looked for
+_FINE = 1e-7  # tolerance below which the roll-out pays for order 8
 _SETTLED = 1e-6  # offsets move by less than this share of their uncertainty: done
 
 
@@ -61,7 +62,7 @@ class Coordinates(nn.Module):
     centre: Tensor  # [S, 1, w]
     scale: Tensor  # [S, 1, w]
     signs: Tensor  # [M, w]
-    weights: Tensor  # [M]
+    weights: Tensor  # [1, M]
 
     def __init__(self, width: int, angles: Sequence[int], mirrors: Sequence[Sequence[int]], seeds: int) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Coordinates(nn.Module):
         self.inputs = width + len(self.angles)
         self.centred = not mirrors
         self.register_buffer("signs", signs)
-        self.register_buffer("weights", torch.full((len(signs),), 1.0 / len(signs), dtype=torch.float64))
+        self.register_buffer("weights", torch.full((1, len(signs)), 1.0 / len(signs), dtype=torch.float64))
         self.register_buffer("centre", torch.zeros(seeds, 1, width, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(seeds, 1, width, dtype=torch.float64))
 
@@ -119,13 +120,13 @@ class Forms(nn.Module):
     linear: Tensor  # [n, w], n = w, unused forms are zero
     quadratic: Tensor  # [n, w, w]
     logarithmic: Tensor  # [1], whether u is the logarithm of a single definite form, a squared length
-    weights: Tensor  # [1]
+    weights: Tensor  # [1, 1]
     centred = True
 
     def __init__(self, width: int, seeds: int) -> None:
         super().__init__()
         self.inputs = width
-        self.register_buffer("weights", torch.ones(1, dtype=torch.float64))
+        self.register_buffer("weights", torch.ones(1, 1, dtype=torch.float64))
         self.register_buffer("centre", torch.zeros(seeds, 1, width, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(seeds, 1, width, dtype=torch.float64))
         self.register_buffer("shift", torch.zeros(seeds, 1, width, dtype=torch.float64))
@@ -270,18 +271,18 @@ class Speeds(nn.Module):
     """``u_i = |p_i / m_i|^2``, weighted by ``m_i``: kinetic energies that differ in the mass alone."""
 
     scale: Tensor  # [S, 1, 1]
-    weights: Tensor  # [particles]
+    weights: Tensor  # [1, particles]
     inputs = 1
     centred = False
 
     def __init__(self, masses: Sequence[float], space: int, seeds: int) -> None:
         super().__init__()
         self.space = space
-        self.register_buffer("weights", torch.tensor(masses, dtype=torch.float64))
+        self.register_buffer("weights", torch.tensor([masses], dtype=torch.float64))
         self.register_buffer("scale", torch.ones(seeds, 1, 1, dtype=torch.float64))
 
     def _velocities(self, p: Tensor) -> Tensor:
-        return p.reshape(*p.shape[:2], -1, self.space) / self.weights[:, None]
+        return p.reshape(*p.shape[:2], -1, self.space) / self.weights.mT
 
     def calibrate(self, p: Tensor) -> None:
         """Take the scale from data ``[S, N, d]``."""
@@ -294,19 +295,19 @@ class Speeds(nn.Module):
 
     def pullback(self, p: Tensor, g: Tensor) -> Tensor:
         """``[S, N, particles, 1, K] -> [S, N, d, K]``."""
-        direction = 2 * self._velocities(p) / (self.weights[:, None] * self.scale[..., None])
+        direction = 2 * self._velocities(p) / (self.weights.mT * self.scale[..., None])
         return (direction[..., None] * g).flatten(2, 3)
 
 
 class Distances(nn.Module):
-    """``u_ij = log |q_i - q_j|``, weighted by a coupling per pair.
+    """``u_ij = log |q_i - q_j|``, in every channel weighted by another coupling of the pair.
 
     The logarithm makes power laws smooth for the features down to close encounters. The force on ``j`` is minus the one
     on ``i`` and lies along the line between them, so linear and angular momentum are conserved whatever is learned.
     """
 
     centre: Tensor  # [S, 1, 1]
-    weights: Tensor  # [P]
+    weights: Tensor  # [C, P]
     incidence: Tensor  # [P, particles]
     inputs = 1
     centred = False
@@ -314,17 +315,16 @@ class Distances(nn.Module):
     def __init__(self, couplings: Tensor, particles: int, space: int, seeds: int) -> None:
         super().__init__()
         self.space = space
-        self.first, self.second = torch.triu_indices(particles, particles, 1)
-        pairs = torch.arange(len(self.first))
-        incidence = torch.zeros(len(self.first), particles, dtype=torch.float64)
-        incidence[pairs, self.first], incidence[pairs, self.second] = 1.0, -1.0
+        first, second = torch.triu_indices(particles, particles, 1)
+        pairs = torch.arange(len(first))
+        incidence = torch.zeros(len(first), particles, dtype=torch.float64)
+        incidence[pairs, first], incidence[pairs, second] = 1.0, -1.0
         self.register_buffer("incidence", incidence)
         self.register_buffer("weights", couplings)
         self.register_buffer("centre", torch.zeros(seeds, 1, 1, dtype=torch.float64))
 
     def _separations(self, q: Tensor) -> Tensor:
-        x = q.reshape(*q.shape[:2], -1, self.space)
-        return x[:, :, self.first] - x[:, :, self.second]
+        return self.incidence @ q.reshape(*q.shape[:2], -1, self.space)
 
     def calibrate(self, q: Tensor) -> None:
         """Take the centre from data ``[S, N, d]``."""
@@ -343,9 +343,9 @@ class Distances(nn.Module):
 
 
 class Term(nn.Module):
-    """``sum_m w_m psi(u_m(x))`` for ``x`` one part of the state: ``z``, ``q`` or ``p``."""
+    """``sum_cm w_cm psi_c(u_m(x))`` for ``x`` one part of the state, ``z``, ``q`` or ``p``; most have one channel c."""
 
-    coefficients: nn.Parameter  # [S, K], of random features
+    coefficients: nn.Parameter  # [S, C K], of random features, channel by channel
 
     def __init__(
         self, part: Literal["z", "q", "p"], inputs: Any, psi: RandomFeatures | EnsembleMLP, seeds: int
@@ -353,7 +353,7 @@ class Term(nn.Module):
         super().__init__()
         self.part, self.inputs, self.psi = part, inputs, psi
         if isinstance(psi, RandomFeatures):
-            start = torch.zeros(seeds, psi.size, dtype=torch.float64)
+            start = torch.zeros(seeds, self.size, dtype=torch.float64)
             self.coefficients = nn.Parameter(start, requires_grad=False)
 
     @property
@@ -362,6 +362,11 @@ class Term(nn.Module):
         if not isinstance(self.psi, RandomFeatures):
             raise TypeError("this term is a perceptron; only random features are fitted in closed form")
         return self.psi
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients per seed."""
+        return self.features.size * len(self.inputs.weights)
 
     def of(self, z: Tensor) -> Tensor:
         """The part of the state ``[..., 2d]`` that this term depends on."""
@@ -374,35 +379,42 @@ class Term(nn.Module):
         zero = torch.zeros_like(gradient)
         return torch.cat([gradient, zero] if self.part == "q" else [zero, gradient], dim=2)
 
+    def _weighted(self) -> Tensor:
+        """Coefficients of every copy, its channels summed: ``[S, M, K]``."""
+        return torch.einsum(
+            "cm,sck->smk", self.inputs.weights, self.coefficients.unflatten(1, (-1, self.features.size))
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """Value of the term: ``[S, N, w] -> [S, N]``."""
         u = self.inputs(x)
-        flat = u.flatten(1, 2)
+        psi = self.psi(u.flatten(1, 2)).unflatten(1, u.shape[1:3])
         if isinstance(self.psi, RandomFeatures):
-            value = (self.psi(flat) @ self.coefficients[..., None])[..., 0]
-        else:
-            value = self.psi(flat)[..., 0]
-        return (value.reshape(u.shape[:3]) * self.inputs.weights).sum(-1)
+            return torch.einsum("snmk,smk->sn", psi, self._weighted())
+        return torch.einsum("snmc,cm->sn", psi, self.inputs.weights)
 
     def gradient(self, x: Tensor) -> Tensor:
         """Gradient of the term: ``[S, N, w] -> [S, N, w]``."""
         u = self.inputs(x)
-        g = self._slope(u.flatten(1, 2)).reshape(u.shape) * self.inputs.weights[:, None]
+        if isinstance(self.psi, RandomFeatures):
+            slopes = self.psi.slopes(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self._weighted()[:, None]
+            g = slopes @ self.psi.weight.mT[:, None]
+        else:
+            g = self._perceptron_slope(u)
         return self.inputs.pullback(x, g[..., None])[..., 0]
 
-    def _slope(self, u: Tensor) -> Tensor:
-        if isinstance(self.psi, RandomFeatures):
-            return self.psi.gradient(u, self.coefficients)
-        training = torch.is_grad_enabled()
+    def _perceptron_slope(self, u: Tensor) -> Tensor:
+        differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             u = u if u.requires_grad else u.detach().requires_grad_()
-            return torch.autograd.grad(self.psi(u).sum(), u, create_graph=training)[0]
+            value = self.psi(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self.inputs.weights.mT
+            return torch.autograd.grad(value.sum(), u, create_graph=differentiable)[0]
 
     def design(self, x: Tensor) -> Tensor:
-        """Gradient of the term for every random feature alone: ``[S, N, w] -> [S, N, w, K]``."""
+        """Gradient of the term for every coefficient alone: ``[S, N, w] -> [S, N, w, C K]``."""
         u = self.inputs(x)
-        g = self.features.gradients(u.flatten(1, 2)).reshape(*u.shape, self.features.size)
-        return self.inputs.pullback(x, g * self.inputs.weights[:, None, None])
+        g = self.features.gradients(u.flatten(1, 2)).unflatten(1, u.shape[1:3])
+        return self.inputs.pullback(x, torch.cat([g * w[:, None, None] for w in self.inputs.weights], dim=-1))
 
 
 # ---------------------------------------------------------------- trajectories
@@ -478,8 +490,8 @@ class HNN(Family):
         activation: Literal["tanh", "silu", "softplus", "gelu"] = "silu"
         order: Literal[2, 4, 6, 8] = Field(6, description="order of the symplectic step that pairs are trained through")
         pair_substeps: int = Field(1, ge=1, description="steps of that scheme between two rows")
-        tolerance: float = Field(1e-8, gt=0, description="relative error of one roll-out step, sets the sub-steps")
-        max_substeps: int = Field(16, ge=1, description="largest number of sub-steps between two rows")
+        tolerance: float = Field(1e-6, gt=0, description="relative error of one roll-out step, sets the sub-steps")
+        max_substeps: int = Field(8, ge=1, description="largest number of sub-steps between two rows")
 
     config: Config
     amplitude: Tensor  # [1], unit of a perceptron's output
@@ -536,11 +548,9 @@ class HNN(Family):
             assert system.space is not None
             kinetic = Speeds(system.attributes["mass"], system.space, seeds)
             terms = [self._term("p", kinetic, 0, {"linear": 1, "tanh": self.config.features})]
-            for k, couplings in enumerate(_couplings(system)):
-                inputs = Distances(couplings, system.particles, system.space, seeds)
-                counts = {"power": self.config.features // 2, "tanh": (self.config.features + 1) // 2}
-                terms.append(self._term("q", inputs, 1 + k, counts))
-            return terms
+            inputs = Distances(_couplings(system), system.particles, system.space, seeds)
+            counts = {"power": self.config.features // 2, "tanh": (self.config.features + 1) // 2}
+            return [*terms, self._term("q", inputs, 1, counts)]
         angles = system.angles if "periodic" in self.structure else ()
         even = "even" in self.structure
         if "separable" in self.structure:
@@ -563,7 +573,10 @@ class HNN(Family):
         n, config = inputs.inputs, self.config
         if config.method != "closed_form":
             return Term(
-                part, inputs, EnsembleMLP((n, *config.hidden, 1), self.seeds, config.activation, salt), len(self.seeds)
+                part,
+                inputs,
+                EnsembleMLP((n, *config.hidden, len(inputs.weights)), self.seeds, config.activation, salt),
+                len(self.seeds),
             )
         if counts is None:
             tail = {"linear": n if config.tail >= 1 else 0, "square": n * (n + 1) // 2 if config.tail >= 2 else 0}
@@ -797,7 +810,7 @@ class HNN(Family):
         return best
 
     def _set_coefficients(self, solution: Tensor) -> None:
-        sizes = [term.features.size for term in self.live]
+        sizes = [term.size for term in self.live]
         for term, part in zip(self.live, solution.split(sizes, dim=-1), strict=True):
             term.coefficients.copy_(part)
 
@@ -954,26 +967,27 @@ class HNN(Family):
         step: float | None = None,
         actions: Tensor | None = None,  # noqa: ARG002
     ) -> Prediction:
-        """Symplectic roll-out of the learned H: Kahan-Li 8 if it is separable, Gauss-Legendre 6 if not.
+        """Symplectic roll-out of the learned H.
 
-        The sub-steps are chosen by the local error at the starts and doubled where the learned energy drifts. Episodes
-        that diverge are NaN from there on.
+        Kahan-Li of order 6 (8 for fine tolerances) if H is separable, Gauss-Legendre of order 6 if not. The sub-steps
+        are chosen by the local error at the starts and shortened where the learned energy drifts. Episodes that diverge
+        are NaN from there on.
         """
         step = self.system.step if step is None else step
         start = context[:, -1].to(torch.float64).expand(len(self.seeds), -1, -1)
         with torch.no_grad():
             substeps = self._substeps(start, step)
             states = self._roll(start, step, steps, substeps)
-            drift, stuck = self._energy_drift(states), torch.zeros(states.shape[1], dtype=torch.int64)
-            while substeps * 2 <= self.config.max_substeps:
-                # What does not fall with the step, twice, is rounding: finer steps would only cost.
-                bad = (drift > _DRIFT * self.config.tolerance) & (stuck < 2)
-                if not bool(bad.any()):
-                    break
-                substeps *= 2
+            drift = self._energy_drift(states)
+            limit = _DRIFT * self.config.tolerance
+            while substeps < self.config.max_substeps and bool((drift > limit).any()):
+                bad = drift > limit
+                # By the order of the scheme, the error asks for so many times smaller steps.
+                wanted = substeps * float(drift.max() / limit) ** (1 / 6)
+                substeps = min(self.config.max_substeps, max(2 * substeps, math.ceil(wanted)))
                 states[:, bad] = self._roll(start[:, bad], step, steps, substeps)
                 before, drift = drift, self._energy_drift(states)
-                stuck = torch.where(drift < before / 4, 0, stuck + 1)
+                drift = torch.where(drift < before / 4, drift, 0.0)  # the rest is rounding: finer steps would only cost
         states = torch.where(torch.isfinite(states), states, math.nan)
         return Prediction(states=states)
 
@@ -1003,7 +1017,8 @@ class HNN(Family):
         """``[S, E, 2d] -> [S, E, steps + 1, 2d]``."""
         if self.separable:
             velocity = self._part_gradient("p")
-            return rollout_separable(start, step, steps, velocity, self._force, "kahan_li8", substeps)
+            scheme = "kahan_li8" if self.config.tolerance < _FINE else "kahan_li6"
+            return rollout_separable(start, step, steps, velocity, self._force, scheme, substeps)
         return self._roll_implicit(start, step, steps, substeps)
 
     def _roll_implicit(self, start: Tensor, step: float, steps: int, substeps: int) -> Tensor:
@@ -1118,8 +1133,8 @@ def _integral_form(time: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return nodes, torch.from_numpy(weights / 2), (state[:, 1:] - state[:, :-1]) / spacing[..., None]
 
 
-def _couplings(system: System) -> list[Tensor]:
-    """Linearly independent pair weights ``[P]`` among 1, ``m_i m_j`` and products of the other attributes."""
+def _couplings(system: System) -> Tensor:
+    """Linearly independent pair weights ``[C, P]`` among 1, ``m_i m_j`` and products of the other attributes."""
     assert system.particles is not None
     i, j = torch.triu_indices(system.particles, system.particles, 1)
     values = [torch.tensor(system.attributes[name], dtype=torch.float64) for name in sorted(system.attributes)]
@@ -1129,4 +1144,4 @@ def _couplings(system: System) -> list[Tensor]:
         matrix = torch.stack([*kept, candidate])
         if torch.linalg.matrix_rank(matrix) == len(matrix):
             kept.append(candidate)
-    return kept
+    return torch.stack(kept)
