@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 Data = Mapping[str, Tensor]
 _POINTS_AT_ONCE = 4096
 _FINDING_STEPS = 20
+_ADAPT_AGAIN = 0.05  # change of an unknown coefficient, relative
 _Z95 = 1.959964
 
 
@@ -411,8 +412,13 @@ class PINN(Family):
             torch.tensor([self.system.coefficients[n].bounds[i] for n in self.system.unknown], dtype=torch.float64).log()
             for i in (0, 1)
         )
+        adapted_at = self.log_unknown.clone()
         for iteration in range(_FINDING_STEPS):
-            rms = self.solution.solve(data, self.log_unknown.exp(), adapt=False)
+            # A layer's width may follow the unknown: once it has moved, the stretching is made anew.
+            adapt = bool((self.log_unknown - adapted_at).abs().max() > _ADAPT_AGAIN)
+            if adapt:
+                adapted_at = self.log_unknown.clone()
+            rms = self.solution.solve(data, self.log_unknown.exp(), adapt)
             left, design = self._misfit(data)
             step = least_squares(design, left[..., None], 1e-12)[..., 0].clamp(-0.7, 0.7)
             before = self.log_unknown.clone()

@@ -54,6 +54,9 @@ class MeasurementConfig(BaseModel):
         0.01, ge=0, allow_inf_nan=False, description="standard deviation, as a share of the field's RMS"
     )
     seed: int | None = Field(None, ge=0, description="of places and noise (default: the field's seed)")
+    region: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="where to measure: coordinate -> [low, high] (default: everywhere)"
+    )
     table: str | None = Field(None, description="CSV or Parquet with a column per coordinate and observed field")
 
     @model_validator(mode="after")
@@ -252,13 +255,31 @@ def _simulated(system: FieldSystem, config: MeasurementConfig, seed: int, where:
     if system.reference is None:
         raise UserError(f"'{where}': no reference to simulate measurements from; give measurements.table")
     low, high = box(system)
-    points = low + (high - low) * _halton(len(low), config.count, seed, "measurements")
+    first, last = _region(system, config, where)
+    points = first + (last - first) * _halton(len(low), config.count, seed, "measurements")
     anywhere = low + (high - low) * _halton(len(low), 512, 0, "size")
     index = [system.fields.index(name) for name in system.observed]
     size = np.sqrt(np.mean(np.square(system.reference(anywhere)[:, index]), axis=0))
     salt = int.from_bytes(hashlib.sha256(b"noise").digest()[:8], "big")
     noise = np.random.default_rng([seed, salt]).standard_normal((config.count, len(index)))
     return points, system.reference(points)[:, index] + config.noise * size * noise
+
+
+def _region(system: FieldSystem, config: MeasurementConfig, where: str) -> tuple[Float, Float]:
+    """Corners of the box that is measured in, each ``[d]``."""
+    low, high = box(system)
+    for name, (first, last) in config.region.items():
+        if name not in system.coordinates:
+            known = ", ".join(system.coordinates)
+            raise UserError(f"parameter '{where}.measurements.region.{name}': no such coordinate; there are {known}")
+        axis = system.coordinates.index(name)
+        if not low[axis] <= first < last <= high[axis]:
+            raise UserError(
+                f"parameter '{where}.measurements.region.{name}': need {low[axis]:g} <= low < high <= {high[axis]:g}, "
+                f"got [{first:g}, {last:g}]"
+            )
+        low[axis], high[axis] = first, last
+    return low, high
 
 
 def _read_table(system: FieldSystem, path: Path, where: str) -> tuple[Float, Float]:
