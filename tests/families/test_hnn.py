@@ -265,7 +265,7 @@ def test_symmetries_that_nobody_declared_are_found_in_the_data():
     forms = invariant_forms(data["state"].flatten(0, 1), data["derivative"].flatten(0, 1))
     assert forms is not None
     assert len(forms[0]) == 4  # r.r, p.p, r.p and r x p, in the plane of the relative motion
-    model = fitted(TWO_BODY, data, features=60)
+    model = fitted(TWO_BODY, data, features=120)
     assert model.separable
     start = body_starts((1.0, 2.0), 6, seed=5)
     states = model.predict(tensor(start)[:, None], 200, 0.1).states

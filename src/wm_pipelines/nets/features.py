@@ -22,6 +22,7 @@ RIDGE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
     "power": (torch.exp, torch.exp),  # of a logarithm: r^alpha
     "linear": (lambda a: a, torch.ones_like),
     "square": (lambda a: a * a / 2, lambda a: a),
+    "constant": (torch.ones_like, torch.zeros_like),
 }
 
 
@@ -30,7 +31,8 @@ class RandomFeatures(nn.Module):
 
     Kinds: ``tanh``: its centre at one data point, its direction towards another one, so that features lie where data
     lie and ignore directions in which the data never move; ``power``: exponents uniform in (-3, 3), for logarithmic
-    inputs; ``linear``, ``square``: a polynomial tail, which extrapolates where saturating features cannot.
+    inputs; ``constant``, ``linear``, ``square``: a polynomial tail, which extrapolates where saturating features
+    cannot.
 
     Args:
         inputs: n, length of ``u``. counts: features of each kind, e.g. ``{"tanh": 100}``.
@@ -67,6 +69,8 @@ class RandomFeatures(nn.Module):
         """Weights ``[n, K]`` and biases ``[1, K]`` of one kind."""
         n = points.shape[1]
         none = torch.zeros(1, count, dtype=torch.float64)
+        if kind == "constant":
+            return torch.zeros(n, count, dtype=torch.float64), none
         if kind == "linear":
             return torch.eye(n, count, dtype=torch.float64), none
         if kind == "square":  # n (n + 1) / 2 generic directions span all quadratic forms
