@@ -7,10 +7,14 @@ lambda_d |u - measured|²`` over the parameters of ``u``. Two ways to do so:
 equations are one least-squares problem, nonlinear ones a few Gauss-Newton steps. Long times are cut into slabs, each
 started from the end of the one before (Dong & Li 2021, block time marching).
 
-``gradient``: ``u`` is a multilayer perceptron, see `Network`.
+``gradient``: ``u`` is a multilayer perceptron on Fourier features (Tancik et al. 2020, arXiv 2006.10739), trained by Adam
+with causal weights in time (Wang, Sankaran, Perdikaris 2022, arXiv 2203.07404), weights of the terms balanced by their
+gradients' norms (Wang, Sankaran, Wang, Perdikaris 2023, arXiv 2308.08468) and points added where the residual is large
+(Wu et al. 2023, Comput. Methods Appl. Mech. Eng. 403), then finished by self-scaled BFGS in float64.
 
-Unknown coefficients are found by Gauss-Newton on the measurements; the inverse of its matrix, with the noise estimated
-from what is left, is their covariance (Seber & Wild, *Nonlinear Regression*, 1989, ch. 2).
+Unknown coefficients are found from measurements: by ``collocation`` with Gauss-Newton, by ``gradient`` together with the
+network. Their covariance is the inverse of the Gauss-Newton matrix, with the noise estimated from what is left (Seber &
+Wild, *Nonlinear Regression*, 1989, ch. 2).
 """
 
 from __future__ import annotations
@@ -23,19 +27,28 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import grad, vmap
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.protocol import Family, FamilyConfig, Prediction
-from wm_pipelines.fields import Equation, FieldSystem, box
+from wm_pipelines.fields import Condition, Equation, FieldSystem, box
 from wm_pipelines.nets.collocation import Rows, gauss_newton, least_squares, linearise
+from wm_pipelines.nets.derivatives import derivatives
+from wm_pipelines.nets.ensemble import EnsembleMLP, generators
+from wm_pipelines.nets.second_order import Linearised, levenberg_marquardt, minimise
 from wm_pipelines.nets.ridge import RidgeFeatures
 
 logger = logging.getLogger(__name__)
 
 Data = Mapping[str, Tensor]
+Unpack = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 _POINTS_AT_ONCE = 4096
 _FINDING_STEPS = 20
+_PIECES = 16  # of the time span, for causal weights
+_MEMORY = 0.9  # of the running average of balanced weights
+_CANDIDATES = 10  # points per adaptive point to choose from
+_LAPLACE_POINTS, _ROWS_AT_ONCE = 500, 1000
 _ADAPT_AGAIN = 0.05  # change of an unknown coefficient, relative
 _Z95 = 1.959964
 
@@ -61,6 +74,19 @@ class PINNConfig(FamilyConfig):
     smoothing: float = Field(4.0, gt=0, description="smoothness of the stretching")
     ridge: float = Field(1e-15, ge=0, description="relative accuracy of the least squares")
     iterations: int = Field(12, ge=1, description="Gauss-Newton steps per slab, at most")
+
+    hidden: tuple[int, ...] = Field((30, 30, 30), min_length=1, description="widths of the perceptron's layers")
+    fourier: int = Field(0, ge=0, description="random Fourier features at the input")
+    fourier_scale: float = Field(1.0, gt=0, description="standard deviation of their wave numbers, per half width")
+    causality: float = Field(1.0, ge=0, description="epsilon of the causal weights; 0: every time weighs the same")
+    balance_every: int = Field(100, ge=1, description="steps between two balancings of the terms")
+    adaptive_points: int = Field(200, ge=0, description="points moved to where the residual is large")
+    refresh_every: int = Field(200, ge=1, description="steps between two moves of these points")
+    finish: Literal["levenberg_marquardt", "bfgs"] = Field(
+        "levenberg_marquardt", description="second-order method after the last gradient step"
+    )
+    finish_steps: int = Field(60, ge=0, description="its iterations")
+    finish_rounds: int = Field(2, ge=1, description="pieces of the finish; the adaptive points move in between")
 
 
 class Frame:
@@ -341,6 +367,43 @@ class Collocation(nn.Module):
         self.coefficients[:, slab] = least_squares(phi, target, 1e-12).mT
 
 
+class Network(nn.Module):
+    """Fields as a perceptron per seed, on unit coordinates and their Fourier features ``sin(B x), cos(B x)``."""
+
+    waves: Tensor  # B, [S, d, m]
+
+    def __init__(self, config: PINNConfig, system: FieldSystem, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.system, self.frame = system, Frame(system, 1)
+        width = len(system.coordinates)
+        draws = [torch.randn(width, config.fourier, generator=g, dtype=torch.float64) for g in generators(seeds, 1)]
+        self.register_buffer("waves", config.fourier_scale * torch.stack(draws))
+        inputs = width + 2 * config.fourier
+        self.layers = EnsembleMLP([inputs, *config.hidden, len(system.fields)], seeds, "tanh")
+
+    def forward(self, points: Tensor, weights: Data | None = None) -> Tensor:
+        """``[S, N, d] -> [S, N, F]``, with other weights than the module's own if they are given.
+
+        Weights of one seed without their leading axis take points ``[N, d]``.
+        """
+        found = dict(self.named_parameters()) | {"waves": self.waves} if weights is None else weights
+        x = 2 * (points - self.frame.low.to(points)) / self.frame.size.to(points) - 1
+        if self.waves.shape[-1]:
+            phase = x @ found["waves"]
+            x = torch.cat([x, phase.sin(), phase.cos()], -1)
+        last = len(self.layers.layers) - 1
+        for number in range(last + 1):
+            x = x @ found[f"layers.layers.{number}.weight"] + found[f"layers.layers.{number}.bias"]
+            x = x if number == last else torch.tanh(x)
+        return x
+
+    def values(self, points: Tensor, symbols: Sequence[str], weights: Data | None = None) -> dict[str, Tensor]:
+        """Fields and derivatives at ``points [S, N, d]``: each ``[S, N]``; weights as in `forward`."""
+        wanted = {symbol: self.system.derivative(symbol) for symbol in symbols}
+        found = derivatives(lambda x: self(x, weights), points, (order for _, order in wanted.values()))
+        return {symbol: found[order][..., number] for symbol, (number, order) in wanted.items()}
+
+
 def pointwise_residual(
     system: FieldSystem, equation: Equation, points: Tensor, about: str
 ) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
@@ -375,7 +438,16 @@ class PINN(Family):
         self.log_unknown = nn.Parameter(middle.repeat(len(seeds), 1), requires_grad=False)
         self.register_buffer("covariance", torch.zeros(len(seeds), count, count, dtype=torch.float64))
         self.register_buffer("noise", torch.zeros(len(seeds), len(system.fields), dtype=torch.float64))
-        self.solution = Collocation(config, system, seeds)
+        self.solution: Collocation | Network
+        if config.method == "collocation":
+            self.solution = Collocation(config, system, seeds)
+            return
+        self.solution = Network(config, system, seeds)
+        self.log_unknown.requires_grad_(count > 0)
+        kinds = ["initial"] if any(system.time in c.at for c in system.conditions) else []
+        self.terms = [*system.equations, *kinds, "boundary", "data"]
+        self.register_buffer("balance", torch.ones(len(seeds), len(self.terms), dtype=torch.float64))
+        self.register_buffer("adaptive", self._anywhere(config.adaptive_points, 0))
 
     @classmethod
     def unsuitable(cls, system: Any) -> str | None:
@@ -387,7 +459,7 @@ class PINN(Family):
     @torch.no_grad()
     def fit(self, episodes: Data) -> Mapping[str, Tensor] | None:
         """Solve by collocation, for the steepness with the least residual between the collocation points."""
-        if self.config.method != "collocation":
+        if not isinstance(self.solution, Collocation):
             return None
         best = torch.inf
         for steepness in self.config.steepness:
@@ -446,6 +518,270 @@ class PINN(Family):
         scale = self.noise[:, index].clamp_min(1e-300)
         return left / scale, design * self.log_unknown.exp()[:, None] / scale[..., None]
 
+    # ------------------------------------------------------------ by gradient
+
+    def examples(self, episodes: Data) -> Data:
+        """Interior points; conditions and measurements are few and all used in every step."""
+        for name in ("condition_points", "condition_values", "condition_index", "interior"):
+            self.register_buffer(f"_{name}", episodes[name], persistent=False)
+        for name in ("measurement_points", "measurement_values", "measurement_index"):
+            self.register_buffer(f"_{name}", episodes[name], persistent=False)
+        return {"interior": episodes["interior"]}
+
+    def loss(self, batch: Data, progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+        """``sum_i lambda_i L_i`` with balanced ``lambda``, the equations' mean squares weighted causally."""
+        interior = torch.cat([batch["interior"], self.adaptive], 1)
+        terms = self._mean_squares(interior, self.log_unknown, causal=True)
+        return self._weighted(terms), {name: term.detach() for name, term in terms.items()}
+
+    def _lambda(self, name: str) -> Tensor:
+        """Weight of a term ``[S]``: the configured one times the balanced one."""
+        fixed = {"initial": self.config.condition_weight, "boundary": self.config.condition_weight}
+        fixed["data"] = self.config.data_weight or 1.0
+        return fixed.get(name, 1.0) * self.balance[:, self.terms.index(name)]
+
+    def _weighted(self, terms: Data) -> Tensor:
+        return torch.stack([self._lambda(name) * term for name, term in terms.items()]).sum(0)
+
+    def _kind(self, condition: Condition) -> str:
+        """Which term a condition belongs to."""
+        return "initial" if self.system.time in condition.at else "boundary"
+
+    def _uses_measurements(self) -> bool:
+        return bool(len(self._measurement_values) and (self.system.unknown or self.config.data_weight))
+
+    def _mean_squares(
+        self, interior: Tensor, log_unknown: Tensor, weights: Data | None = None, causal: bool = False
+    ) -> dict[str, Tensor]:
+        """Mean square of every term ``[S]``: equations at ``interior [S, N, d]``, conditions, measurements."""
+        assert isinstance(self.solution, Network)
+        terms = {}
+        residuals = self._residuals(interior, log_unknown, weights)
+        share = self._causal_weights(interior, residuals) if causal else 1.0
+        for name, residual in residuals.items():
+            terms[name] = (share * residual.square()).mean(1)
+        terms |= {name: left.square().mean(1) for name, left in self._misses(weights).items()}
+        return terms
+
+    def _residuals(self, points: Tensor, log_unknown: Tensor, weights: Data | None = None) -> dict[str, Tensor]:
+        """Residuals at ``points [S, N, d]``: each ``[S, N]``."""
+        symbols = sorted({s for read in self.system.symbols.values() for s in read})
+        values = self.solution.values(points, symbols, weights)  # type: ignore[arg-type]
+        unknown = log_unknown.exp()[:, None].expand(-1, points.shape[1], -1)
+        return {
+            name: pointwise_residual(self.system, equation, points, name)(values, unknown)
+            for name, equation in self.system.equations.items()
+        }
+
+    def _misses(self, weights: Data | None = None) -> dict[str, Tensor]:
+        """By how much conditions and measurements are missed, each ``[S, n]``; measurements in units of their RMS."""
+        points, index, values = self._condition_points, self._condition_index, self._condition_values
+        found = self.solution.values(
+            points.expand(len(self.seeds), -1, -1), sorted({c.symbol for c in self.system.conditions}), weights
+        )  # type: ignore[arg-type]
+        missed: dict[str, list[Tensor]] = {}
+        for number, condition in enumerate(self.system.conditions):
+            mine = index == number
+            missed.setdefault(self._kind(condition), []).append(found[condition.symbol][:, mine] - values[mine])
+        misses = {kind: torch.cat(parts, 1) for kind, parts in missed.items()}
+        if self._uses_measurements():
+            points, index, values = self._measurement_points, self._measurement_index, self._measurement_values
+            found = self.solution.values(points.expand(len(self.seeds), -1, -1), self.system.fields, weights)  # type: ignore[arg-type]
+            reached = torch.stack([found[f] for f in self.system.fields], -1)[:, torch.arange(len(index)), index]
+            misses["data"] = (reached - values) / values.square().mean().sqrt()
+        return misses
+
+    def _causal_weights(self, points: Tensor, residuals: Data) -> Tensor | float:
+        """``exp(-epsilon sum of the mean squares of all earlier pieces of time)``, ``[S, N]``, constant in the gradient."""
+        if self.system.time is None or not self.config.causality:
+            return 1.0
+        axis = self.system.coordinates.index(self.system.time)
+        low, high = self.system.domain[self.system.time]
+        piece = ((points[..., axis] - low) / (high - low) * _PIECES).floor().clamp(0, _PIECES - 1).long()
+        total = torch.stack([r.detach().square() for r in residuals.values()]).sum(0)
+        sums = total.new_zeros(len(total), _PIECES).scatter_add_(1, piece, total)
+        counts = total.new_zeros(len(total), _PIECES).scatter_add_(1, piece, torch.ones_like(total))
+        means = sums / counts.clamp_min(1)
+        return torch.exp(-self.config.causality * (means.cumsum(1) - means)).gather(1, piece)
+
+    def after_step(self, progress: float) -> None:
+        """Balance the terms; move the adaptive points."""
+        step = round(progress * self.config.schedule.steps)
+        if step % self.config.balance_every == 0:
+            self._rebalance()
+        if step % self.config.refresh_every == 0:
+            self._refresh(step)
+
+    def _rebalance(self) -> None:
+        """``lambda_i = sum_j |grad L_j| / |grad L_i|``, averaged over time."""
+        weights = [p for p in self.solution.parameters() if p.requires_grad]
+        interior = torch.cat([self._interior.expand(len(self.seeds), -1, -1), self.adaptive], 1)
+        terms = self._mean_squares(interior, self.log_unknown.detach())
+        norms = []
+        for term in terms.values():
+            slopes = torch.autograd.grad(term.sum(), weights, retain_graph=True, allow_unused=True)
+            norms.append(torch.stack([g.flatten(1).square().sum(1) for g in slopes if g is not None]).sum(0).sqrt())
+        norm = torch.stack(norms, 1)
+        fresh = norm.sum(1, keepdim=True) / norm.clamp_min(1e-12 * norm.amax(1, keepdim=True).clamp_min(1e-300))
+        for i, name in enumerate(terms):
+            place = self.balance[:, self.terms.index(name)]
+            place.mul_(_MEMORY).add_((1 - _MEMORY) * fresh[:, i])
+
+    def _anywhere(self, count: int, step: int) -> Tensor:
+        """Uniform points in the domain ``[S, count, d]``."""
+        low, high = (torch.tensor(end) for end in box(self.system))
+        draws = [torch.rand(count, len(low), generator=g, dtype=torch.float64) for g in generators(self.seeds, 2 + step)]
+        return low + (high - low) * torch.stack(draws)
+
+    def _refresh(self, step: int) -> None:
+        """Move the adaptive points: drawn from many with a probability that grows with the residual."""
+        count = self.config.adaptive_points
+        if not count:
+            return
+        many = self._anywhere(_CANDIDATES * count, step)
+        on = self.adaptive
+        with torch.no_grad():
+            found = self._residuals(many.to(on), self.log_unknown)
+        size = torch.stack([r.cpu().double().abs() for r in found.values()]).sum(0)
+        odds = size / size.mean(1, keepdim=True).clamp_min(1e-300) + 1
+        for seed, generator in enumerate(generators(self.seeds, 1_000_000 + step)):
+            chosen = torch.multinomial(odds[seed], count, generator=generator)
+            self.adaptive[seed] = many[seed, chosen].to(on)
+
+    def finish(self) -> Mapping[str, Tensor]:
+        """A second-order method on all points, then the uncertainty of what was unknown."""
+        x, unpack = self._flat()
+        value, inverse = torch.full((len(x),), torch.nan, dtype=x.dtype), None
+        for number in range(self.config.finish_rounds if self.config.finish_steps else 0):
+            self._refresh(self.config.schedule.steps + 1 + number)
+            interior = torch.cat([self._interior.expand(len(x), -1, -1), self.adaptive], 1)
+            steps = -(-self.config.finish_steps // self.config.finish_rounds)
+            if self.config.finish == "bfgs":
+                x, value, inverse = minimise(self._objective(interior, unpack), x, steps, inverse)
+            else:
+                x, value = levenberg_marquardt(*self._rows(interior, unpack), x, steps)
+            self._set(*unpack(x))
+        if self.system.unknown and len(self._measurement_values):
+            self._laplace(*self._flat())
+        return {"loss": value, "residual": self.residual_rms(self._interior)}
+
+    def _flat(self) -> tuple[Tensor, Unpack]:
+        """All weights and unknown coefficients as one vector per seed ``[S, n]``, and the way back (also for one seed)."""
+        named = {name: p.detach() for name, p in self.solution.named_parameters()}
+        parts = [self.log_unknown.detach(), *(p.flatten(1) for p in named.values())]
+        sizes = [p.shape[1] for p in parts]
+
+        def unpack(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            first, *rest = x.split(sizes, -1)
+            shaped = {n: r.reshape(*x.shape[:-1], *p.shape[1:]) for (n, p), r in zip(named.items(), rest, strict=True)}
+            return first, shaped
+
+        return torch.cat(parts, 1), unpack
+
+    @torch.no_grad()
+    def _set(self, log_unknown: Tensor, weights: Data) -> None:
+        self.log_unknown.copy_(log_unknown)
+        for name, parameter in self.solution.named_parameters():
+            parameter.copy_(weights[name])
+
+    def _objective(self, interior: Tensor, unpack: Unpack) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Loss and gradient by the vector of all weights, for `minimise`."""
+        assert isinstance(self.solution, Network)
+        waves = self.solution.waves
+
+        def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+            x = x.detach().requires_grad_()
+            log_unknown, weights = unpack(x)
+            loss = self._weighted(self._mean_squares(interior, log_unknown, {**weights, "waves": waves}))
+            return loss.detach(), torch.autograd.grad(loss.sum(), x)[0]
+
+        return objective
+
+    def _rows(self, interior: Tensor, unpack: Unpack) -> tuple[Callable[[Tensor], Tensor], Linearised]:
+        """Rows whose sum of squares is the loss, alone and with their Jacobian, for `levenberg_marquardt`."""
+        assert isinstance(self.solution, Network)
+        waves = self.solution.waves
+
+        def scale(name: str, count: int) -> Tensor:
+            return (self._lambda(name) / count).sqrt()[:, None]
+
+        @torch.no_grad()
+        def rows(x: Tensor) -> Tensor:
+            log_unknown, weights = unpack(x)
+            weights["waves"] = waves
+            found = self._residuals(interior, log_unknown, weights) | self._misses(weights)
+            return torch.cat([scale(name, r.shape[1]) * r for name, r in found.items()], 1)
+
+        @torch.no_grad()
+        def linearised(x: Tensor) -> tuple[Tensor, Tensor]:
+            blocks = self._jacobian(x, unpack, interior)
+            return rows(x), torch.cat([scale(name, j.shape[1])[..., None] * j for name, j in blocks.items()], 1)
+
+        return rows, linearised
+
+    def _jacobian(self, x: Tensor, unpack: Unpack, interior: Tensor) -> dict[str, Tensor]:
+        """Jacobian of every term's rows by all weights ``[S, R, n]``, in the order of `_residuals` and `_misses`.
+
+        A row depends on one point alone: one gradient per point, all points and seeds at once.
+        """
+        network = self.solution
+        assert isinstance(network, Network)
+        symbols = sorted({s for read in self.system.symbols.values() for s in read})
+
+        def residual(flat: Tensor, waves: Tensor, point: Tensor, name: str) -> Tensor:
+            log_unknown, weights = unpack(flat)
+            values = network.values(point[None], symbols, {**weights, "waves": waves})
+            return pointwise_residual(self.system, self.system.equations[name], point[None], name)(
+                values, log_unknown.exp()[None]
+            )[0]
+
+        def value(flat: Tensor, waves: Tensor, point: Tensor, symbol: str) -> Tensor:
+            return network.values(point[None], [symbol], {**unpack(flat)[1], "waves": waves})[symbol][0]
+
+        def every(row: Callable[..., Tensor], points: Tensor, what: str) -> Tensor:
+            one = vmap(lambda f, w, p: grad(row)(f, w, p, what), (None, None, 0), chunk_size=_ROWS_AT_ONCE)
+            return torch.stack([one(f, w, p) for f, w, p in zip(x, network.waves, points, strict=True)])
+
+        blocks = {name: every(residual, interior, name) for name in self.system.equations}
+        parts: dict[str, list[Tensor]] = {}
+        for number, condition in enumerate(self.system.conditions):
+            points = self._condition_points[self._condition_index == number].expand(len(x), -1, -1)
+            parts.setdefault(self._kind(condition), []).append(every(value, points, condition.symbol))
+        if self._uses_measurements():
+            index, points = self._measurement_index, self._measurement_points
+            size = self._measurement_values.square().mean().sqrt()
+            block = x.new_zeros(len(x), len(index), x.shape[1])
+            for field in index.unique().tolist():
+                mine = index == field
+                block[:, mine] = every(value, points[mine].expand(len(x), -1, -1), self.system.fields[field]) / size
+            parts["data"] = [block]
+        return blocks | {kind: torch.cat(part, 1) for kind, part in parts.items()}
+
+    @torch.no_grad()
+    def _laplace(self, x: Tensor, unpack: Unpack) -> None:
+        """Covariance of the unknown by the Gauss-Newton matrix of all rows, each kind over its own root mean square.
+
+        Equations and conditions are met far better than measurements, so they act as constraints and the noise of the
+        measurements decides (the approximation of MacKay 1992, Neural Comput. 4).
+        """
+        count, index = len(self.system.unknown), self._measurement_index
+        interior = self._interior[:_LAPLACE_POINTS].expand(len(x), -1, -1)
+        left = self._residuals(interior, self.log_unknown) | self._misses()
+        size = self._measurement_values.square().mean().sqrt()
+        for field in index.unique().tolist():
+            mine = left["data"][:, index == field]
+            self.noise[:, field] = size * (mine.square().sum(1) / max(1, mine.shape[1] - count)).sqrt()
+        scales = {name: r.square().mean(1).sqrt()[:, None].expand_as(r) for name, r in left.items()}
+        scales["data"] = self.noise[:, index] / size
+        blocks = self._jacobian(x, unpack, interior)
+        rows = torch.cat([j / scales[name].clamp_min(1e-300)[..., None] for name, j in blocks.items()], 1)
+        # The unknown stand last: what the triangular factor leaves of them when all weights are fitted, too.
+        rows = torch.cat([rows[..., count:], rows[..., :count]], 2)
+        ridge = 1e-12 * rows.norm(dim=(1, 2))[:, None, None] * torch.eye(rows.shape[2], dtype=rows.dtype)
+        ridge[:, -count:] = 0
+        corner = torch.linalg.qr(torch.cat([rows, ridge], 1), mode="r").R[:, -count:, -count:]
+        self.covariance.copy_(torch.linalg.inv(corner.mT @ corner))
+
     # ------------------------------------------------------------ what it says
 
     @torch.no_grad()
@@ -462,8 +798,13 @@ class PINN(Family):
 
     def derivatives(self, points: Tensor, symbols: Sequence[str]) -> dict[str, Tensor]:
         """Fields and derivatives, e.g. ``u_xx``, at ``points [N, d]``: each ``[S, N]``."""
-        return self.solution.values(points, symbols)
+        if isinstance(self.solution, Collocation):
+            return self.solution.values(points, symbols)
+        parts = points.expand(len(self.seeds), -1, -1).split(_POINTS_AT_ONCE, dim=1)
+        found = [self.solution.values(part, symbols) for part in parts]
+        return {symbol: torch.cat([part[symbol] for part in found], 1) for symbol in symbols}
 
+    @torch.no_grad()
     def evaluate(self, equation: Equation, points: Tensor, about: str = "equation") -> Tensor:
         """Any function of `Symbols` (a residual, a divergence, an energy density) at ``points [N, d]``: ``[S, N]``."""
         values = self.derivatives(points, self.system.symbols_of(equation, about))
