@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import math
@@ -272,18 +273,19 @@ def training_fingerprint(family: Family, learning: LearningConfig, data_hash: st
         ),
         "data": data_hash,
         "system": family.system.facts(),
-        "code": source_hash(),
+        "code": source_hash(type(family)),
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 @cache
-def source_hash() -> str:
-    """Hash of the source files that a trained model depends on: a model of other code is not taken for this one."""
+def source_hash(family: type[Family]) -> str:
+    """Hash of the source files that decide what a family learns: its own, and those that all families share."""
     root = Path(wm_pipelines.__file__).parent
-    files = [root / "integrators.py", root / "system.py", root / "fields.py"]
-    for folder in ("families", "nets", "learning"):
+    files = [Path(inspect.getfile(family)), root / "families" / "protocol.py"]
+    files += [root / "integrators.py", root / "system.py"]
+    for folder in ("nets", "learning"):
         files += sorted((root / folder).rglob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
