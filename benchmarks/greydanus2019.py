@@ -155,6 +155,15 @@ def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+HEADINGS = ("energy_mse", "mse", "energy_error", "horizon", "momentum_error", "angular_momentum_error", "fit_seconds")
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the printed table."""
+    figures = " ".join(f"{row.get(h, 0.0):22.2e}" for h in (*HEADINGS, "step_ms"))
+    return f"{row['set']:8}{row['variant']:12}{row['split']:6}{row['seed']:4} {figures}"
+
+
 def main() -> None:
     """Run every set and variant, print a table, write the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,15 +173,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    print(f"{'set':8}{'variant':12}{'split':6}{'seed':>4} {'energy_mse':>11} {'mse':>9} {'|dE|':>9} {'horizon':>8} "
-          f"{'|dP|':>9} {'|dL|':>9} {'fit s':>6} {'step ms':>8}")  # fmt: skip
+    print(f"{'set':8}{'variant':12}{'split':6}{'seed':>4} " + " ".join(f"{h:>22}" for h in (*HEADINGS, "step_ms")))
     for name in options.only:
         for variant, settings in (("plain", PLAIN), ("structured", STRUCTURED)):
             for r in run(options.data, name, variant, settings, options.seeds):
                 rows.append(r)
-                print(f"{name:8}{variant:12}{r['split']:6}{r['seed']:4} {r['energy_mse']:11.2e} {r['mse']:9.1e} "
-                      f"{r['energy_error']:9.1e} {r['horizon']:8.2f} {r.get('momentum_error', 0):9.1e} "
-                      f"{r.get('angular_momentum_error', 0):9.1e} {r['fit_seconds']:6.2f} {r['step_ms']:8.4f}")  # fmt: skip
+                print(line(r))
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(report(rows), indent=1) + "\n")
     print(f"written: {RESULT}")

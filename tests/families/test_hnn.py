@@ -9,7 +9,7 @@ import torch
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import get_family
-from wm_pipelines.families.hnn import HNN, input_noise, integrate_samples, invariant_forms
+from wm_pipelines.families.hnn import HNN, QuadraticTerm, input_noise, integrate_samples, invariant_forms
 from wm_pipelines.integrators import dop853
 from wm_pipelines.system import System
 
@@ -309,6 +309,32 @@ def test_gravity_and_charge_are_told_apart_by_their_couplings(three_bodies):
     with torch.no_grad():
         error = model.field(tensor(start).expand(2, -1, -1)) - tensor(field(start))
     assert error.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("softening", [0.0, 0.5])
+def test_held_out_data_tell_softened_forces_from_singular_ones(softening):
+    def field(z):
+        q, p = z[..., :4], z[..., 4:]
+        r = q[..., 2:] - q[..., :2]
+        force = 2 * r / ((r * r).sum(-1, keepdims=True) + softening**2) ** 1.5
+        return np.concatenate([p[..., :2], p[..., 2:] / 2, force, -force], -1)
+
+    start = body_starts((1.0, 2.0), 60) * np.array([1] * 4 + [0.2] * 4)  # slow enough to fall inwards
+    model = fitted(TWO_BODY, episodes(field, start, 0.1, 20), features=40, structure="declared")
+    (pair,) = (term for term in model.live if term.part == "q")
+    assert (pair.inputs.share > 0) == (softening > 0)
+    touching = tensor([[[0.0, 0, 1e-3, 0, 0, 0, 0, 0]]]).expand(2, -1, -1)
+    with torch.no_grad():
+        force = model.field(touching)[..., 4].abs()
+    assert (force < 1).all() if softening else (force > 10).all()
+
+
+def test_a_mechanism_whose_inertia_turns_is_recognised():
+    rng = np.random.default_rng(0)
+    data = episodes(coupled_field, rng.uniform(-0.8, 0.8, (60, 4)), 0.1, 20)
+    model = fitted(COUPLED, data, features=60)
+    assert any(isinstance(term, QuadraticTerm) for term in model.live)
+    assert (model.residual < 1e-3).all()
 
 
 def test_non_separable_energy_is_kept_by_the_implicit_roll_out():

@@ -48,6 +48,8 @@ _ROWS_PER_CHUNK = 16_384  # rows of a design matrix in memory at a time
 _DRIFT = 100  # largest drift of the learned energy over a roll-out, in units of the tolerance of a step
 _REFINEMENTS = 10  # Gauss-Newton rounds for the offsets, at most
 _EARNED = 0.8  # a more general hypothesis must lower the held-out error at least by this factor
+_EARNED_BY_SINGULARITY = 1e-2  # likewise for steeper close forces: all of them may fit where data are
+_CORES = (0.5, 0.15, 0.0)  # shares of the typical distance below which forces are smooth, tried in this order
 _LARGEST_MECHANISM = 3  # degrees of freedom up to which a kinetic energy p A(q) p is offered
 _WIDEST_SYMMETRY = 12  # state size up to which symmetries are looked for
 _FINE = 1e-7  # tolerance below which the roll-out pays for order 8
@@ -301,21 +303,23 @@ class Speeds(nn.Module):
 
 
 class Distances(nn.Module):
-    """``u_ij = log |q_i - q_j|``, in every channel weighted by another coupling of the pair.
+    """``u_ij = log(r_ij^2 + core^2) / 2``, in every channel weighted by another coupling of the pair.
 
-    The logarithm makes power laws smooth for the features down to close encounters. The force on ``j`` is minus the one
-    on ``i`` and lies along the line between them, so linear and angular momentum are conserved whatever is learned.
+    Without a core, the logarithm makes power laws smooth for the features down to close encounters; with a core, a
+    share of the typical distance, what is learned is smooth at ``r = 0``, as softened forces are. The force on ``j``
+    is minus the one on ``i`` and lies along the line between them, so both momenta are conserved whatever is learned.
     """
 
     centre: Tensor  # [S, 1, 1]
+    core: Tensor  # [S, 1, 1], squared
     weights: Tensor  # [C, P]
     incidence: Tensor  # [P, particles]
     inputs = 1
     centred = False
 
-    def __init__(self, couplings: Tensor, particles: int, space: int, seeds: int) -> None:
+    def __init__(self, couplings: Tensor, particles: int, space: int, seeds: int, share: float) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.share = space, share
         first, second = torch.triu_indices(particles, particles, 1)
         pairs = torch.arange(len(first))
         incidence = torch.zeros(len(first), particles, dtype=torch.float64)
@@ -323,23 +327,29 @@ class Distances(nn.Module):
         self.register_buffer("incidence", incidence)
         self.register_buffer("weights", couplings)
         self.register_buffer("centre", torch.zeros(seeds, 1, 1, dtype=torch.float64))
+        self.register_buffer("core", torch.zeros(seeds, 1, 1, dtype=torch.float64))
 
     def _separations(self, q: Tensor) -> Tensor:
         return self.incidence @ q.reshape(*q.shape[:2], -1, self.space)
 
+    def _squares(self, r: Tensor) -> Tensor:
+        return r.square().sum(-1) + self.core
+
     def calibrate(self, q: Tensor) -> None:
-        """Take the centre from data ``[S, N, d]``."""
-        logs = self._separations(q).square().sum(-1).log() / 2
-        self.centre.copy_(logs.mean(dim=(1, 2))[:, None, None])
+        """Take core and centre from data ``[S, N, d]``."""
+        r = self._separations(q)
+        typical = r.square().sum(-1).flatten(1).median(dim=1).values
+        self.core.copy_(self.share**2 * typical[:, None, None])
+        self.centre.copy_(self._squares(r).log().mean(dim=(1, 2))[:, None, None] / 2)
 
     def forward(self, q: Tensor) -> Tensor:
         """``[S, N, d] -> [S, N, P, 1]``."""
-        return (self._separations(q).square().sum(-1).log() / 2 - self.centre)[..., None]
+        return (self._squares(self._separations(q)).log() / 2 - self.centre)[..., None]
 
     def pullback(self, q: Tensor, g: Tensor) -> Tensor:
         """``[S, N, P, 1, K] -> [S, N, d, K]``."""
         r = self._separations(q)
-        forces = (r / r.square().sum(-1, keepdim=True))[..., None] * g
+        forces = (r / self._squares(r)[..., None])[..., None] * g
         return torch.einsum("pi,snpxk->snixk", self.incidence, forces).flatten(2, 3)
 
 
@@ -619,9 +629,11 @@ class HNN(Family):
             assert system.space is not None
             kinetic = Speeds(system.attributes["mass"], system.space, seeds)
             terms = [self._term("p", kinetic, 0, {"linear": 1, "tanh": self.config.features})]
-            inputs = Distances(_couplings(system), system.particles, system.space, seeds)
             counts = {"power": self.config.features // 2, "tanh": (self.config.features + 1) // 2}
-            return [*terms, self._term("q", inputs, 1, counts)]
+            for share in _CORES if self.config.method == "closed_form" else _CORES[:1]:
+                inputs = Distances(_couplings(system), system.particles, system.space, seeds, share)
+                terms.append(self._term("q", inputs, 1, counts))
+            return terms
         angles = system.angles if "periodic" in self.structure else ()
         even = "even" in self.structure
         if "separable" in self.structure:
@@ -847,7 +859,8 @@ class HNN(Family):
             self._suppose(hypothesis)
             fit = self._best_fit(nodes, weights, parts)
             # The later, more general hypothesis has to earn its freedom.
-            if chosen is None or float(fit.held_out.mean()) < _EARNED * float(chosen.held_out.mean()):
+            earned = _EARNED if "pairwise" not in self.structure else _EARNED_BY_SINGULARITY
+            if chosen is None or float(fit.held_out.mean()) < earned * float(chosen.held_out.mean()):
                 chosen = fit
         assert chosen is not None
         self._suppose(chosen.hypothesis)
@@ -1164,7 +1177,13 @@ class _Fit:
 
 
 def _hypotheses(terms: Sequence[Term]) -> list[tuple[int, ...]]:
-    """Which terms H may consist of, the simplest first: ``T(p) + V(q)``, ``p A(q) p + V(q)``, any function of both."""
+    """Which terms H may consist of, the simplest first.
+
+    For pairwise forces: ever smaller cores, at last none. Else ``T(p) + V(q)``, ``p A(q) p + V(q)``, any H.
+    """
+    pairs = [k for k, term in enumerate(terms) if isinstance(term.inputs, Distances)]
+    if pairs:
+        return [(0, k) for k in pairs]
     whole = tuple(k for k, term in enumerate(terms) if term.part == "z" and not isinstance(term, QuadraticTerm))
     parts = tuple(k for k, term in enumerate(terms) if term.part != "z")
     inertia = tuple(k for k, term in enumerate(terms) if isinstance(term, QuadraticTerm))
