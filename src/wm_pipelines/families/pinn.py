@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.func import jacrev, vmap
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
@@ -57,7 +58,9 @@ class PINNConfig(FamilyConfig):
     """Configuration of both ways; what belongs to the other one is ignored."""
 
     method: Literal["collocation", "gradient"] = "collocation"
-    condition_weight: float = Field(10.0, ge=0, allow_inf_nan=False, description="lambda of initial and boundary values")
+    condition_weight: float = Field(
+        10.0, ge=0, allow_inf_nan=False, description="lambda of initial and boundary values"
+    )
     data_weight: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="lambda of the measurements while the field is solved for"
     )
@@ -283,7 +286,9 @@ class Collocation(nn.Module):
             return rows
         inside = self.frame.slab_of(data["measurement_points"]) == slab
         measured = [
-            self._value_rows(slab, name, data["measurement_points"][mine], data["measurement_values"][mine], unknown.shape[1])
+            self._value_rows(
+                slab, name, data["measurement_points"][mine], data["measurement_values"][mine], unknown.shape[1]
+            )
             for number, name in enumerate(self.system.fields)
             if (mine := inside & (data["measurement_index"] == number)).any()
         ]
@@ -481,7 +486,9 @@ class PINN(Family):
         are explained by the coefficients alone. The logarithm keeps them positive.
         """
         low, high = (
-            torch.tensor([self.system.coefficients[n].bounds[i] for n in self.system.unknown], dtype=torch.float64).log()
+            torch.tensor(
+                [self.system.coefficients[n].bounds[i] for n in self.system.unknown], dtype=torch.float64
+            ).log()
             for i in (0, 1)
         )
         adapted_at = self.log_unknown.clone()
@@ -508,8 +515,14 @@ class PINN(Family):
         """
         points, index = data["measurement_points"], data["measurement_index"]
         names = self.system.fields
-        reached, slope = self.solution.values(points, names), self.solution.values(points, names, self.solution.sensitivity)
-        left = data["measurement_values"] - torch.stack([reached[n] for n in names], -1)[:, torch.arange(len(index)), index]
+        reached, slope = (
+            self.solution.values(points, names),
+            self.solution.values(points, names, self.solution.sensitivity),
+        )
+        left = (
+            data["measurement_values"]
+            - torch.stack([reached[n] for n in names], -1)[:, torch.arange(len(index)), index]
+        )
         design = torch.stack([slope[n] for n in names], -1)[:, torch.arange(len(index)), :, index].movedim(0, 1)
         for field in index.unique().tolist():
             mine = left[:, index == field]
@@ -534,14 +547,17 @@ class PINN(Family):
         terms = self._mean_squares(interior, self.log_unknown, causal=True)
         return self._weighted(terms), {name: term.detach() for name, term in terms.items()}
 
-    def _lambda(self, name: str) -> Tensor:
-        """Weight of a term ``[S]``: the configured one times the balanced one."""
-        fixed = {"initial": self.config.condition_weight, "boundary": self.config.condition_weight}
-        fixed["data"] = self.config.data_weight or 1.0
-        return fixed.get(name, 1.0) * self.balance[:, self.terms.index(name)]
+    def _lambda(self, name: str) -> float:
+        """The configured weight of a term."""
+        data = self.config.data_weight or 1.0
+        return {"initial": self.config.condition_weight, "boundary": self.config.condition_weight, "data": data}.get(
+            name, 1.0
+        )
 
     def _weighted(self, terms: Data) -> Tensor:
-        return torch.stack([self._lambda(name) * term for name, term in terms.items()]).sum(0)
+        """``sum_i lambda_i L_i``, ``[S]``, the configured weights times the balanced ones."""
+        places = {name: self.terms.index(name) for name in terms}
+        return torch.stack([self._lambda(n) * self.balance[:, i] * terms[n] for n, i in places.items()]).sum(0)
 
     def _kind(self, condition: Condition) -> str:
         """Which term a condition belongs to."""
@@ -630,7 +646,9 @@ class PINN(Family):
     def _anywhere(self, count: int, step: int) -> Tensor:
         """Uniform points in the domain ``[S, count, d]``."""
         low, high = (torch.tensor(end) for end in box(self.system))
-        draws = [torch.rand(count, len(low), generator=g, dtype=torch.float64) for g in generators(self.seeds, 2 + step)]
+        draws = [
+            torch.rand(count, len(low), generator=g, dtype=torch.float64) for g in generators(self.seeds, 2 + step)
+        ]
         return low + (high - low) * torch.stack(draws)
 
     def _refresh(self, step: int) -> None:
@@ -698,12 +716,15 @@ class PINN(Family):
         return objective
 
     def _rows(self, interior: Tensor, unpack: Unpack) -> tuple[Callable[[Tensor], Tensor], Linearised]:
-        """Rows whose sum of squares is the loss, alone and with their Jacobian, for `levenberg_marquardt`."""
+        """Rows whose sum of squares is the loss, alone and with their Jacobian, for `levenberg_marquardt`.
+
+        With the configured weights alone: balanced ones even out gradients, which Gauss-Newton steps do not need.
+        """
         assert isinstance(self.solution, Network)
         waves = self.solution.waves
 
-        def scale(name: str, count: int) -> Tensor:
-            return (self._lambda(name) / count).sqrt()[:, None]
+        def scale(name: str, count: int) -> float:
+            return math.sqrt(self._lambda(name) / count)
 
         @torch.no_grad()
         def rows(x: Tensor) -> Tensor:
@@ -715,7 +736,7 @@ class PINN(Family):
         @torch.no_grad()
         def linearised(x: Tensor) -> tuple[Tensor, Tensor]:
             blocks = self._jacobian(x, unpack, interior)
-            return rows(x), torch.cat([scale(name, j.shape[1])[..., None] * j for name, j in blocks.items()], 1)
+            return rows(x), torch.cat([scale(name, j.shape[1]) * j for name, j in blocks.items()], 1)
 
         return rows, linearised
 
@@ -728,32 +749,38 @@ class PINN(Family):
         assert isinstance(network, Network)
         symbols = sorted({s for read in self.system.symbols.values() for s in read})
 
-        def residual(flat: Tensor, waves: Tensor, point: Tensor, name: str) -> Tensor:
+        def residuals(flat: Tensor, waves: Tensor, point: Tensor) -> Tensor:
             log_unknown, weights = unpack(flat)
             values = network.values(point[None], symbols, {**weights, "waves": waves})
-            return pointwise_residual(self.system, self.system.equations[name], point[None], name)(
-                values, log_unknown.exp()[None]
-            )[0]
+            unknown = log_unknown.exp()[None]
+            found = [
+                pointwise_residual(self.system, equation, point[None], name)(values, unknown)[0]
+                for name, equation in self.system.equations.items()
+            ]
+            return torch.stack(found)
 
         def value(flat: Tensor, waves: Tensor, point: Tensor, symbol: str) -> Tensor:
-            return network.values(point[None], [symbol], {**unpack(flat)[1], "waves": waves})[symbol][0]
+            return network.values(point[None], [symbol], {**unpack(flat)[1], "waves": waves})[symbol]
 
-        def every(row: Callable[..., Tensor], points: Tensor, what: str) -> Tensor:
-            one = vmap(lambda f, w, p: grad(row)(f, w, p, what), (None, None, 0), chunk_size=_ROWS_AT_ONCE)
+        def every(row: Callable[..., Tensor], points: Tensor, *what: str) -> Tensor:
+            one = vmap(lambda f, w, p: jacrev(row)(f, w, p, *what), (None, None, 0), chunk_size=_ROWS_AT_ONCE)
             return torch.stack([one(f, w, p) for f, w, p in zip(x, network.waves, points, strict=True)])
 
-        blocks = {name: every(residual, interior, name) for name in self.system.equations}
+        of_equations = every(residuals, interior)
+        blocks = {name: of_equations[:, :, i] for i, name in enumerate(self.system.equations)}
         parts: dict[str, list[Tensor]] = {}
         for number, condition in enumerate(self.system.conditions):
             points = self._condition_points[self._condition_index == number].expand(len(x), -1, -1)
-            parts.setdefault(self._kind(condition), []).append(every(value, points, condition.symbol))
+            parts.setdefault(self._kind(condition), []).append(every(value, points, condition.symbol)[:, :, 0])
         if self._uses_measurements():
             index, points = self._measurement_index, self._measurement_points
             size = self._measurement_values.square().mean().sqrt()
             block = x.new_zeros(len(x), len(index), x.shape[1])
             for field in index.unique().tolist():
                 mine = index == field
-                block[:, mine] = every(value, points[mine].expand(len(x), -1, -1), self.system.fields[field]) / size
+                block[:, mine] = (
+                    every(value, points[mine].expand(len(x), -1, -1), self.system.fields[field])[:, :, 0] / size
+                )
             parts["data"] = [block]
         return blocks | {kind: torch.cat(part, 1) for kind, part in parts.items()}
 

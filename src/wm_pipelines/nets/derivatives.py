@@ -26,7 +26,7 @@ def derivatives(f: Callable[[Tensor], Tensor], x: Tensor, orders: Iterable[Order
     Returns:
         ``[..., F]`` by order.
     """
-    wanted = set(orders)
+    wanted, x = set(orders), x.contiguous()  # forward mode writes tangents beside every entry: no shared memory
     found: dict[Orders, Tensor] = {}
     for order in sorted(wanted, key=lambda o: (-sum(o), o)):
         if order not in found:

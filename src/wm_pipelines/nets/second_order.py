@@ -26,7 +26,9 @@ _DECREASE, _CURVATURE, _TRIALS = 1e-4, 0.9, 25
 _LEAST_DAMPING, _MOST_DAMPING = 1e-15, 1e10  # relative to the largest diagonal entry
 
 
-def minimise(objective: Objective, start: Tensor, steps: int, inverse: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def minimise(
+    objective: Objective, start: Tensor, steps: int, inverse: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Minimise all problems together.
 
     Args:
