@@ -89,6 +89,7 @@ class PINNConfig(FamilyConfig):
         "levenberg_marquardt", description="second-order method after the last gradient step"
     )
     finish_steps: int = Field(60, ge=0, description="its iterations")
+    finish_points: int = Field(500, ge=16, description="interior points of one piece of the finish, at most")
     finish_rounds: int = Field(2, ge=1, description="pieces of the finish; the adaptive points move in between")
 
 
@@ -672,7 +673,8 @@ class PINN(Family):
         value, inverse = torch.full((len(x),), torch.nan, dtype=x.dtype), None
         for number in range(self.config.finish_rounds if self.config.finish_steps else 0):
             self._refresh(self.config.schedule.steps + 1 + number)
-            interior = torch.cat([self._interior.expand(len(x), -1, -1), self.adaptive], 1)
+            points = self._interior.roll(-number * self.config.finish_points, 0)[: self.config.finish_points]
+            interior = torch.cat([points.expand(len(x), -1, -1), self.adaptive], 1)
             steps = -(-self.config.finish_steps // self.config.finish_rounds)
             if self.config.finish == "bfgs":
                 x, value, inverse = minimise(self._objective(interior, unpack), x, steps, inverse)
