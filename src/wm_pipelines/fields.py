@@ -182,6 +182,18 @@ class FieldSystem:
         places = {c: points[..., i] for i, c in enumerate(self.coordinates)}
         return Symbols({**places, **coefficients, **values}, f"field '{self.name}', {about}")
 
+    def pointwise(
+        self, equation: Equation, points: Array, about: str = "equation"
+    ) -> Callable[[Mapping[str, Array], Array], Array]:
+        """An equation at ``points [..., d]`` as a function of values by symbol ``[...]`` and unknowns ``[..., P]``."""
+        known = {name: c.value for name, c in self.coefficients.items() if c.known}
+
+        def residual(values: Mapping[str, Array], unknown: Array) -> Array:
+            found = {name: unknown[..., i] for i, name in enumerate(self.unknown)}
+            return equation(self.namespace(points, values, {**known, **found}, about))
+
+        return residual
+
     def facts(self) -> list[Any]:
         """What decides the outcome of a training, as JSON types."""
         sources = {Path(inspect.getsourcefile(e) or "") for e in self.equations.values()}

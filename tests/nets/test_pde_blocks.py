@@ -55,7 +55,9 @@ def test_features_have_exact_derivatives_of_any_order(activation, stretched):
     found = features.derivatives(x, at, ORDERS)
     for k, order in itertools.product(range(7), ORDERS):
         expected = by_autograd(lambda p, k=k: features.derivatives(p, at, [(0, 0)])[(0, 0)][..., k], x, order)
-        torch.testing.assert_close(found[order][..., k], expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()) + 1e-10)
+        torch.testing.assert_close(
+            found[order][..., k], expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()) + 1e-10
+        )
 
 
 def test_features_depend_on_their_own_seed_alone():
@@ -150,7 +152,9 @@ def test_gauss_newton_finds_roots_and_how_they_depend_on_the_parameter():
     start = torch.full((2, 1, 1), 1.0, dtype=torch.float64)
     root, sensitivity, rms = gauss_newton(rows_at, start, 0.0, 30, tolerance=1.1)
     torch.testing.assert_close(root.flatten(), torch.tensor([2.0, 3.0], dtype=torch.float64))
-    torch.testing.assert_close(sensitivity.flatten(), torch.tensor([1 / 4, 1 / 6], dtype=torch.float64), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        sensitivity.flatten(), torch.tensor([1 / 4, 1 / 6], dtype=torch.float64), rtol=1e-4, atol=0
+    )
     assert rms.max() < 1e-9
 
 

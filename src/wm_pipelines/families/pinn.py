@@ -3,18 +3,18 @@
 Raissi, Perdikaris, Karniadakis, *Physics-informed neural networks* (2019): minimise ``|R[u]|² + lambda_c |u - g|² +
 lambda_d |u - measured|²`` over the parameters of ``u``. Two ways to do so:
 
-``collocation``: ``u`` is a sum of random ridge features (Dong & Li 2021; Chen et al. 2022, arXiv 2207.13380): linear
-equations are one least-squares problem, nonlinear ones a few Gauss-Newton steps. Long times are cut into slabs, each
-started from the end of the one before (Dong & Li 2021, block time marching).
+``collocation``: ``u`` is a sum of random ridge features (Dong & Li 2021; Chen et al. 2022, arXiv 2207.13380): a linear
+equation is one least-squares problem, a nonlinear one takes a few Gauss-Newton steps. Long times are cut into slabs,
+each started from the end of the one before.
 
-``gradient``: ``u`` is a multilayer perceptron on Fourier features (Tancik et al. 2020, arXiv 2006.10739), trained by Adam
-with causal weights in time (Wang, Sankaran, Perdikaris 2022, arXiv 2203.07404), weights of the terms balanced by their
-gradients' norms (Wang, Sankaran, Wang, Perdikaris 2023, arXiv 2308.08468) and points added where the residual is large
-(Wu et al. 2023, Comput. Methods Appl. Mech. Eng. 403), then finished by self-scaled BFGS in float64.
+``gradient``: ``u`` is a perceptron, trained by Adam with causal weights in time (Wang, Sankaran, Perdikaris 2022,
+arXiv 2203.07404), weights of the terms balanced by their gradients' norms (Wang, Sankaran, Wang, Perdikaris 2023,
+arXiv 2308.08468) and points that follow the residual (Wu et al. 2023, Comput. Methods Appl. Mech. Eng. 403), then
+finished by a second-order method in float64.
 
-Unknown coefficients are found from measurements: by ``collocation`` with Gauss-Newton, by ``gradient`` together with the
-network. Their covariance is the inverse of the Gauss-Newton matrix, with the noise estimated from what is left (Seber &
-Wild, *Nonlinear Regression*, 1989, ch. 2).
+Unknown coefficients are found from measurements: by ``collocation`` with Gauss-Newton on the coefficients alone, by
+``gradient`` together with the network. Their covariance is the inverse of the Gauss-Newton matrix, with the noise
+estimated from what is left (Seber & Wild, *Nonlinear Regression*, 1989, ch. 2).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -30,15 +30,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.protocol import Family, FamilyConfig, Prediction
 from wm_pipelines.fields import Condition, Equation, FieldSystem, box
-from wm_pipelines.nets.collocation import Rows, gauss_newton, least_squares, linearise
-from wm_pipelines.nets.derivatives import derivatives
-from wm_pipelines.nets.ensemble import EnsembleMLP, generators
+from wm_pipelines.nets.collocation import least_squares
+from wm_pipelines.nets.ensemble import generators
+from wm_pipelines.nets.field_network import FieldNetwork
 from wm_pipelines.nets.second_order import Linearised, levenberg_marquardt, minimise
-from wm_pipelines.nets.ridge import RidgeFeatures
+from wm_pipelines.nets.slabs import Collocation, CollocationConfig
 
 logger = logging.getLogger(__name__)
 
@@ -54,30 +53,10 @@ _ADAPT_AGAIN = 0.05  # change of an unknown coefficient, relative
 _Z95 = 1.959964
 
 
-class PINNConfig(FamilyConfig):
+class PINNConfig(FamilyConfig, CollocationConfig):
     """Configuration of both ways; what belongs to the other one is ignored."""
 
     method: Literal["collocation", "gradient"] = "collocation"
-    condition_weight: float = Field(
-        10.0, ge=0, allow_inf_nan=False, description="lambda of initial and boundary values"
-    )
-    data_weight: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="lambda of the measurements while the field is solved for"
-    )
-
-    features: int = Field(300, ge=4, description="random features per field and slab")
-    activation: Literal["tanh", "sin"] = "tanh"
-    steepness: tuple[float, ...] = Field(
-        (2.0, 4.0, 8.0), min_length=1, description="largest slopes tried, per half width; the least residual wins"
-    )
-    aspect: dict[str, float] = Field(default_factory=dict, description="factor on the slopes along a coordinate")
-    slabs: int = Field(1, ge=1, description="pieces of the time span, solved one after the other")
-    stretch: tuple[str, ...] = Field((), description="coordinates that stretch where the field is steep")
-    grading: float = Field(2.5, gt=0, description="growth of the spacing away from a steep place")
-    smoothing: float = Field(4.0, gt=0, description="smoothness of the stretching")
-    ridge: float = Field(1e-15, ge=0, description="relative accuracy of the least squares")
-    iterations: int = Field(12, ge=1, description="Gauss-Newton steps per slab, at most")
-
     hidden: tuple[int, ...] = Field((30, 30, 30), min_length=1, description="widths of the perceptron's layers")
     fourier: int = Field(0, ge=0, description="random Fourier features at the input")
     fourier_scale: float = Field(1.0, gt=0, description="standard deviation of their wave numbers, per half width")
@@ -93,336 +72,6 @@ class PINNConfig(FamilyConfig):
     finish_rounds: int = Field(2, ge=1, description="pieces of the finish; the adaptive points move in between")
 
 
-class Frame:
-    """Unit coordinates in [-1, 1] of every slab of a domain."""
-
-    def __init__(self, system: FieldSystem, slabs: int) -> None:
-        if slabs > 1 and system.time is None:
-            raise UserError(f"pinn: field '{system.name}' is steady and has no time to cut; set slabs to 1")
-        self.system, self.slabs = system, slabs
-        low, high = box(system)
-        self.low, self.size = torch.tensor(low), torch.tensor(high - low)
-        self.time = None if system.time is None else system.coordinates.index(system.time)
-        if self.time is not None:
-            self.size[self.time] /= slabs
-
-    def corner(self, slab: int) -> Tensor:
-        """Lower corner of a slab ``[d]``."""
-        corner = self.low.clone()
-        if self.time is not None:
-            corner[self.time] += slab * self.size[self.time]
-        return corner
-
-    def unit(self, points: Tensor, slab: int) -> Tensor:
-        """``[..., d] -> [..., d]``."""
-        return 2 * (points - self.corner(slab)) / self.size - 1
-
-    def physical(self, unit: Tensor, slab: int) -> Tensor:
-        """Inverse of `unit`."""
-        return self.corner(slab) + (unit + 1) / 2 * self.size
-
-    def whole(self, points: Tensor) -> Tensor:
-        """Unit coordinates of the whole domain."""
-        size = self.size.clone()
-        if self.time is not None:
-            size[self.time] *= self.slabs
-        return 2 * (points - self.low) / size - 1
-
-    def scale(self, orders: Sequence[int]) -> float:
-        """Factor from a derivative by unit coordinates to one by physical coordinates."""
-        return float(torch.prod((2 / self.size) ** torch.tensor(orders)))
-
-    def slab_of(self, points: Tensor) -> Tensor:
-        """Number of the slab that each point is in."""
-        if self.time is None:
-            return torch.zeros(points.shape[:-1], dtype=torch.long)
-        passed = (points[..., self.time] - self.low[self.time]) / self.size[self.time]
-        return passed.floor().long().clamp(0, self.slabs - 1)
-
-
-class Collocation(nn.Module):
-    """Fields as sums of random features, solved slab after slab.
-
-    Tensors: ``S`` seeds, ``F`` fields, ``K`` features, ``P`` unknown coefficients.
-    """
-
-    coefficients: Tensor  # [S, slabs, F, K]
-    sensitivity: Tensor  # [S, slabs, F, K, P], derivative of the coefficients by the unknown
-
-    def __init__(self, config: PINNConfig, system: FieldSystem, seeds: Sequence[int]) -> None:
-        super().__init__()
-        self.config, self.system, self.seeds = config, system, tuple(seeds)
-        self.frame = Frame(system, config.slabs)
-        for name in (*config.stretch, *config.aspect):
-            if name not in system.coordinates:
-                raise UserError(f"pinn: field '{system.name}' has no coordinate '{name}' (stretch, aspect)")
-        lead = (len(seeds), config.slabs)
-        self.features = RidgeFeatures(len(system.coordinates), config.features, lead, config.activation)
-        shape = (*lead, len(system.fields), config.features)
-        self.coefficients = nn.Parameter(torch.zeros(shape, dtype=torch.float64), requires_grad=False)
-        self.register_buffer(
-            "sensitivity", torch.zeros(*shape, len(system.unknown), dtype=torch.float64), persistent=False
-        )
-
-    # ------------------------------------------------------------ evaluation
-
-    def _models(self, slab: int) -> list[tuple[int, ...]]:
-        return [(s, slab) for s in range(len(self.seeds))]
-
-    def _basis(self, unit: Tensor, slab: int, symbols: Iterable[str]) -> dict[str, Tensor]:
-        """``Phi`` of every symbol at unit points ``[S, N, d]``: ``[S, N, K]``."""
-        orders = {symbol: self.system.derivative(symbol)[1] for symbol in symbols}
-        found = self.features.derivatives(unit, self._models(slab), orders.values())
-        return {symbol: self.frame.scale(order) * found[order] for symbol, order in orders.items()}
-
-    def _values(self, unit: Tensor, slab: int, symbols: Iterable[str], of: Tensor) -> dict[str, Tensor]:
-        """Symbols at unit points ``[S, N, d]`` of one slab, from ``of [S, slabs, F, K, …]``: ``[S, N, …]``."""
-        basis = self._basis(unit, slab, symbols)
-        return {
-            symbol: torch.einsum("snk,sk...->sn...", phi, of[:, slab, self.system.derivative(symbol)[0]])
-            for symbol, phi in basis.items()
-        }
-
-    def values(self, points: Tensor, symbols: Sequence[str], of: Tensor | None = None) -> dict[str, Tensor]:
-        """Fields and derivatives at ``points [N, d]``: each ``[S, N]`` (``[S, N, P]`` of the sensitivity)."""
-        of = self.coefficients if of is None else of
-        place = self.frame.slab_of(points)
-        found = {symbol: of.new_zeros(len(self.seeds), len(points), *of.shape[4:]) for symbol in symbols}
-        for slab in range(self.frame.slabs):
-            for rows in (place == slab).nonzero()[:, 0].split(_POINTS_AT_ONCE):
-                unit = self.frame.unit(points[rows], slab).expand(len(self.seeds), -1, -1)
-                for symbol, value in self._values(unit, slab, symbols, of).items():
-                    found[symbol][:, rows] = value
-        return found
-
-    # ------------------------------------------------------------ the march through the slabs
-
-    def draw(self, steepness: float) -> None:
-        """Draw the features and forget everything else."""
-        aspect = [self.config.aspect.get(c, 1.0) for c in self.system.coordinates]
-        self.features.draw(self.seeds, steepness * torch.tensor(aspect, dtype=torch.float64))
-        self.features.stretch.reset()
-        self.coefficients.zero_()
-
-    def solve(self, data: Data, unknown: Tensor, adapt: bool) -> Tensor:
-        """Solve all slabs for given coefficients of the equation ``[S, P]``; returns the rms of all rows ``[S]``.
-
-        Args:
-            data: field data. unknown: values of the unknown coefficients.
-            adapt: start afresh and stretch the coordinates to the field; else go on from the solution that is there.
-        """
-        mean_square = torch.zeros(len(self.seeds), dtype=torch.float64)
-        for slab in range(self.frame.slabs):
-            if adapt and slab:
-                before = self._frozen(slab - 1, stays=True)
-                self._stretch(slab, slab - 1, [1.0])
-                self._imitate(slab, before, data)
-            rms = self._solve_slab(slab, data, unknown)
-            if adapt and self.config.stretch:
-                before = self._frozen(slab)
-                self._stretch(slab, slab, [-1.0, -0.5, 0.0, 0.5, 1.0])
-                self._imitate(slab, before, data)
-                rms = self._solve_slab(slab, data, unknown)
-            mean_square += rms.square() / self.frame.slabs
-        return mean_square.sqrt()
-
-    def _solve_slab(self, slab: int, data: Data, unknown: Tensor) -> Tensor:
-        """Gauss-Newton on all rows of one slab; returns their rms ``[S]``."""
-        interior = self._interior(slab, data)
-        physical = self.frame.physical(interior, slab)
-        basis = self._basis(interior, slab, sorted({s for read in self.system.symbols.values() for s in read}))
-        given = self._given(slab, data, unknown)
-        needed = self.coefficients[0, 0].numel()
-        rows = len(self.system.equations) * interior.shape[1] + given.residual.shape[1]
-        if rows < needed:
-            raise UserError(
-                f"pinn: field '{self.system.name}' has {rows} rows for {needed} unknowns in a slab; give more points "
-                "(points.interior) or fewer features"
-            )
-
-        def rows_at(coefficients: Tensor) -> Rows:
-            parts = []
-            for name, equation in self.system.equations.items():
-                read = self.system.symbols[name]
-                pointwise = pointwise_residual(self.system, equation, physical, name)
-                field_of = {s: self.system.derivative(s)[0] for s in read}
-                rows = linearise(pointwise, {s: basis[s] for s in read}, field_of, coefficients, unknown)
-                parts.append(rows.equilibrated())
-            reached = (given.jacobian @ coefficients.flatten(1)[..., None])[..., 0]
-            parts.append(Rows(reached + given.residual, given.jacobian, given.by_parameter))
-            return Rows.stacked(parts)
-
-        solution, sensitivity, rms = gauss_newton(
-            rows_at, self.coefficients[:, slab], self.config.ridge, self.config.iterations
-        )
-        self.coefficients[:, slab], self.sensitivity[:, slab] = solution, sensitivity
-        return rms
-
-    def _interior(self, slab: int, data: Data) -> Tensor:
-        """Unit points ``[S, N, d]``: every slab is solved on all points, dense where its coordinates are stretched."""
-        points = self.frame.whole(data["interior"]).expand(len(self.seeds), -1, -1)
-        return self.features.stretch.inverse(points, self._models(slab))
-
-    def _given(self, slab: int, data: Data, unknown: Tensor) -> Rows:
-        """Rows of conditions and measurements, weighted; their residual at zero coefficients."""
-        inside = self.frame.slab_of(data["condition_points"]) == slab
-        parts = []
-        for number, condition in enumerate(self.system.conditions):
-            mine = data["condition_index"] == number
-            points, values = data["condition_points"][mine], data["condition_values"][mine]
-            if self.system.time in condition.at:
-                if slab:
-                    parts.append(self._handed_over(slab, condition.symbol, points))
-                    continue
-            elif len(condition.at) < len(self.system.coordinates):
-                points, values = points[inside[mine]], values[inside[mine]]
-                if not len(points):
-                    raise UserError(
-                        f"pinn: no point of condition '{condition.name}' in slab {slab + 1} of {self.frame.slabs}; "
-                        "give more (points.boundary) or fewer slabs"
-                    )
-            parts.append(self._value_rows(slab, condition.symbol, points, values, unknown.shape[1]))
-        rows = Rows.stacked(parts).equilibrated(self.config.condition_weight)
-        if not (self.config.data_weight and len(data["measurement_values"])):
-            return rows
-        inside = self.frame.slab_of(data["measurement_points"]) == slab
-        measured = [
-            self._value_rows(
-                slab, name, data["measurement_points"][mine], data["measurement_values"][mine], unknown.shape[1]
-            )
-            for number, name in enumerate(self.system.fields)
-            if (mine := inside & (data["measurement_index"] == number)).any()
-        ]
-        weighted = [part.equilibrated(self.config.data_weight) for part in measured]
-        return Rows.stacked([rows, *weighted])
-
-    def _value_rows(self, slab: int, symbol: str, points: Tensor, values: Tensor, unknowns: int) -> Rows:
-        """Rows that set a symbol at ``points [n, d]`` to ``values [n]``."""
-        unit = self.frame.unit(points, slab).expand(len(self.seeds), -1, -1)
-        design = self._placed(self._basis(unit, slab, [symbol])[symbol], symbol)
-        return Rows(-values.expand(len(design), -1), design, design.new_zeros(*design.shape[:2], unknowns))
-
-    def _handed_over(self, slab: int, symbol: str, points: Tensor) -> Rows:
-        """Rows that start a slab where the one before ended, in value and in what it owes to the unknown."""
-        assert self.frame.time is not None
-        points = self.frame.whole(points).expand(len(self.seeds), -1, -1)
-        start = self.features.stretch.inverse(points, self._models(slab))
-        start[..., self.frame.time] = -1.0
-        end = start.clone()
-        end[..., self.frame.time] = 1.0
-        design = self._placed(self._basis(start, slab, [symbol])[symbol], symbol)
-        value = self._values(end, slab - 1, [symbol], self.coefficients)[symbol]
-        by_parameter = self._values(end, slab - 1, [symbol], self.sensitivity)[symbol]
-        return Rows(-value, design, -by_parameter)
-
-    def _placed(self, phi: Tensor, symbol: str) -> Tensor:
-        """``Phi [S, n, K]`` in the columns of its field: ``[S, n, F K]``."""
-        fields = len(self.system.fields)
-        design = phi.new_zeros(*phi.shape[:2], fields, phi.shape[2])
-        design[:, :, self.system.derivative(symbol)[0]] = phi
-        return design.flatten(2)
-
-    # ------------------------------------------------------------ adapting to the field
-
-    def _stretch(self, slab: int, like: int, times: Sequence[float]) -> None:
-        """Stretch the coordinates of a slab to the field of a solved one, at these unit times."""
-        nodes = torch.linspace(-1, 1, 401, dtype=torch.float64)
-        slopes = {name: self._slopes(like, name, nodes, times) for name in self.config.stretch}
-        for name, steepness in slopes.items():
-            for seed, profile in enumerate(steepness):
-                axis = self.system.coordinates.index(name)
-                self.features.stretch.fit((seed, slab), axis, profile, self.config.grading, self.config.smoothing)
-
-    def _slopes(self, slab: int, name: str, nodes: Tensor, times: Sequence[float]) -> Tensor:
-        """Largest ``|du/dx| / range(u)`` over times, other places and fields: ``[S, nodes]``."""
-        axis, width = self.system.coordinates.index(name), len(self.system.coordinates)
-        others = [torch.tensor(times if i == self.frame.time else (-0.8, -0.4, 0.0, 0.4, 0.8), dtype=torch.float64)
-                  for i in range(width) if i != axis]  # fmt: skip
-        lines = torch.cartesian_prod(*others).reshape(-1, width - 1) if others else torch.zeros(1, 0)
-        unit = torch.empty(len(lines), len(nodes), width, dtype=torch.float64)
-        unit[..., [i for i in range(width) if i != axis]] = lines[:, None].double()
-        unit[..., axis] = nodes
-        symbols = [s for f in self.system.fields for s in (f, f"{f}_{name}")]
-        every = unit.flatten(0, 1).expand(len(self.seeds), -1, -1)
-        found = self._values(every, slab, symbols, self.coefficients)
-        steepest = torch.zeros(len(self.seeds), len(nodes), dtype=torch.float64)
-        for f in self.system.fields:
-            size = (found[f].amax(1) - found[f].amin(1)).clamp_min(1e-12)
-            slope = found[f"{f}_{name}"].abs().reshape(len(self.seeds), len(lines), -1).amax(1)
-            steepest = torch.maximum(steepest, slope * float(self.frame.size[axis]) / 2 / size[:, None])
-        return steepest
-
-    def _frozen(self, slab: int, stays: bool = False) -> Callable[[Tensor], list[Tensor]]:
-        """The solution of a slab as it is now: unit points -> fields, each ``[S, N]``; ``stays``: its end for ever."""
-        basis, coefficients = copy.deepcopy(self.features), self.coefficients[:, slab].clone()
-
-        def fields(unit: Tensor) -> list[Tensor]:
-            if stays and self.frame.time is not None:
-                unit = unit.clone()
-                unit[..., self.frame.time] = 1.0
-            phi = basis.derivatives(unit, self._models(slab), [(0,) * unit.shape[-1]])[(0,) * unit.shape[-1]]
-            return list((phi @ coefficients.mT).unbind(-1))
-
-        return fields
-
-    def _imitate(self, slab: int, fields: Callable[[Tensor], list[Tensor]], data: Data) -> None:
-        """Choose the coefficients of a slab so that it shows given fields: where Gauss-Newton starts from."""
-        unit = self._interior(slab, data)
-        phi = self._basis(unit, slab, [self.system.fields[0]])[self.system.fields[0]]
-        target = torch.stack(fields(unit), -1)
-        self.coefficients[:, slab] = least_squares(phi, target, 1e-12).mT
-
-
-class Network(nn.Module):
-    """Fields as a perceptron per seed, on unit coordinates and their Fourier features ``sin(B x), cos(B x)``."""
-
-    waves: Tensor  # B, [S, d, m]
-
-    def __init__(self, config: PINNConfig, system: FieldSystem, seeds: Sequence[int]) -> None:
-        super().__init__()
-        self.system, self.frame = system, Frame(system, 1)
-        width = len(system.coordinates)
-        draws = [torch.randn(width, config.fourier, generator=g, dtype=torch.float64) for g in generators(seeds, 1)]
-        self.register_buffer("waves", config.fourier_scale * torch.stack(draws))
-        inputs = width + 2 * config.fourier
-        self.layers = EnsembleMLP([inputs, *config.hidden, len(system.fields)], seeds, "tanh")
-
-    def forward(self, points: Tensor, weights: Data | None = None) -> Tensor:
-        """``[S, N, d] -> [S, N, F]``, with other weights than the module's own if they are given.
-
-        Weights of one seed without their leading axis take points ``[N, d]``.
-        """
-        found = dict(self.named_parameters()) | {"waves": self.waves} if weights is None else weights
-        x = 2 * (points - self.frame.low.to(points)) / self.frame.size.to(points) - 1
-        if self.waves.shape[-1]:
-            phase = x @ found["waves"]
-            x = torch.cat([x, phase.sin(), phase.cos()], -1)
-        last = len(self.layers.layers) - 1
-        for number in range(last + 1):
-            x = x @ found[f"layers.layers.{number}.weight"] + found[f"layers.layers.{number}.bias"]
-            x = x if number == last else torch.tanh(x)
-        return x
-
-    def values(self, points: Tensor, symbols: Sequence[str], weights: Data | None = None) -> dict[str, Tensor]:
-        """Fields and derivatives at ``points [S, N, d]``: each ``[S, N]``; weights as in `forward`."""
-        wanted = {symbol: self.system.derivative(symbol) for symbol in symbols}
-        found = derivatives(lambda x: self(x, weights), points, (order for _, order in wanted.values()))
-        return {symbol: found[order][..., number] for symbol, (number, order) in wanted.items()}
-
-
-def pointwise_residual(
-    system: FieldSystem, equation: Equation, points: Tensor, about: str
-) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
-    """An equation as a function of values by symbol and of the unknown coefficients ``[…, P]``, at given points."""
-    known = {name: c.value for name, c in system.coefficients.items() if c.known}
-
-    def residual(values: Mapping[str, Tensor], unknown: Tensor) -> Tensor:
-        found = dict(zip(system.unknown, unknown.unbind(-1), strict=True))
-        return equation(system.namespace(points, values, {**known, **found}, about))
-
-    return residual
-
-
 @register
 class PINN(Family):
     """A field that fits its equation."""
@@ -432,9 +81,19 @@ class PINN(Family):
     config: PINNConfig
     system: FieldSystem
 
-    log_unknown: Tensor  # [S, P]
+    log_unknown: nn.Parameter  # [S, P]
     covariance: Tensor  # [S, P, P] of log_unknown
     noise: Tensor  # [S, F], estimated standard deviation of the measurements
+    balance: Tensor  # [S, terms]
+    adaptive: Tensor  # [S, A, d], points that follow the residual
+    # the data of a training by gradient, not part of the model
+    _interior: Tensor
+    _condition_points: Tensor
+    _condition_values: Tensor
+    _condition_index: Tensor
+    _measurement_points: Tensor
+    _measurement_values: Tensor
+    _measurement_index: Tensor
 
     def __init__(self, config: PINNConfig, system: FieldSystem, seeds: Sequence[int]) -> None:
         super().__init__(config, system, seeds)
@@ -444,11 +103,11 @@ class PINN(Family):
         self.log_unknown = nn.Parameter(middle.repeat(len(seeds), 1), requires_grad=False)
         self.register_buffer("covariance", torch.zeros(len(seeds), count, count, dtype=torch.float64))
         self.register_buffer("noise", torch.zeros(len(seeds), len(system.fields), dtype=torch.float64))
-        self.solution: Collocation | Network
+        self.solution: Collocation | FieldNetwork
         if config.method == "collocation":
             self.solution = Collocation(config, system, seeds)
             return
-        self.solution = Network(config, system, seeds)
+        self.solution = FieldNetwork(config.hidden, config.fourier, config.fourier_scale, system, seeds)
         self.log_unknown.requires_grad_(count > 0)
         kinds = ["initial"] if any(system.time in c.at for c in system.conditions) else []
         self.terms = [*system.equations, *kinds, "boundary", "data"]
@@ -493,32 +152,31 @@ class PINN(Family):
             for i in (0, 1)
         )
         adapted_at = self.log_unknown.clone()
-        for iteration in range(_FINDING_STEPS):
+        for _ in range(_FINDING_STEPS):
             # A layer's width may follow the unknown: once it has moved, the stretching is made anew.
             adapt = bool((self.log_unknown - adapted_at).abs().max() > _ADAPT_AGAIN)
             if adapt:
                 adapted_at = self.log_unknown.clone()
-            rms = self.solution.solve(data, self.log_unknown.exp(), adapt)
+            rms = self.collocation.solve(data, self.log_unknown.exp(), adapt)
             left, design = self._misfit(data)
             step = least_squares(design, left[..., None], 1e-12)[..., 0].clamp(-0.7, 0.7)
             before = self.log_unknown.clone()
             self.log_unknown.copy_((self.log_unknown + step).clamp(low, high))
             if (self.log_unknown - before).abs().max() < 1e-6:
                 break
-        logger.info("pinn: unknown coefficients found in %d steps.", iteration + 1)
         self.covariance.copy_(torch.linalg.inv(design.mT @ design))
         return rms
 
     def _misfit(self, data: Data) -> tuple[Tensor, Tensor]:
-        """What measurements leave unexplained ``[S, M]`` and its derivative by ``log_unknown`` ``[S, M, P]``, over the noise.
+        """What measurements leave unexplained ``[S, M]``, and its derivative by ``log_unknown``, ``[S, M, P]``.
 
-        The noise of each field is estimated from its own residuals.
+        Both in units of the noise, which is estimated for each field from its own residuals.
         """
         points, index = data["measurement_points"], data["measurement_index"]
         names = self.system.fields
         reached, slope = (
-            self.solution.values(points, names),
-            self.solution.values(points, names, self.solution.sensitivity),
+            self.collocation.values(points, names),
+            self.collocation.values(points, names, self.collocation.sensitivity),
         )
         left = (
             data["measurement_values"]
@@ -533,6 +191,18 @@ class PINN(Family):
         return left / scale, design * self.log_unknown.exp()[:, None] / scale[..., None]
 
     # ------------------------------------------------------------ by gradient
+
+    @property
+    def collocation(self) -> Collocation:
+        """The sum of features of a family fitted by collocation."""
+        assert isinstance(self.solution, Collocation)
+        return self.solution
+
+    @property
+    def network(self) -> FieldNetwork:
+        """The perceptron of a family trained by gradient."""
+        assert isinstance(self.solution, FieldNetwork)
+        return self.solution
 
     def examples(self, episodes: Data) -> Data:
         """Interior points; conditions and measurements are few and all used in every step."""
@@ -571,7 +241,6 @@ class PINN(Family):
         self, interior: Tensor, log_unknown: Tensor, weights: Data | None = None, causal: bool = False
     ) -> dict[str, Tensor]:
         """Mean square of every term ``[S]``: equations at ``interior [S, N, d]``, conditions, measurements."""
-        assert isinstance(self.solution, Network)
         terms = {}
         residuals = self._residuals(interior, log_unknown, weights)
         share = self._causal_weights(interior, residuals) if causal else 1.0
@@ -583,19 +252,19 @@ class PINN(Family):
     def _residuals(self, points: Tensor, log_unknown: Tensor, weights: Data | None = None) -> dict[str, Tensor]:
         """Residuals at ``points [S, N, d]``: each ``[S, N]``."""
         symbols = sorted({s for read in self.system.symbols.values() for s in read})
-        values = self.solution.values(points, symbols, weights)  # type: ignore[arg-type]
+        values = self.network.values(points, symbols, weights)
         unknown = log_unknown.exp()[:, None].expand(-1, points.shape[1], -1)
         return {
-            name: pointwise_residual(self.system, equation, points, name)(values, unknown)
+            name: self.system.pointwise(equation, points, name)(values, unknown)
             for name, equation in self.system.equations.items()
         }
 
     def _misses(self, weights: Data | None = None) -> dict[str, Tensor]:
         """By how much conditions and measurements are missed, each ``[S, n]``; measurements in units of their RMS."""
         points, index, values = self._condition_points, self._condition_index, self._condition_values
-        found = self.solution.values(
+        found = self.network.values(
             points.expand(len(self.seeds), -1, -1), sorted({c.symbol for c in self.system.conditions}), weights
-        )  # type: ignore[arg-type]
+        )
         missed: dict[str, list[Tensor]] = {}
         for number, condition in enumerate(self.system.conditions):
             mine = index == number
@@ -603,13 +272,13 @@ class PINN(Family):
         misses = {kind: torch.cat(parts, 1) for kind, parts in missed.items()}
         if self._uses_measurements():
             points, index, values = self._measurement_points, self._measurement_index, self._measurement_values
-            found = self.solution.values(points.expand(len(self.seeds), -1, -1), self.system.fields, weights)  # type: ignore[arg-type]
+            found = self.network.values(points.expand(len(self.seeds), -1, -1), self.system.fields, weights)
             reached = torch.stack([found[f] for f in self.system.fields], -1)[:, torch.arange(len(index)), index]
             misses["data"] = (reached - values) / values.square().mean().sqrt()
         return misses
 
     def _causal_weights(self, points: Tensor, residuals: Data) -> Tensor | float:
-        """``exp(-epsilon sum of the mean squares of all earlier pieces of time)``, ``[S, N]``, constant in the gradient."""
+        """``exp(-epsilon Σ mean squares of all earlier pieces of time)``, ``[S, N]``; no gradient passes."""
         if self.system.time is None or not self.config.causality:
             return 1.0
         axis = self.system.coordinates.index(self.system.time)
@@ -631,7 +300,7 @@ class PINN(Family):
 
     def _rebalance(self) -> None:
         """``lambda_i = sum_j |grad L_j| / |grad L_i|``, averaged over time."""
-        weights = [p for p in self.solution.parameters() if p.requires_grad]
+        weights = [p for p in self.network.parameters() if p.requires_grad]
         interior = torch.cat([self._interior.expand(len(self.seeds), -1, -1), self.adaptive], 1)
         terms = self._mean_squares(interior, self.log_unknown.detach())
         norms = []
@@ -686,8 +355,8 @@ class PINN(Family):
         return {"loss": value, "residual": self.residual_rms(self._interior)}
 
     def _flat(self) -> tuple[Tensor, Unpack]:
-        """All weights and unknown coefficients as one vector per seed ``[S, n]``, and the way back (also for one seed)."""
-        named = {name: p.detach() for name, p in self.solution.named_parameters()}
+        """All weights and unknown as one vector per seed ``[S, n]``, and the way back (also for one seed)."""
+        named = {name: p.detach() for name, p in self.network.named_parameters()}
         parts = [self.log_unknown.detach(), *(p.flatten(1) for p in named.values())]
         sizes = [p.shape[1] for p in parts]
 
@@ -701,13 +370,12 @@ class PINN(Family):
     @torch.no_grad()
     def _set(self, log_unknown: Tensor, weights: Data) -> None:
         self.log_unknown.copy_(log_unknown)
-        for name, parameter in self.solution.named_parameters():
+        for name, parameter in self.network.named_parameters():
             parameter.copy_(weights[name])
 
     def _objective(self, interior: Tensor, unpack: Unpack) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Loss and gradient by the vector of all weights, for `minimise`."""
-        assert isinstance(self.solution, Network)
-        waves = self.solution.waves
+        waves = self.network.waves
 
         def objective(x: Tensor) -> tuple[Tensor, Tensor]:
             x = x.detach().requires_grad_()
@@ -722,8 +390,7 @@ class PINN(Family):
 
         With the configured weights alone: balanced ones even out gradients, which Gauss-Newton steps do not need.
         """
-        assert isinstance(self.solution, Network)
-        waves = self.solution.waves
+        waves = self.network.waves
 
         def scale(name: str, count: int) -> float:
             return math.sqrt(self._lambda(name) / count)
@@ -747,8 +414,7 @@ class PINN(Family):
 
         A row depends on one point alone: one gradient per point, all points and seeds at once.
         """
-        network = self.solution
-        assert isinstance(network, Network)
+        network = self.network
         symbols = sorted({s for read in self.system.symbols.values() for s in read})
 
         def residuals(flat: Tensor, waves: Tensor, point: Tensor) -> Tensor:
@@ -756,7 +422,7 @@ class PINN(Family):
             values = network.values(point[None], symbols, {**weights, "waves": waves})
             unknown = log_unknown.exp()[None]
             found = [
-                pointwise_residual(self.system, equation, point[None], name)(values, unknown)[0]
+                self.system.pointwise(equation, point[None], name)(values, unknown)[0]
                 for name, equation in self.system.equations.items()
             ]
             return torch.stack(found)
@@ -838,7 +504,7 @@ class PINN(Family):
         """Any function of `Symbols` (a residual, a divergence, an energy density) at ``points [N, d]``: ``[S, N]``."""
         values = self.derivatives(points, self.system.symbols_of(equation, about))
         unknown = self.log_unknown.exp()[:, None].expand(-1, len(points), -1)
-        return pointwise_residual(self.system, equation, points, about)(values, unknown)
+        return self.system.pointwise(equation, points, about)(values, unknown)
 
     def residuals(self, points: Tensor) -> dict[str, Tensor]:
         """Residual of every equation at ``points [N, d]``: each ``[S, N]``."""
@@ -848,6 +514,7 @@ class PINN(Family):
         """Root mean square of all residuals: ``[S]``."""
         return torch.stack([r.square().mean(1) for r in self.residuals(points).values()]).mean(0).sqrt()
 
+    @torch.no_grad()
     def found(self) -> dict[str, dict[str, Tensor]]:
         """Unknown coefficients: ``value``, ends of the 95 % interval ``low`` and ``high``, each ``[S]``, by symbol."""
         deviation = self.covariance.diagonal(dim1=1, dim2=2).sqrt()

@@ -1,6 +1,6 @@
 """How good a solution of a partial differential equation is: against a reference, and by the laws alone.
 
-Axes: ``S`` seeds, ``G`` grid points (row-major), ``N`` points, ``C`` points of conditions, ``T`` instants, ``F`` fields.
+Axes: ``S`` seeds, ``G`` grid points, ``N`` points, ``C`` points of conditions, ``T`` instants, ``F`` fields.
 Quantities such as residuals and densities come already evaluated, by the *true* equation. A value that is not finite
 counts as an infinite error; no metric returns NaN.
 """

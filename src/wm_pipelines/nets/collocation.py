@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """Linearised rows: residual ``[S, R]``, its Jacobian by coefficients ``[S, R, n]`` and by parameters ``[S, R, P]``."""
+    """Linearised rows: residual ``[S, R]``, Jacobian by coefficients ``[S, R, n]`` and by parameters ``[S, R, P]``."""
 
     residual: Tensor
     jacobian: Tensor

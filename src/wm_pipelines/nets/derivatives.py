@@ -39,10 +39,7 @@ def _chain(f: Callable[[Tensor], Tensor], x: Tensor, axes: list[int]) -> dict[Or
     """All derivatives met on the way along ``axes``."""
     labels: list[Orders] = [(0,) * x.shape[-1]]
 
-    def start(at: Tensor) -> tuple[Tensor, ...]:
-        return (f(at),)
-
-    function = start
+    function: Callable[[Tensor], tuple[Tensor, ...]] = lambda at: (f(at),)  # noqa: E731 - wrapped again and again
     for axis in axes:
         direction = torch.zeros_like(x)
         direction[..., axis] = 1
@@ -58,7 +55,7 @@ def _pushed(
     function: Callable[[Tensor], tuple[Tensor, ...]], direction: Tensor, keep: list[int]
 ) -> Callable[[Tensor], tuple[Tensor, ...]]:
     def both(at: Tensor) -> tuple[Tensor, ...]:
-        value, slope = jvp(function, (at,), (direction,))
+        value, slope = jvp(function, (at,), (direction,))[:2]
         return (*value, *(slope[i] for i in keep))
 
     return both

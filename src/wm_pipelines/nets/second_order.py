@@ -1,12 +1,12 @@
 """Second-order minimisation in float64, a batch of independent problems at once.
 
 `minimise`: the update of Broyden, Fletcher, Goldfarb and Shanno with the self-scaling of Al-Baali (1998, Comput. Optim.
-Appl. 9), which keeps a curvature that was overestimated early from staying; on physics-informed losses it reaches errors
-far below L-BFGS (Urbán, Stefanou, Pons 2025, J. Comput. Phys. 523). Its line search bisects for the weak Wolfe conditions
-(Lewis & Overton 2013, Math. Program. 141).
+Appl. 9), which keeps a curvature that was overestimated early from staying; on physics-informed losses it reaches
+errors far below L-BFGS (Urbán, Stefanou, Pons 2025, J. Comput. Phys. 523). Its line search bisects for the weak Wolfe
+conditions (Lewis & Overton 2013, Math. Program. 141).
 
-`levenberg_marquardt`: Gauss-Newton steps, damped by the gain they bring (Nielsen 1999, IMM-REP-1999-05). Dearer per step
-and best where there are fewer than some thousand unknowns.
+`levenberg_marquardt`: Gauss-Newton steps, damped by the gain they bring (Nielsen 1999, IMM-REP-1999-05). Dearer per
+step, and best where there are fewer than some thousand unknowns.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def minimise(
 
 
 def _update(inverse: Tensor, s: Tensor, y: Tensor, s_hessian_s: Tensor) -> None:
-    """``H <- (H - (Hy s' + s (Hy)') / y's + (y'Hy) s s' / (y's)²) / tau + s s' / y's`` with ``tau = min(1, y's / s'Bs)``."""
+    """``H <- (H - (Hy s' + s (Hy)') / y's + (y'Hy) s s' / (y's)²) / tau + s s' / y's``, ``tau = min(1, y's/s'Bs)``."""
     ys = (y * s).sum(1)
     usable = ys > 1e-14 * s.norm(dim=1) * y.norm(dim=1)
     usable &= ys > 0
