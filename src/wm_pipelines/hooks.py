@@ -35,6 +35,10 @@ class ProjectHooks:
             click.echo(f"\n{catalog.load('summary_text')}")
         if "report" in pipeline.all_outputs():
             click.echo(f"Report: {Path(read_globals()['data_root'], '08_reporting/index.html').resolve()}")
+        if "field_summary" in pipeline.all_outputs():
+            click.echo(f"\n{catalog.load('field_summary')}")
+        if "field_report" in pipeline.all_outputs():
+            click.echo(f"Report: {Path(read_globals()['data_root'], '08_reporting/fields.html').resolve()}")
 
 
 def check_parameters(parameters: dict[str, Any]) -> None:
@@ -47,9 +51,10 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     from wm_pipelines.learning.config import LearningConfig
     from wm_pipelines.pipelines.configuration import EvaluationConfig, FamilyParameters, check_seeds
     from wm_pipelines.worlds.episodes import WorldConfig
+    from wm_pipelines.worlds.fields.data import FieldConfig
 
     wanted = combinations()
-    for name in (*wanted.worlds, *wanted.families):
+    for name in (*wanted.worlds, *wanted.families, *wanted.field_worlds, *wanted.field_families):
         if not isinstance(parameters.get(name), dict):
             raise UserError(
                 f"no parameters for '{name}': add conf/base/parameters_{name}.yml with the top-level key '{name}'"
@@ -59,7 +64,9 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     validate(EvaluationConfig, parameters.get("evaluation", {}), "evaluation")
     for name in wanted.worlds:
         validate(WorldConfig, parameters[name], name)
-    for name in wanted.families:
+    for name in wanted.field_worlds:
+        validate(FieldConfig, parameters[name], name)
+    for name in (*wanted.families, *wanted.field_families):
         validate(FamilyParameters, parameters[name], name)
 
 
@@ -76,13 +83,32 @@ def check_worlds_and_families(pipeline: Pipeline, catalog: CatalogProtocol) -> N
     for name in wanted.worlds:
         if f"params:{name}" in inputs:
             build_world(catalog.load(f"params:{name}"), where=name)
-    families = [name for name in wanted.families if f"params:{name}" in inputs]
+    for name in wanted.field_worlds:
+        if f"params:{name}" in inputs:
+            check_field(catalog.load(f"params:{name}"), name)
+    worlds_of = dict.fromkeys(wanted.families, wanted.worlds) | dict.fromkeys(
+        wanted.field_families, wanted.field_worlds
+    )
+    families = {name: worlds for name, worlds in worlds_of.items() if f"params:{name}" in inputs}
     if not families:
         return
     from wm_pipelines.families import get_family
 
-    for name in families:
+    for name, worlds in families.items():
         parameters = catalog.load(f"params:{name}")
         for variant in parameters.variants:
-            for world in wanted.worlds:
+            for world in worlds:
                 validate(get_family(name).Config, parameters.resolve(variant, world), f"{name} ({variant} on {world})")
+
+
+def check_field(config: Any, name: str) -> None:
+    """Build a field world; compare its conditions, read its measurements.
+
+    Raises:
+        UserError: unknown world, an impossible parameter, conditions that contradict each other, a faulty table.
+    """
+    from wm_pipelines.worlds.fields.data import build_field_system, check_conditions, ingest_field
+
+    check_conditions(build_field_system(config, name), name)
+    if config.measurements.table is not None:
+        ingest_field(config, name)

@@ -92,7 +92,11 @@ class ModelsDataset(LocalDataset):
 
 
 class ArraysDataset(LocalDataset):
-    """Named numpy arrays in one safetensors file."""
+    """Named numpy arrays in one safetensors file; ``made_by``: the pipeline to run where it is missing."""
+
+    def __init__(self, *, made_by: str = "evaluation", **settings: Any) -> None:
+        super().__init__(**settings)
+        self.made_by = made_by
 
     def save(self, data: dict[str, NDArray[Any]]) -> None:
         """Write atomically; equal content gives equal bytes."""
@@ -115,7 +119,9 @@ class ArraysDataset(LocalDataset):
         try:
             return dict(load_file(self.path))
         except (SafetensorError, OSError) as problem:
-            raise UserError(f"'{self.path}' cannot be read ({problem}); run: kedro run --pipeline=evaluation") from None
+            raise UserError(
+                f"'{self.path}' cannot be read ({problem}); run: kedro run --pipeline={self.made_by}"
+            ) from None
 
 
 class TextDataset(LocalDataset):

@@ -20,6 +20,8 @@ class Combinations:
 
     worlds: tuple[str, ...]
     families: tuple[str, ...]
+    field_worlds: tuple[str, ...] = ()
+    field_families: tuple[str, ...] = ()
 
 
 def use_environment(conf_source: str | os.PathLike[str], env: str | None) -> None:
@@ -31,10 +33,19 @@ def combinations() -> Combinations:
     """The lists of the current environment, on top of base.
 
     Raises:
-        UserError: a list is missing, empty, holds a name twice, or not a name.
+        UserError: a list is missing or empty, holds a name twice, or not a name. The lists of fields may be missing or
+            empty: then there are none.
     """
     lists = read_globals()
-    return Combinations(_names(lists, "worlds"), _names(lists, "families"))
+    fields = (_names(lists, key) if lists.get(key) else () for key in ("field_worlds", "field_families"))
+    found = Combinations(_names(lists, "worlds"), _names(lists, "families"), *fields)
+    for kind, first, second in (
+        ("worlds", found.worlds, found.field_worlds),
+        ("families", found.families, found.field_families),
+    ):
+        if both := sorted(set(first) & set(second)):
+            raise UserError(f"conf/…/globals.yml: '{both[0]}' stands in '{kind}' and in 'field_{kind}'; keep one")
+    return found
 
 
 def read_globals() -> dict[str, Any]:

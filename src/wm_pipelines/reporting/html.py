@@ -37,7 +37,7 @@ from wm_pipelines.reporting.summary import rows_by_model, summary_table
 Rows = dict[tuple[str, str], dict[str, dict[str, Any]]]  # (world, "family/variant") -> metric -> summary row
 
 
-def build_report(content: ReportContent, animation_budget: int = 300_000) -> str:
+def build_report(content: ReportContent, animation_budget: int = 300_000, *, fields: bool = False) -> str:
     """Write the report.
 
     The page embeds everything it shows, reads no network, holds no clock and no random name: equal content gives equal
@@ -46,6 +46,7 @@ def build_report(content: ReportContent, animation_budget: int = 300_000) -> str
     Args:
         content: what to show; sections without data vanish.
         animation_budget: largest size of one world's animation in bytes.
+        fields: link to the report on fields, ``fields.html`` in the same folder.
 
     Returns:
         The HTML text.
@@ -75,6 +76,7 @@ def build_report(content: ReportContent, animation_budget: int = 300_000) -> str
         glossary=_glossary(summary),
         provenance=_nested(content.provenance),
         seeds=int(content.leaderboard["seed"].nunique()),
+        fields=fields,
     )
 
 

@@ -147,8 +147,19 @@ _HIGHER_IS_BETTER = {
     "action_consistency",
     "success_rate",
     "return",
+    "coefficient_covered",
 }
-_LOWER_IS_BETTER = {"lpips", "fvd", "fid", "perplexity", *COST_METRICS}
+_LOWER_IS_BETTER = {
+    "lpips",
+    "fvd",
+    "fid",
+    "perplexity",
+    "residual_norm",
+    "divergence",
+    "boundary_error",
+    "coefficient_error",
+    *COST_METRICS,
+}
 
 
 def lower_is_better(metric: str) -> bool | None:
@@ -156,6 +167,8 @@ def lower_is_better(metric: str) -> bool | None:
     name = metric.removesuffix("_probed")
     if name in STATE_METRICS:
         return STATE_METRICS[name].lower_is_better
+    if name.startswith("relative_l2_") or name.endswith("_balance_error"):
+        return True
     if name in _HIGHER_IS_BETTER or name in _LOWER_IS_BETTER:
         return name in _LOWER_IS_BETTER
     return None
@@ -163,6 +176,8 @@ def lower_is_better(metric: str) -> bool | None:
 
 def metric_title(metric: str) -> str:
     """Title of a metric's column."""
+    if metric.startswith("relative_l2_"):
+        return f"Relative L2 error of {metric.removeprefix('relative_l2_')}"
     return METRIC_TITLES.get(metric, metric.replace("_", " ").capitalize())
 
 

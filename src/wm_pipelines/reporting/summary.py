@@ -125,11 +125,13 @@ def _cell(row: Mapping[Any, Any]) -> str:
     return plain_number(row["value"]) + ("*" if row["best"] else "")
 
 
-def format_terminal(summary: pd.DataFrame) -> str:
+def format_terminal(
+    summary: pd.DataFrame, metrics: tuple[str, ...] = _TERMINAL_METRICS, over: str = "seeds and held-out episodes"
+) -> str:
     """The summary as aligned text; worlds separated by rules, ``*`` marks the best trained family of a world."""
     if summary.empty:
         return "The leaderboard is empty."
-    header, *body = wide_table(summary)
+    header, *body = wide_table(summary, metrics)
     widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
 
@@ -148,7 +150,7 @@ def format_terminal(summary: pd.DataFrame) -> str:
         again = row[:2] == previous
         lines += [line(["", "", *row[2:]])] if again else [rule, line(row)]
         previous = row[:2]
-    return "\n".join([*lines, rule, "* best trained family of that world; means over seeds and held-out episodes"])
+    return "\n".join([*lines, rule, f"* best trained family of that world; means over {over}"])
 
 
 def format_markdown(summary: pd.DataFrame) -> str:

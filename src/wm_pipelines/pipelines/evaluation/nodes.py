@@ -68,12 +68,12 @@ def concatenate(*scores: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def leaderboard(part: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The union of all pipelines' parts (``part``, just written, is one of them), as Parquet and as CSV.
+def leaderboard(parts: dict[str, pd.DataFrame], *written: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The union of all pipelines' parts (those just written are among them), as Parquet and as CSV.
 
     Args:
-        part: only orders this node after the one that writes it. parts: one table per evaluation pipeline.
+        parts: one table per evaluation pipeline. written: only orders this node after those that write them.
     """
-    del part
+    del written
     union = concatenate(*parts.values())
     return union, union

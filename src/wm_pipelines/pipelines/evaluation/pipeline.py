@@ -9,7 +9,38 @@ from wm_pipelines.pipelines.evaluation.nodes import collect_family, concatenate,
 
 def create_pipeline() -> Pipeline:
     """``<family>.<world>_models`` → ``<family>_scores`` → ``leaderboard``."""
-    return sum((_family(name) for name in combinations().families), Pipeline([])) + _leaderboard()
+    return (
+        sum((_family(name) for name in combinations().families), Pipeline([]))
+        + _gather()
+        + union("physics_eval_scores")
+    )
+
+
+def union(*parts: str) -> Pipeline:
+    """The leaderboard, made once ``parts`` are written: the union of all parts there are."""
+    node = Node(
+        leaderboard,
+        ["leaderboard_parts", *parts],
+        ["leaderboard", "leaderboard_csv"],
+        name="leaderboard",
+        tags=["collect"],
+    )
+    return Pipeline(
+        [node],
+        namespace="evaluation",
+        inputs={*parts, "leaderboard_parts"},
+        outputs={"leaderboard", "leaderboard_csv"},
+    )
+
+
+def together(*pipelines: Pipeline) -> Pipeline:
+    """Several evaluation pipelines as one, with one leaderboard after all their parts."""
+    whole, parts = Pipeline([]), set[str]()
+    for pipeline in pipelines:
+        unions = {node for node in pipeline.nodes if node.name == "evaluation.leaderboard"}
+        parts |= {part for node in unions for part in node.inputs} - {"leaderboard_parts"}
+        whole += Pipeline([node for node in pipeline.nodes if node not in unions])
+    return whole + union(*sorted(parts))
 
 
 def _family(name: str) -> Pipeline:
@@ -48,21 +79,7 @@ def _family(name: str) -> Pipeline:
     )
 
 
-def _leaderboard() -> Pipeline:
+def _gather() -> Pipeline:
     scores = [f"{family}_scores" for family in combinations().families]
-    nodes = [
-        Node(concatenate, scores, "physics_eval_scores", name="gather_physics", tags=["collect"]),
-        Node(
-            leaderboard,
-            ["physics_eval_scores", "leaderboard_parts"],
-            ["leaderboard", "leaderboard_csv"],
-            name="leaderboard",
-            tags=["collect"],
-        ),
-    ]
-    return Pipeline(
-        nodes,
-        namespace="evaluation",
-        inputs={*scores, "leaderboard_parts"},
-        outputs={"physics_eval_scores", "leaderboard", "leaderboard_csv"},
-    )
+    node = Node(concatenate, scores, "physics_eval_scores", name="gather_physics", tags=["collect"])
+    return Pipeline([node], namespace="evaluation", inputs=set(scores), outputs={"physics_eval_scores"})

@@ -12,8 +12,13 @@ from wm_pipelines.worlds.episodes import WorldConfig
 FIGURES = ("energy_error", "error_growth")
 
 
-def summarise(leaderboard: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any], str, str]:
-    """Seeds pooled: as a table, as numbers for `dvc metrics`, as text for the terminal, as Markdown."""
+def summarise(
+    leaderboard: pd.DataFrame, *, elsewhere: tuple[str, ...] = ()
+) -> tuple[pd.DataFrame, dict[str, Any], str, str]:
+    """Seeds pooled: as a table, as numbers for `dvc metrics`, as text for the terminal, as Markdown.
+
+    The texts leave out the worlds that are reported ``elsewhere``.
+    """
     from wm_pipelines.reporting.summary import format_markdown, format_terminal, summary_table
 
     summary = summary_table(leaderboard)
@@ -26,7 +31,8 @@ def summarise(leaderboard: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any], 
         numbers.setdefault(row["world"], {}).setdefault(row["split"], {}).setdefault(key, {})[row["metric"]] = row[
             "value"
         ]
-    return summary, numbers, format_terminal(summary) + "\n", format_markdown(summary) + "\n"
+    own = summary[~summary["world"].isin(elsewhere)]
+    return summary, numbers, format_terminal(own) + "\n", format_markdown(own) + "\n"
 
 
 def draw_world(
@@ -56,12 +62,14 @@ def write_report(
     *parts: Any,
     worlds: tuple[str, ...],
     families: tuple[str, ...],
+    elsewhere: tuple[str, ...] = (),
 ) -> str:
     """The whole report as one HTML page that needs nothing else.
 
     Args:
         leaderboard: the long table. evaluation: how it came about.
         parts: the worlds' configurations, then roll-outs, curves and facts of every family. worlds, families: names.
+        elsewhere: worlds that have a report of their own, which is linked to where it has any results.
     """
     from wm_pipelines.pipelines.reporting.gathering import report_content
     from wm_pipelines.reporting.html import build_report
@@ -69,4 +77,6 @@ def write_report(
     configs, rest = dict(zip(worlds, parts[: len(worlds)], strict=True)), parts[len(worlds) :]
     count = len(families)
     rollouts, curves, facts = (dict(zip(families, rest[i * count : (i + 1) * count], strict=True)) for i in range(3))
-    return build_report(report_content(leaderboard, configs, rollouts, curves, facts, evaluation))
+    others = leaderboard["world"].isin(elsewhere)
+    content = report_content(leaderboard[~others], configs, rollouts, curves, facts, evaluation)
+    return build_report(content, fields=bool(others.any()))

@@ -9,7 +9,7 @@ from wm_pipelines.pipelines.reporting.nodes import FIGURES, draw_world, summaris
 
 def create_pipeline() -> Pipeline:
     """``leaderboard`` and roll-outs → figures, summary, ``report``."""
-    worlds, families = combinations().worlds, combinations().families
+    worlds, families, elsewhere = combinations().worlds, combinations().families, combinations().field_worlds
     collected = [f"{family}_{kind}" for kind in ("rollouts", "curves", "facts") for family in families]
     draw = [
         Node(
@@ -24,10 +24,10 @@ def create_pipeline() -> Pipeline:
     results = ["summary", "summary_json", "summary_text", "summary_markdown"]
     return Pipeline(
         [
-            Node(summarise, "leaderboard", results, name="summarise", tags=["report"]),
+            Node(Bound(summarise, elsewhere=elsewhere), "leaderboard", results, name="summarise", tags=["report"]),
             *draw,
             Node(
-                Bound(write_report, worlds=worlds, families=families),
+                Bound(write_report, worlds=worlds, families=families, elsewhere=elsewhere),
                 inputs=["leaderboard", "params:evaluation", *(f"params:{world}" for world in worlds), *collected],
                 outputs="report",
                 name="write",

@@ -1,4 +1,4 @@
-"""Fit one variant of a family on one world's episodes; shared by the training and the tuning pipeline."""
+"""Fit one variant of a family on one world's data; shared by every pipeline that trains."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from wm_pipelines.errors import validate
 from wm_pipelines.families import get_family
+from wm_pipelines.fields import FieldSystem
 from wm_pipelines.learning.artifacts import TrainedModel, versions
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
@@ -37,18 +38,25 @@ def fit_variant(
     world: str,
     variant: str,
     settings: Mapping[str, Any],
-    episodes: Episodes,
-    system: System,
+    data: Mapping[str, torch.Tensor],
+    data_hash: str,
+    system: System | FieldSystem,
     learning: LearningConfig,
     seeds: Sequence[int],
     store: CheckpointStore | None,
 ) -> Fitted:
-    """Train with these settings of the family's `Config`, and pack what came of it."""
+    """Train with these settings of the family's `Config`, and pack what came of it.
+
+    Args:
+        data: what `Family.fit` and `Family.examples` take: episodes, or a field's points and measurements.
+        data_hash: of the data, kept on the model's card. settings, system, learning, seeds: see `train`.
+        store: where checkpoints go; None keeps none.
+    """
     family_class = get_family(family)
     config = validate(family_class.Config, settings, f"{family} ({variant} on {world})")
     model = family_class(config, system, seeds)
-    fingerprint = training_fingerprint(model, learning, episodes.content_hash)
-    run = train(model, as_tensors(episodes), learning, store, f"{variant}", episodes.content_hash)
+    fingerprint = training_fingerprint(model, learning, data_hash)
+    run = train(model, data, learning, store, f"{variant}", data_hash)
     count = sum(p.numel() for p in model.parameters()) // len(seeds)
     logger.info(
         "%s/%s on %s: %d parameters, %.1f s for %d seeds.", family, variant, world, count, run.seconds, len(seeds)
@@ -59,7 +67,7 @@ def fit_variant(
         "variant": variant,
         "config": config.model_dump(mode="json"),
         "seeds": list(seeds),
-        "data_hash": episodes.content_hash,
+        "data_hash": data_hash,
         "fingerprint": fingerprint,
         "versions": versions(),
         "summary": model.extra_summary(),

@@ -27,7 +27,7 @@ def train_family(
     from wm_pipelines.families import get_family
     from wm_pipelines.learning.artifacts import Models
     from wm_pipelines.learning.checkpoints import CheckpointStore
-    from wm_pipelines.pipelines.training.fitting import fit_variant
+    from wm_pipelines.pipelines.training.fitting import as_tensors, fit_variant
     from wm_pipelines.worlds.episodes import build_world
 
     train = episodes["train"]
@@ -40,7 +40,8 @@ def train_family(
             world_name,
             variant,
             family.resolve(variant, world_name),
-            train,
+            as_tensors(train),
+            train.content_hash,
             system,
             learning,
             seeds,

@@ -16,7 +16,7 @@ from wm_pipelines.learning.tuning import TuningConfig
 from wm_pipelines.mappings import deep_merge, nested
 from wm_pipelines.pipelines.configuration import EvaluationConfig, FamilyParameters, check_seeds
 from wm_pipelines.pipelines.evaluation.judging import judge
-from wm_pipelines.pipelines.training.fitting import fit_variant
+from wm_pipelines.pipelines.training.fitting import as_tensors, fit_variant
 from wm_pipelines.worlds.episodes import Episodes, WorldConfig, build_world
 
 
@@ -74,7 +74,16 @@ class TuningObjective:
         system = build_world(self.world, "train", name).system(float(self.train.metadata["step"]))
         settings = deep_merge(self.base, nested(proposal))
         fitted = fit_variant(
-            config.family, name, config.variant, settings, self.train, system, self.learning, self.seeds, None
+            config.family,
+            name,
+            config.variant,
+            settings,
+            as_tensors(self.train),
+            self.train.content_hash,
+            system,
+            self.learning,
+            self.seeds,
+            None,
         )
         judged = judge(fitted.model, "validation", self.validation, system, self.evaluation)
         values = [row["value"] for row in judged.rows if row["metric"] == config.metric and row["step"] < 0]

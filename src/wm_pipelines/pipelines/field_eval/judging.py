@@ -1,0 +1,231 @@
+"""Judge one trained variant on one field: against the reference on a grid, and by the true equations.
+
+Axes: ``S`` seeds, ``G`` points of the grid (row-major), ``F`` fields, ``T`` instants.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.fields import Balance, Equation, FieldSystem
+from wm_pipelines.metrics import fields as metrics
+
+Float = NDArray[np.float64]
+Data = Mapping[str, NDArray[Any]]
+_TOUCHES = 1e-12  # of a side's length: a point this near to a face lies on it
+
+
+class FieldFamily(Protocol):
+    """What a family has to offer beside `Family` to be judged here."""
+
+    seeds: Sequence[int]
+
+    def derivatives(self, points: Tensor, symbols: Sequence[str]) -> Mapping[str, Tensor]:
+        """Fields and derivatives at ``points [N, d]``: each ``[S, N]``."""
+
+    def found(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Unknown coefficients: ``value`` and ends of the 95 % interval ``low``, ``high``, each ``[S]``, by symbol."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Leaderboard rows (without world, family, variant), and arrays for the report's maps by name."""
+
+    rows: list[dict[str, Any]]
+    maps: dict[str, Float]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A trained family's fields at some points, and the true equations.
+
+    Attributes:
+        family: restored, in float64.
+        system: the field's description; coefficients that the family had to find keep their true value in it.
+        points: ``[N, d]``.
+    """
+
+    family: FieldFamily
+    system: FieldSystem
+    points: Float
+
+    @cached_property
+    def coefficients(self) -> dict[str, Float]:
+        """What the equations are judged with, ``[S, 1]``: true values, or those found where nobody knows the truth."""
+        seeds, found = len(self.family.seeds), self.family.found()
+        return {
+            name: found[name]["value"].numpy()[:, None]
+            if not c.known and self.system.reference is None
+            else np.full((seeds, 1), c.value)
+            for name, c in self.system.coefficients.items()
+        }
+
+    @cached_property
+    def symbols(self) -> dict[str, Float]:
+        """Every field, and every derivative that equations, balances, conditions read: each ``[S, N]``."""
+        system = self.system
+        read = {*system.fields, *(s for symbols in system.symbols.values() for s in symbols)}
+        read |= {condition.symbol for condition in system.conditions}
+        for function in (system.divergence, *(f for b in system.balances.values() for f in (b.density, b.production))):
+            read |= set(() if function is None else system.symbols_of(function))
+        with torch.no_grad():
+            found = self.family.derivatives(torch.tensor(self.points), sorted(read))
+        return {name: np.asarray(value, np.float64) for name, value in found.items()}
+
+    @property
+    def fields(self) -> Float:
+        """``[S, N, F]``."""
+        return np.stack([self.symbols[name] for name in self.system.fields], axis=-1)
+
+    def evaluate(self, function: Equation, name: str) -> Float:
+        """A function of `Symbols` by the true coefficients: ``[S, N]``."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = function(self.system.namespace(self.points, self.symbols, self.coefficients, name))
+        return np.array(np.broadcast_to(values, (len(self.family.seeds), len(self.points))), np.float64)
+
+    @cached_property
+    def residuals(self) -> dict[str, Float]:
+        """Of every equation: ``[S, N]``."""
+        return {name: self.evaluate(equation, name) for name, equation in self.system.equations.items()}
+
+
+def judge_field(family: Any, data: Data, system: FieldSystem, split: str = "test") -> Judgement:
+    """All metrics of one trained family on one field.
+
+    Args:
+        family: restored, in float64, see `FieldFamily`. data: the field's data. system: the field's description.
+        split: ``test`` judges on the grid, where nothing was fitted or chosen; ``validation`` gives only the residual's
+            norm, at the validation points.
+
+    Raises:
+        UserError: the family says nothing about fields and their derivatives.
+    """
+    if not hasattr(family, "derivatives") or not hasattr(family, "found"):
+        raise UserError(f"family '{family.name}' gives no derivatives of fields; remove it from 'field_families'")
+    place = {"test": "grid", "validation": "validation"}[split]
+    solution = Solution(family, system, np.asarray(data[place], np.float64))
+    began = time.perf_counter()
+    with torch.no_grad():
+        family.predict(torch.tensor(solution.points), 0)
+    seconds = time.perf_counter() - began
+    count = len(solution.points)
+    table = Table([int(s) for s in family.seeds], split)
+    table.add("residual_norm", metrics.residual_norm(list(solution.residuals.values())), count, "SI")
+    if split == "validation":
+        return Judgement(table.rows, {})
+    shape = tuple(int(n) for n in data["grid_shape"])
+    if "reference" in data:
+        errors = metrics.relative_l2(solution.fields, data["reference"])
+        for i, name in enumerate(system.fields):
+            table.add(f"relative_l2_{name}", errors[:, i], count, "1")
+    if system.divergence is not None:
+        table.add("divergence", metrics.rms(solution.evaluate(system.divergence, "divergence")), count, "1/s")
+    _add_boundary(table, solution)
+    for name, balance in system.balances.items():
+        table.add(f"{name}_balance_error", balance_breach(solution, balance, name, shape), count, "1")
+    _add_coefficients(table, family, system, len(data["measurement_values"]))
+    steps = 1 if system.time is None else shape[system.coordinates.index(system.time)] - 1
+    table.add("step_ms", np.full(len(table.seeds), 1e3 * seconds / steps / len(table.seeds)), 1, "ms")
+    return Judgement(table.rows, _maps(solution))
+
+
+class Table:
+    """Leaderboard rows of one model: a value per seed and metric."""
+
+    def __init__(self, seeds: Sequence[int], split: str) -> None:
+        self.seeds, self.split = list(seeds), split
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, metric: str, values: Float, n: int, unit: str, interval: tuple[Float, Float] | None = None) -> None:
+        """Add ``values [S]``; ``interval``: their ends, where a value has one of its own."""
+        low, high = interval or (np.full(len(values), np.nan),) * 2
+        for seed, value, first, last in zip(self.seeds, values, low, high, strict=True):
+            self.rows.append(
+                {
+                    "split": self.split,
+                    "metric": metric,
+                    "seed": seed,
+                    "step": -1,
+                    "value": float(value),
+                    "ci_low": float(first),
+                    "ci_high": float(last),
+                    "n": n,
+                    "unit": unit,
+                }
+            )
+
+
+def _add_boundary(table: Table, solution: Solution) -> None:
+    """How far the initial and boundary conditions are missed, at the grid's points on the faces."""
+    system, points = solution.system, solution.points
+    reached, given = [], []
+    for condition in system.conditions:
+        on_face = np.ones(len(points), bool)
+        for name, value in condition.at.items():
+            low, high = system.domain[name]
+            on_face &= np.abs(points[:, system.coordinates.index(name)] - value) <= _TOUCHES * (high - low)
+        if on_face.any():
+            reached.append(solution.symbols[condition.symbol][:, on_face])
+            given.append(np.asarray(condition.value(points[on_face]), np.float64))
+    if given:
+        together = np.concatenate(given)
+        table.add("boundary_error", metrics.boundary_error(np.concatenate(reached, 1), together), len(together), "1")
+
+
+def balance_breach(solution: Solution, balance: Balance, name: str, shape: Sequence[int]) -> Float:
+    """By how much a balance is broken, as a share of the content: ``[S]``.
+
+    A steady field has no content that changes; its 100 % is half the sum of squares of the observed fields, in a flow
+    the kinetic energy.
+
+    The integrals are Simpson's on the grid: a field with layers thinner than its spacing shows their error, too.
+    """
+    system = solution.system
+    axes = {c: np.linspace(*system.domain[c], n) for c, n in zip(system.coordinates, shape, strict=True)}
+    space = [axis for c, axis in axes.items() if c != system.time]
+
+    def integral(density: Float) -> Float:
+        on_grid = density.reshape(len(density), *shape)
+        if system.time is not None:
+            on_grid = np.moveaxis(on_grid, 1 + system.coordinates.index(system.time), -1)
+        return metrics.content(on_grid, space)
+
+    production = solution.evaluate(balance.production, name)
+    if balance.density is None or system.time is None:
+        content = sum(np.square(solution.symbols[name]) / 2 for name in system.observed)
+        return metrics.steady_balance_error(integral(production), integral(content))
+    return metrics.balance_error(
+        axes[system.time], integral(solution.evaluate(balance.density, name)), integral(production)
+    )
+
+
+def _add_coefficients(table: Table, family: FieldFamily, system: FieldSystem, measurements: int) -> None:
+    """What was found, its 95 % interval, and, where the truth is known, its error and whether it is covered."""
+    for name, entry in family.found().items():
+        value, low, high = (entry[key].numpy() for key in ("value", "low", "high"))
+        coefficient = system.coefficients[name]
+        table.add(f"coefficient_{name}", value, measurements, coefficient.unit, (low, high))
+        if system.reference is not None:
+            suffix = f"_{name}" if len(system.unknown) > 1 else ""
+            error = metrics.coefficient_error(value, coefficient.value)
+            table.add(f"coefficient_error{suffix}", error, measurements, "1")
+            covered = metrics.covers(low, high, coefficient.value)
+            table.add(f"coefficient_covered{suffix}", covered, measurements, "1")
+
+
+def _maps(solution: Solution) -> dict[str, Float]:
+    """First seed's fields ``predicted [G, F]`` and root mean square over the equations ``residual [G]``."""
+    residual = np.stack([r[0] for r in solution.residuals.values()])
+    with np.errstate(over="ignore"):
+        size = np.sqrt(np.mean(np.square(residual), axis=0))
+    return {"predicted": np.ascontiguousarray(solution.fields[0]), "residual": size}

@@ -1,0 +1,350 @@
+"""The report on fields: solutions, errors and residuals as maps, one HTML file that needs nothing but a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from wm_pipelines.fields import FieldSystem
+from wm_pipelines.reporting import html, summary
+from wm_pipelines.reporting.figures import Figure, learning_curves, thinned
+from wm_pipelines.reporting.style import (
+    COST_DESCRIPTIONS,
+    COST_METRICS,
+    Palette,
+    metric_title,
+    model_label,
+    model_order,
+    pretty_number,
+)
+
+Float = NDArray[np.float64]
+
+_MOST = 81  # points along one side of a map
+_SMALLEST = 1e-17  # errors below rounding are drawn as this
+_ROW, _BELOW, _ABOVE = 190, 110, 40  # pixels
+
+_DESCRIPTIONS = {
+    "relative_l2": "Length of the difference to the reference over the length of the reference, on the whole grid.",
+    "residual_norm": "Root mean square of what is left of the equations, with their true coefficients, in SI units.",
+    "divergence": "Root mean square of the divergence of the flow; zero for an incompressible one.",
+    "boundary_error": "Root mean square of what initial and boundary values are missed by, in units of their own size.",
+    "balance_error": "Largest share of the content that appears or vanishes without a cause.",
+    "coefficient_error": "Relative error of the coefficient that was found from measurements.",
+    "coefficient_covered": "Share of seeds whose 95 % interval holds the true coefficient.",
+    "coefficient": "The coefficient as found, with the mean 95 % interval, widened by the spread of the seeds.",
+}
+
+
+@dataclass(frozen=True)
+class FieldMaps:
+    """One field world to draw. ``[*grid]`` has an axis per coordinate; models are named ``"family/variant"``.
+
+    Attributes:
+        name, caption: of the world. system: its description.
+        shape: of the grid.
+        reference: ``[*grid, F]``, None if unknown.
+        predicted: model -> ``[*grid, F]``, of the first seed. residual: model -> ``[*grid]``, likewise.
+    """
+
+    name: str
+    caption: str
+    system: FieldSystem
+    shape: tuple[int, ...]
+    reference: Float | None = None
+    predicted: Mapping[str, Float] = field(default_factory=dict)
+    residual: Mapping[str, Float] = field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls, name: str, caption: str, system: FieldSystem, arrays: Mapping[tuple[str, str], NDArray[Any]]
+    ) -> FieldMaps:
+        """From stored arrays: (family, ``what`` or ``variant/what``) -> array."""
+        shape = next(tuple(int(n) for n in array) for (_, what), array in arrays.items() if what == "grid_shape")
+        reference = next((array for (_, what), array in arrays.items() if what == "reference"), None)
+        predicted, residual = (
+            {f"{f}/{what.removesuffix(kind)}": a for (f, what), a in arrays.items() if what.endswith(kind)}
+            for kind in ("/predicted", "/residual")
+        )
+        return cls(
+            name,
+            caption,
+            system,
+            shape,
+            None if reference is None else reference.reshape(*shape, -1),
+            {model: array.reshape(*shape, -1) for model, array in predicted.items()},
+            {model: array.reshape(shape) for model, array in residual.items()},
+        )
+
+    def axis(self, coordinate: str) -> Float:
+        """Values of a coordinate along its axis of the grid."""
+        return np.linspace(*self.system.domain[coordinate], self.shape[self.system.coordinates.index(coordinate)])
+
+
+@dataclass(frozen=True)
+class FieldContent:
+    """Everything the report on fields shows.
+
+    Attributes:
+        scores: long table with the leaderboard's columns. fields: worlds to draw.
+        curves: ``"world/family/variant"`` -> learning curve. provenance: where the numbers come from.
+    """
+
+    scores: pd.DataFrame
+    fields: Sequence[FieldMaps]
+    curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    title: str = "Fields and their equations"
+
+
+def metric_columns(metrics: Sequence[str]) -> list[str]:
+    """The order of columns: errors against the reference, the laws, coefficients, costs. Duplicates removed."""
+    places = ["relative_l2_", "residual_norm", "divergence", "boundary_error", "coefficient_"]
+
+    def place(metric: str) -> tuple[int, str]:
+        if metric in COST_METRICS:
+            return len(places) + 1 + COST_METRICS.index(metric), metric
+        return next((i for i, start in enumerate(places) if metric.startswith(start)), len(places)), metric
+
+    return sorted(set(metrics), key=place)
+
+
+def format_terminal(scores: pd.DataFrame) -> str:
+    """Seeds pooled, as aligned text for a terminal."""
+    wanted = [m for m in metric_columns(list(scores["metric"])) if m not in ("parameters", "peak_memory_mb")]
+    return summary.format_terminal(summary.summary_table(scores), tuple(wanted), over="seeds")
+
+
+def build_field_report(content: FieldContent, *, beside: bool = False) -> str:
+    """Write the report; equal content gives equal bytes.
+
+    Args:
+        content: what to show. beside: link to ``index.html`` in the same folder.
+    """
+    table = summary.summary_table(content.scores)
+    models = model_order(table["family"] + "/" + table["variant"])
+    palette = Palette(models)
+    page = Environment(
+        loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    page.filters |= {"label": model_label, "number": pretty_number}
+    return page.get_template("fields.html.j2").render(
+        title=content.title,
+        style=Markup(html._template_text("report.css")),
+        script=Markup(html._template_text("report.js")),
+        plotly=Markup(html._plotly_source()) if content.fields else None,
+        colours={m: palette.colour(m) for m in models},
+        worlds=[_section(content, shown, i, table, palette) for i, shown in enumerate(content.fields)],
+        glossary=_glossary(content.scores),
+        provenance=html._nested(content.provenance),
+        seeds=int(content.scores["seed"].nunique()),
+        beside=beside,
+    )
+
+
+def _section(
+    content: FieldContent, shown: FieldMaps, index: int, table: pd.DataFrame, palette: Palette
+) -> dict[str, Any]:
+    figures = {f"map-{name}": field_map(shown, name) for name in shown.system.fields if shown.predicted}
+    curves = learning_curves(content.curves, shown.name, palette)
+    embedded = [html._embedded(f"field-{index}-{name}", name, figure) for name, figure in figures.items()]
+    if curves is not None:
+        embedded.append(html._embedded(f"field-{index}-curves", "curves", curves))
+    truths = [
+        f"{name} = {pretty_number(c.value)}{'' if c.unit == '1' else ' ' + c.unit}"
+        for name, c in shown.system.coefficients.items()
+        if not c.known and shown.system.reference is not None
+    ]
+    return {
+        "name": shown.name,
+        "anchor": f"world-{index}",
+        "caption": shown.caption,
+        "truths": ", ".join(truths),
+        "figures": [entry | {"wide": entry["id"] != f"field-{index}-curves"} for entry in embedded],
+        "table": _table(table[table["world"] == shown.name]),
+    }
+
+
+def _table(own: pd.DataFrame) -> dict[str, Any]:
+    """One row per model, one column per metric."""
+    metrics = metric_columns(list(own["metric"]))
+    rows = [
+        {"model": f"{family}/{variant}", "cells": [html._cell(found.get(m)) for m in metrics]}
+        for _, _, family, variant, found in summary.rows_by_model(own)
+    ]
+    return {"columns": html._columns(own, metrics), "rows": rows}
+
+
+def _glossary(scores: pd.DataFrame) -> list[dict[str, str]]:
+    """Plain words for every metric that appears."""
+    entries = []
+    for metric in metric_columns(list(scores["metric"])):
+        text = COST_DESCRIPTIONS.get(metric) or next(
+            (text for key, text in _DESCRIPTIONS.items() if metric.startswith(key) or metric.endswith(key)), None
+        )
+        if text is not None:
+            entries.append({"name": metric, "title": metric_title(metric), "text": text})
+    return entries
+
+
+# ---------------------------------------------------------------- maps
+
+
+def field_map(shown: FieldMaps, name: str) -> Figure:
+    """One field beside the reference, its error and the equations' residual; a row per model and time."""
+    number, system = shown.system.fields.index(name), shown.system
+    rows = list(product(model_order(shown.predicted), _instants(shown)))
+    kinds = ["reference", "solution", "error", "residual"] if shown.reference is not None else ["solution", "residual"]
+    titles = {
+        "reference": f"reference {name}",
+        "solution": name,
+        "error": f"|{name} − reference|",
+        "residual": "|residual|",
+    }
+    figure = make_subplots(
+        rows=len(rows),
+        cols=len(kinds),
+        shared_xaxes="all",
+        shared_yaxes="all",
+        horizontal_spacing=0.03,
+        vertical_spacing=0.12 / len(rows),
+        column_titles=[titles[kind] for kind in kinds],
+        row_titles=[_row_title(shown, model, instant) for model, instant in rows],
+    )
+    for (row, (model, instant)), (column, kind) in product(enumerate(rows, 1), enumerate(kinds, 1)):
+        figure.add_trace(
+            {
+                "type": "heatmap",
+                **_slice(shown, _values(shown, kind, model, number), instant),
+                "coloraxis": _axis(kind),
+            },
+            row=row,
+            col=column,
+        )
+    _finish(figure, shown, kinds, len(rows))
+    unit = system.units.get(name, "")
+    return Figure(
+        figure,
+        f"{name}{f' [{unit}]' if unit not in ('', '1') else ''}",
+        "First seed. Reference and solution share one scale; error and residual are powers of ten. Look where the "
+        "error sits: on a boundary, in a steep layer, or at late times, and whether the residual points there, too.",
+    )
+
+
+def _values(shown: FieldMaps, kind: str, model: str, number: int) -> Float:
+    """What one panel draws, ``[*grid]``."""
+    if kind == "residual":
+        return _decades(shown.residual[model])
+    if kind == "solution":
+        return shown.predicted[model][..., number]
+    assert shown.reference is not None
+    reference = shown.reference[..., number]
+    return reference if kind == "reference" else _decades(shown.predicted[model][..., number] - reference)
+
+
+def _decades(values: Float) -> Float:
+    return np.log10(np.maximum(np.abs(values), _SMALLEST))
+
+
+def _instants(shown: FieldMaps) -> list[int | None]:
+    """Indices of the times at which a field of three coordinates is drawn: the middle and the end."""
+    if len(shown.shape) < 3:
+        return [None]
+    return [(shown.shape[-1] - 1) // 2, shown.shape[-1] - 1]
+
+
+def _row_title(shown: FieldMaps, model: str, instant: int | None) -> str:
+    label = escape(model_label(model).split(" · ")[-1])
+    if instant is None:
+        return label
+    last = shown.system.coordinates[-1]
+    return f"{label}, {last} = {shown.axis(last)[instant]:.3g}"
+
+
+def _plane(shown: FieldMaps) -> tuple[str, str]:
+    """Coordinates to the right and upwards: time runs to the right."""
+    first, second = shown.system.coordinates[:2] if len(shown.shape) > 1 else (*shown.system.coordinates, "")
+    return (second, first) if second == shown.system.time else (first, second)
+
+
+def _slice(shown: FieldMaps, values: Float, instant: int | None) -> dict[str, Any]:
+    """Thinned values and axes of a heat map, four digits of the largest."""
+    plane = values if instant is None else values[..., instant]
+    first, second = shown.system.coordinates[:2]
+    i, j = thinned(plane.shape[0], _MOST), thinned(plane.shape[1], _MOST)
+    z = plane[np.ix_(i, j)]
+    right, _ = _plane(shown)
+    x, y, z = (
+        (shown.axis(second)[j], shown.axis(first)[i], z) if right == second else
+        (shown.axis(first)[i], shown.axis(second)[j], z.T)
+    )  # fmt: skip
+    largest = np.abs(z[np.isfinite(z)]).max(initial=1e-300)
+    digits = int(np.clip(3 - np.floor(np.log10(largest)), -300, 300))
+    gaps = [[v if np.isfinite(v) else None for v in row] for row in np.round(z, digits).tolist()]
+    return {"x": np.round(x, 5).tolist(), "y": np.round(y, 5).tolist(), "z": gaps}
+
+
+def _axis(kind: str) -> str:
+    return {"error": "coloraxis2", "residual": "coloraxis3"}.get(kind, "coloraxis")
+
+
+def _finish(figure: go.Figure, shown: FieldMaps, kinds: Sequence[str], rows: int) -> None:
+    """Axes, scales and size."""
+    right, up = _plane(shown)
+    height = _ROW * rows
+    width = 1 / len(kinds)
+    scales = {
+        "coloraxis": (0.5 * (len(kinds) - 2) * width, "RdBu_r", ""),
+        "coloraxis3": (1 - width / 2, "Viridis", "10^"),
+    }
+    if "error" in kinds:
+        scales["coloraxis2"] = (1 - 1.5 * width, "Viridis", "10^")
+    else:
+        scales["coloraxis"] = (width / 2, "RdBu_r", "")
+    drawn = [trace.z for trace in figure.data if trace.coloraxis == "coloraxis"]
+    values = np.array([v for z in drawn for line in z for v in line if v is not None], np.float64)
+    layout: dict[str, Any] = {
+        axis: {
+            "colorscale": scale,
+            "colorbar": {
+                "orientation": "h", "x": x, "xanchor": "center", "y": -50 / height, "yanchor": "top",
+                "len": 0.9 * width, "thickness": 10, "tickprefix": prefix, "nticks": 5,
+            },
+        }
+        for axis, (x, scale, prefix) in scales.items()
+    }  # fmt: skip
+    if len(values) and values.min() < 0 < values.max():
+        layout["coloraxis"] |= {"cmid": 0.0}
+    figure.update_layout(
+        **layout,
+        template={},
+        height=height + _BELOW + _ABOVE,
+        margin={"l": 60, "r": 30, "t": _ABOVE, "b": _BELOW},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    units = shown.system.units
+    for number in range(1, len(kinds) + 1):
+        figure.update_xaxes(title_text=_titled(right, units), row=rows, col=number)
+    for number in range(1, rows + 1):
+        figure.update_yaxes(title_text=_titled(up, units), row=number, col=1)
+    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_yaxes(showgrid=False, zeroline=False)
+
+
+def _titled(coordinate: str, units: Mapping[str, str]) -> str:
+    unit = units.get(coordinate, "1")
+    return coordinate if unit == "1" else f"{coordinate} [{unit}]"
