@@ -11,11 +11,22 @@ import yaml
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
+from wm_pipelines.errors import UserError
 from wm_pipelines.pipeline_registry import register_pipelines
-from wm_pipelines.pipelines.combinations import combinations
+from wm_pipelines.pipelines import combinations as lists_of
+from wm_pipelines.pipelines.combinations import Combinations, combinations
 
 ROOT = Path(__file__).parents[2]
-PIPELINES = {"data_ingestion", "training", "evaluation", "reporting", "tuning", "physics_eval", "__default__"}
+PIPELINES = {
+    "data_ingestion",
+    "training",
+    "evaluation",
+    "reporting",
+    "tuning",
+    "physics_eval",
+    "field_eval",
+    "__default__",
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +64,43 @@ def test_groups_are_flat(pipelines):
     lists = combinations()
     groups = {node.namespace for node in pipelines["physics_eval"].nodes}
     assert groups == {*lists.worlds, *lists.families, "evaluation", "report"}
+
+
+def test_every_field_world_meets_every_field_family(pipelines):
+    lists = combinations()
+    fields = pipelines["field_eval"]
+    assert {node.namespace for node in fields.nodes} == {
+        *lists.field_worlds,
+        *lists.field_families,
+        "evaluation",
+        "field_report",
+    }
+    pairs = {f"{family}.train_{world}" for family in lists.field_families for world in lists.field_worlds}
+    assert pairs <= {node.name for node in fields.nodes}
+
+
+def test_the_default_is_everything_with_one_leaderboard_after_all_parts(pipelines):
+    whole, parts = pipelines["__default__"], (pipelines["physics_eval"], pipelines["field_eval"])
+    assert {n.name for n in whole.nodes} == {n.name for part in parts for n in part.nodes}
+    (union,) = (n for n in whole.nodes if "leaderboard" in n.outputs)
+    assert set(union.inputs) == {"leaderboard_parts", "physics_eval_scores", "field_eval_scores"}
+
+
+def test_without_field_worlds_there_is_no_field_pipeline(monkeypatch, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "globals.yml").write_text("worlds: [pendulum]\nfamilies: [mlp]\n")
+    monkeypatch.setattr(lists_of, "_environment", {"conf_source": tmp_path, "env": "local"})
+    built = register_pipelines()
+    assert not built["field_eval"].nodes
+    assert {n.name for n in built["__default__"].nodes} == {n.name for n in built["physics_eval"].nodes}
+
+
+def test_a_name_in_both_lists_is_one_clear_line(monkeypatch, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "globals.yml").write_text("worlds: [rod]\nfamilies: [mlp]\nfield_worlds: [rod]\n")
+    monkeypatch.setattr(lists_of, "_environment", {"conf_source": tmp_path, "env": "local"})
+    with pytest.raises(UserError, match="'rod' stands in 'worlds' and in 'field_worlds'"):
+        combinations()
 
 
 def test_every_dataset_is_declared_and_none_in_vain(pipelines, entries):
@@ -140,9 +188,35 @@ def test_all_stages_together_run_every_node_once(stages, pipelines):
     assert sorted(run) == sorted(n.name for n in physics.nodes)
 
 
+def test_field_stages_run_and_track_what_the_registry_declares(stages, pipelines, entries):
+    lists, by_name = combinations(), {node.name: node for node in pipelines["field_eval"].nodes}
+    assert stages["ingest_field"]["matrix"] == {"world": "${field_worlds}"}
+    assert stages["fit_field"]["matrix"] == {"family": "${field_families}", "world": "${field_worlds}"}
+    run = []
+    for name, items in {
+        "ingest_field": [{"world": world} for world in lists.field_worlds],
+        "fit_field": [{"family": f, "world": w} for f in lists.field_families for w in lists.field_worlds],
+        "collect_field": [{"family": family} for family in lists.field_families],
+        "report_field": [{}],
+    }.items():
+        stage = stages[name]
+        for item in items:
+            command = filled(stage["cmd"], **item)
+            assert command.startswith("kedro run --pipeline=field_eval --")
+            picked = command.split("=")[-1].split(",")
+            nodes = [n for n in by_name.values() if n.namespace in picked or n.name in picked]
+            run += [n.name for n in nodes]
+            assert {filled(out, **item) for out in stage["outs"]} == outputs_of(nodes, entries)
+    # The union belongs to the stage `report`, whichever pipelines wrote its parts.
+    assert sorted([*run, "evaluation.leaderboard"]) == sorted(by_name)
+    assert file_of("field_eval_scores", entries) in stages["report"]["deps"]
+
+
 def test_dependencies_and_parameter_files_of_stages_exist(stages):
-    lists = combinations()
+    every = combinations()
     for stage in stages.values():
+        of_fields = stage.get("matrix", {}).get("world") == "${field_worlds}"
+        lists = Combinations(every.field_worlds, every.field_families) if of_fields else every
         files = [dep for dep in stage.get("deps", []) if dep.startswith("src")]
         files += [next(iter(entry)) for entry in stage.get("params", [])]
         for family in lists.families:

@@ -43,7 +43,7 @@ def _family(name: str) -> Pipeline:
         inputs=[f"{world}_field_{kind}" for kind in ("scores", "maps", "curves", "models") for world in worlds],
         outputs=collected,
         name="collect_fields",
-        tags=["collect", "collect_fields"],
+        tags=["collect"],
     )
     return Pipeline(
         [*(node for world in worlds for node in _family_on_world(name, world)), collect],
@@ -81,7 +81,7 @@ def _family_on_world(name: str, world: str) -> list[Node]:
 
 def _gather() -> Pipeline:
     scores = [f"{family}_field_scores" for family in combinations().field_families]
-    node = Node(concatenate, scores, "field_eval_scores", name="gather_fields", tags=["collect", "collect_fields"])
+    node = Node(concatenate, scores, "field_eval_scores", name="gather_fields", tags=["collect"])
     return Pipeline([node], namespace="evaluation", inputs=set(scores), outputs={"field_eval_scores"})
 
 
