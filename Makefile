@@ -14,12 +14,12 @@ help: ## show this list
 
 setup: $(READY) ## make the environment (done by every other target)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing (a few minutes the first time) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25' # older resolvers give up on the pins
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 run: $(READY) ## kedro run --pipeline=physics_eval, then say where the report lies
@@ -54,8 +54,9 @@ format: $(READY) ## let ruff tidy up
 bench: $(READY) ## side-by-side timings and the slow checks; results in benchmarks/results
 	$(BIN)/python -m benchmarks
 
-lock: $(READY) ## renew the pins from what is installed now
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+lock: $(READY) ## renew the pins: the newest that pyproject.toml allows, torch as it is
+	$(BIN)/python -m pip install --upgrade --upgrade-strategy eager torch==2.13.0 --editable '.[dev,bench]'
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock
 
 clean: ## remove everything that was computed, keep the environment
 	rm -rf data/0[2-8]_* data/smoke data/full data/gpu data/greydanus2019
