@@ -77,8 +77,8 @@ def by_deepxde(seed: int) -> dict[str, Any]:
 def by_us(variant: str, env: str, seed: int) -> dict[str, Any]:
     """One seed of one variant with the settings of an environment."""
     import torch
-    from pinn_accuracy import fit, parameters
 
+    from pinn_accuracy import fit, parameters
     from wm_pipelines.pipelines.configuration import FamilyParameters
     from wm_pipelines.worlds.fields.data import FieldConfig
 

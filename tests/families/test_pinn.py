@@ -11,6 +11,7 @@ from wm_pipelines.families import family_names, get_family
 from wm_pipelines.families.pinn import PINN, PINNConfig
 from wm_pipelines.fields import Condition, FieldSystem
 from wm_pipelines.learning.artifacts import TrainedModel
+from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.loop import train, training_fingerprint
 from wm_pipelines.system import System
@@ -274,6 +275,26 @@ def test_a_restored_model_predicts_the_same(config):
     assert {k: v.tolist() for k, v in restored.found()["alpha"].items()} == {
         k: v.tolist() for k, v in family.found()["alpha"].items()
     }
+
+
+def test_a_killed_training_ends_in_the_same_bits(tmp_path, monkeypatch):
+    learning = LEARNING.model_copy(update={"checkpoint_every": 8})
+    config = {**GRADIENT, "finish_steps": 2}
+    whole, data, _ = solved(config)
+    system, _ = problem()
+    finish = PINN.finish
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PINN, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(PINN(PINNConfig(**config), system, (0,)), data, learning, CheckpointStore(tmp_path))
+    monkeypatch.setattr(PINN, "finish", finish)
+    resumed = PINN(PINNConfig(**config), system, (0,))
+    train(resumed, data, learning, CheckpointStore(tmp_path))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
 def test_a_training_is_told_apart_by_its_equation():
