@@ -56,7 +56,7 @@ bench: $(READY) ## side-by-side timings and the slow checks; results in benchmar
 
 lock: $(READY) ## renew the pins: the newest that pyproject.toml allows, torch as it is
 	$(BIN)/python -m pip install --upgrade --upgrade-strategy eager torch==2.13.0 --editable '.[dev,bench]'
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu//' > requirements.lock
 
 clean: ## remove everything that was computed, keep the environment
 	rm -rf data/0[2-8]_* data/smoke data/full data/gpu data/greydanus2019
