@@ -412,7 +412,7 @@ def rollout_gauss_legendre(
     return xp.stack(output, axis=-2)
 
 
-def rollout_runge_kutta4(z0: Array, step: float, steps: int, field: Field, substeps: int = 1) -> Array:
+def rollout_runge_kutta4(z0: Array, step: float | Array, steps: int, field: Field, substeps: int = 1) -> Array:
     """Roll any field out with the classical (not symplectic) Runge-Kutta 4: ``[..., D] -> [..., steps + 1, D]``."""
     xp = array_namespace(z0)
     h = step / substeps

@@ -102,7 +102,7 @@ class Family(nn.Module, ABC):
         """
         raise TypeError(f"family {self.name} has nothing to train by gradient")
 
-    def after_step(self, progress: float) -> None:  # noqa: B027 - an optional hook, empty on purpose
+    def after_step(self, progress: float) -> None:
         """Hook after each optimiser step: a target network's moving average, a schedule, a codebook reset."""
 
     def finish(self) -> Mapping[str, Tensor] | None:

@@ -22,7 +22,7 @@ def generators(seeds: Sequence[int], salt: int = 0) -> list[torch.Generator]:
 
 
 class EnsembleLinear(nn.Module):
-    """``y_s = x_s W_s + b_s``: ``[S, ..., n_in] -> [S, ..., n_out]``; each seed's weights come from its own generator."""
+    """``y_s = x_s W_s + b_s``: ``[S, ..., n_in] -> [S, ..., n_out]``; each seed draws from its own generator."""
 
     def __init__(self, n_in: int, n_out: int, draws: Sequence[torch.Generator], gain: float = 1.0) -> None:
         super().__init__()
@@ -32,6 +32,7 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(draws), 1, n_out, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply every seed's map to its own input."""
         flat = x.reshape(x.shape[0], -1, x.shape[-1])
         return torch.baddbmm(self.bias, flat, self.weight).reshape(*x.shape[:-1], -1)
 
@@ -40,7 +41,12 @@ class EnsembleMLP(nn.Module):
     """A multilayer perceptron per seed: ``[S, ..., sizes[0]] -> [S, ..., sizes[-1]]``, float64 unless converted."""
 
     def __init__(
-        self, sizes: Sequence[int], seeds: Sequence[int], activation: str = "silu", salt: int = 0, last_gain: float = 1.0
+        self,
+        sizes: Sequence[int],
+        seeds: Sequence[int],
+        activation: str = "silu",
+        salt: int = 0,
+        last_gain: float = 1.0,
     ) -> None:
         super().__init__()
         draws = generators(seeds, salt)
@@ -52,6 +58,7 @@ class EnsembleMLP(nn.Module):
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply every seed's network to its own input."""
         *hidden, last = self.layers
         for layer in hidden:
             x = self.activation(layer(x))
