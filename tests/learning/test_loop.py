@@ -197,3 +197,37 @@ def test_flops_are_those_of_the_matrix_products_forward_and_backward():
     _, run = fitted(seeds=(0, 1), steps=10, batch_size=16)
     # z A: [16, 2] x [2, 2] per seed forward, and once more for the gradient of A; 2 operations per multiply-add.
     assert run.flops == 10 * 2 * (2 * 16 * 2 * 2) * 2
+
+
+@pytest.mark.parametrize(("precision", "accuracy"), [("32-true", 1e-3), ("bf16-mixed", 3e-2)])
+def test_lower_precision_trains_too_and_hands_back_float64(precision, accuracy):
+    config = ToyConfig(schedule=Schedule(steps=800, batch_size=64, learning_rate=0.05))
+    family = Toy(config, SYSTEM, (0,))
+    train(family, toy_episodes(), LEARNING.model_copy(update={"precision": precision}))
+    truth = torch.tensor([[0.9, 0.4], [-0.4, 0.9]], dtype=torch.float64)
+    assert family.A.dtype == torch.float64
+    assert (family.A - truth).abs().max() < accuracy
+
+
+def test_two_workers_train_to_the_weights_of_one(tmp_path):
+    """Under torchrun the very same loop runs on every worker; each sees its share of the batch."""
+    code = """
+        import sys, torch
+        from tests.learning.test_loop import *
+        config = ToyConfig(schedule=Schedule(steps=30, batch_size=16, learning_rate=0.05))
+        family = Toy(config, SYSTEM, (0, 1))
+        workers = LEARNING.model_copy(update={"devices": 2, "strategy": "ddp"})
+        train(family, toy_episodes(), workers, CheckpointStore(sys.argv[1]), "toy", "data")
+        torch.save(family.A.detach(), sys.argv[1] + "/" + __import__("os").environ["RANK"] + ".pt")
+    """
+    root = Path(__file__).parents[2]
+    script = tmp_path / "job.py"
+    script.write_text(textwrap.dedent(code))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([*launcher, str(script), str(tmp_path)], cwd=root, env=environment, check=True, capture_output=True)
+    alone = Toy(ToyConfig(schedule=Schedule(steps=30, batch_size=16, learning_rate=0.05)), SYSTEM, (0, 1))
+    train(alone, toy_episodes(), LEARNING)
+    for rank in (0, 1):
+        together = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(together, alone.A.detach(), rtol=1e-9, atol=1e-9)
