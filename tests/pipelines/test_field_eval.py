@@ -17,7 +17,7 @@ import yaml
 from tests.pipelines.conftest import Project
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.fields import Balance
-from wm_pipelines.pipelines.field_eval.judging import Solution, balance_breach, judge_field
+from wm_pipelines.pipelines.field_eval.judging import balance_breach, judge_field
 from wm_pipelines.pipelines.field_eval.nodes import shown
 from wm_pipelines.worlds.fields.data import FieldConfig, build_field_system, ingest_field
 
@@ -94,21 +94,17 @@ def test_the_true_coefficient_judges_a_field_with_a_wrong_one(heat):
 
 def test_the_balance_of_what_appears_from_nowhere(heat):
     """``E = ∫u²/2`` of a rod that cools, no production declared: all is missing but what is left at the end."""
-    data, system = heat
-    solution = Solution(Heat(0.0), system, data["grid"])
+    _, system = heat
     nothing = Balance(lambda d: d.u**2 / 2, lambda d: 0 * d.u)
     left = np.exp(-2 * 0.4 * np.pi**2)
-    assert balance_breach(solution, nothing, "nothing", (101, 101)) == pytest.approx([1 - left], rel=1e-6)
+    assert balance_breach(Heat(0.0), system, nothing, "nothing", (101, 101)) == pytest.approx([1 - left], rel=1e-6)
 
 
 def test_the_balance_of_the_true_field_closes_with_the_grid(heat):
     """What is left is the quadrature's: third order and better in the spacing of time."""
     _, system = heat
-    breaches = []
-    for count in (51, 101, 201):
-        axes = np.meshgrid(np.linspace(0, 1, 51), np.linspace(0, 1, count), indexing="ij")
-        solution = Solution(Heat(0.0), system, np.stack([a.ravel() for a in axes], 1))
-        breaches.append(balance_breach(solution, system.balances["energy"], "energy", (51, count))[0])
+    energy = system.balances["energy"]
+    breaches = [balance_breach(Heat(0.0), system, energy, "energy", (51, count))[0] for count in (51, 101, 201)]
     assert breaches[2] < 1e-6
     assert min(breaches[0] / breaches[1], breaches[1] / breaches[2]) > 2**3
 
@@ -231,6 +227,30 @@ def test_the_rows_of_other_pipelines_stay(solved):
     finally:
         (parts / "physics_eval.parquet").unlink()
         run(solved, "--tags=collect,report")
+
+
+@pytest.mark.pipeline
+def test_tuning_searches_by_the_residual_between_the_points(solved):
+    settings = (
+        "tuning.family=pinn,tuning.world=heat_1d,tuning.variant=collocation,tuning.metric={},"
+        "tuning.trials=2,tuning.processes=1"
+    )
+    file = solved.folder / "conf/smoke/parameters_tuning.yml"
+    space = {"features": {"type": "int", "low": 40, "high": 80}}
+    file.write_text(yaml.safe_dump({"tuning": {"space": space}}))
+    base = solved.folder / "conf/base/parameters_tuning.yml"
+    base.write_text(yaml.safe_dump({"tuning": {**yaml.safe_load(base.read_text())["tuning"], "space": space}}))
+    arguments = ("run", "--env=smoke", "--pipeline=tuning", "--params")
+    done = solved.kedro(*arguments, settings.format("residual_norm"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    trials = pd.read_csv(solved.data / "08_reporting/tuning_trials.csv")
+    assert set(trials["state"]) == {"COMPLETE"}
+    best = trials.loc[trials["value"].idxmin()]
+    tuned = yaml.safe_load((solved.folder / "conf/tuned/parameters_pinn.yml").read_text())["pinn"]
+    assert tuned["worlds"]["heat_1d"]["variants"]["collocation"]["features"] == best["features"]
+    wrong = solved.kedro(*arguments, settings.format("relative_l2_u"))
+    assert wrong.returncode == 1
+    assert "no 'relative_l2_u' on heat_1d; there is residual_norm" in wrong.stdout + wrong.stderr
 
 
 TABLE = "x,t,u\n0.5,0.1,0.7\n0.4,0.2,nan\n"

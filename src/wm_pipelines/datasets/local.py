@@ -168,7 +168,7 @@ class PathDataset(LocalDataset):
 
 
 class EpisodesByWorldDataset(LocalDataset):
-    """The stored episodes of all worlds: world -> loader of its splits."""
+    """The stored data of all worlds: world -> loader of its episodes by split, or of a field's arrays."""
 
     def save(self, data: Any) -> None:  # noqa: ARG002
         """Each world's episodes are saved by its own dataset."""
@@ -177,7 +177,11 @@ class EpisodesByWorldDataset(LocalDataset):
     def load(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """One loader per world; nothing is read yet."""
         folders = sorted(p for p in self.path.glob("*") if p.is_dir())
-        return {folder.name: EpisodesDataset(filepath=str(folder)).load for folder in folders}
+        fields = sorted(self.path.glob("*.safetensors"))
+        return {
+            **{folder.name: EpisodesDataset(filepath=str(folder)).load for folder in folders},
+            **{file.stem: ArraysDataset(filepath=str(file), made_by="field_eval").load for file in fields},
+        }
 
 
 class ParameterFilesDataset(LocalDataset):

@@ -122,7 +122,8 @@ def metric_columns(metrics: Sequence[str]) -> list[str]:
 
 def format_terminal(scores: pd.DataFrame) -> str:
     """Seeds pooled, as aligned text for a terminal."""
-    wanted = [m for m in metric_columns(list(scores["metric"])) if m not in ("parameters", "peak_memory_mb")]
+    shown = ("relative_l2", "residual_norm", "divergence", "coefficient_error", "coefficient_covered", "train_seconds")
+    wanted = [m for m in metric_columns(list(scores["metric"])) if m.startswith(shown)]
     return summary.format_terminal(summary.summary_table(scores), tuple(wanted), over="seeds")
 
 
@@ -305,28 +306,19 @@ def _finish(figure: go.Figure, shown: FieldMaps, kinds: Sequence[str], rows: int
     right, up = _plane(shown)
     height = _ROW * rows
     width = 1 / len(kinds)
-    scales = {
-        "coloraxis": (0.5 * (len(kinds) - 2) * width, "RdBu_r", ""),
-        "coloraxis3": (1 - width / 2, "Viridis", "10^"),
-    }
-    if "error" in kinds:
-        scales["coloraxis2"] = (1 - 1.5 * width, "Viridis", "10^")
-    else:
-        scales["coloraxis"] = (width / 2, "RdBu_r", "")
-    drawn = [trace.z for trace in figure.data if trace.coloraxis == "coloraxis"]
-    values = np.array([v for z in drawn for line in z for v in line if v is not None], np.float64)
-    layout: dict[str, Any] = {
-        axis: {
-            "colorscale": scale,
+    scales = {"coloraxis": width, "coloraxis2": 1 - 1.5 * width, "coloraxis3": 1 - width / 2}  # centres of their bars
+    if "error" not in kinds:
+        scales = {"coloraxis": width / 2, "coloraxis3": 1 - width / 2}
+    layout = {
+        axis: _scale(axis, _drawn(figure, axis))
+        | {
             "colorbar": {
-                "orientation": "h", "x": x, "xanchor": "center", "y": -50 / height, "yanchor": "top",
-                "len": 0.9 * width, "thickness": 10, "tickprefix": prefix, "nticks": 5,
-            },
+                **_ticks(axis, _drawn(figure, axis)), "orientation": "h", "x": centre, "xanchor": "center",
+                "y": -50 / height, "yanchor": "top", "len": 0.9 * width, "thickness": 10,
+            }
         }
-        for axis, (x, scale, prefix) in scales.items()
+        for axis, centre in scales.items()
     }  # fmt: skip
-    if len(values) and values.min() < 0 < values.max():
-        layout["coloraxis"] |= {"cmid": 0.0}
     figure.update_layout(
         **layout,
         template={},
@@ -343,6 +335,29 @@ def _finish(figure: go.Figure, shown: FieldMaps, kinds: Sequence[str], rows: int
         figure.update_yaxes(title_text=_titled(up, units), row=number, col=1)
     figure.update_xaxes(showgrid=False, zeroline=False)
     figure.update_yaxes(showgrid=False, zeroline=False)
+
+
+def _drawn(figure: go.Figure, axis: str) -> Float:
+    """All finite numbers that share a colour scale."""
+    maps = [trace.z for trace in figure.data if trace.coloraxis == axis]
+    return np.array([v for z in maps for line in z for v in line if v is not None], np.float64)
+
+
+def _scale(axis: str, values: Float) -> dict[str, Any]:
+    """Red and blue about zero where a field has both signs, else one hue."""
+    if axis != "coloraxis":
+        return {"colorscale": "Viridis"}
+    both = len(values) > 0 and values.min() < -0.05 * values.max() and values.max() > 0
+    return {"colorscale": "RdBu_r", "cmid": 0.0} if both else {"colorscale": "YlOrRd"}
+
+
+def _ticks(axis: str, values: Float) -> dict[str, Any]:
+    """Ticks at whole powers of ten where exponents are drawn."""
+    if axis == "coloraxis" or not len(values):
+        return {"nticks": 5}
+    low, high = int(np.ceil(values.min())), int(np.floor(values.max()))
+    powers = list(range(low, high + 1, max(1, -(-(high - low) // 4))))
+    return {"tickvals": powers, "ticktext": [f"10<sup>{power}</sup>" for power in powers]}
 
 
 def _titled(coordinate: str, units: Mapping[str, str]) -> str:

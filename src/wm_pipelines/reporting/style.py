@@ -177,7 +177,7 @@ def lower_is_better(metric: str) -> bool | None:
 def metric_title(metric: str) -> str:
     """Title of a metric's column."""
     if metric.startswith("relative_l2_"):
-        return f"Relative L2 error of {metric.removeprefix('relative_l2_')}"
+        return f"L2 error of {metric.removeprefix('relative_l2_')}"
     return METRIC_TITLES.get(metric, metric.replace("_", " ").capitalize())
 
 

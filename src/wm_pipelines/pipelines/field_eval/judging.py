@@ -22,6 +22,7 @@ from wm_pipelines.metrics import fields as metrics
 
 Float = NDArray[np.float64]
 Data = Mapping[str, NDArray[Any]]
+_LINE_POINTS = 1001  # where there is one dimension of space
 _TOUCHES = 1e-12  # of a side's length: a point this near to a face lies on it
 
 
@@ -53,11 +54,13 @@ class Solution:
         family: restored, in float64.
         system: the field's description; coefficients that the family had to find keep their true value in it.
         points: ``[N, d]``.
+        read: the symbols to evaluate; None: all that equations, the divergence and conditions read.
     """
 
     family: FieldFamily
     system: FieldSystem
     points: Float
+    read: tuple[str, ...] | None = None
 
     @cached_property
     def coefficients(self) -> dict[str, Float]:
@@ -72,12 +75,13 @@ class Solution:
 
     @cached_property
     def symbols(self) -> dict[str, Float]:
-        """Every field, and every derivative that equations, balances, conditions read: each ``[S, N]``."""
+        """Every field, and every derivative in `read`: each ``[S, N]``."""
         system = self.system
-        read = {*system.fields, *(s for symbols in system.symbols.values() for s in symbols)}
-        read |= {condition.symbol for condition in system.conditions}
-        for function in (system.divergence, *(f for b in system.balances.values() for f in (b.density, b.production))):
-            read |= set(() if function is None else system.symbols_of(function))
+        read = {*system.fields, *(self.read or ())}
+        if self.read is None:
+            read |= {s for symbols in system.symbols.values() for s in symbols}
+            read |= {condition.symbol for condition in system.conditions}
+            read |= set(() if system.divergence is None else system.symbols_of(system.divergence))
         with torch.no_grad():
             found = self.family.derivatives(torch.tensor(self.points), sorted(read))
         return {name: np.asarray(value, np.float64) for name, value in found.items()}
@@ -132,7 +136,7 @@ def judge_field(family: Any, data: Data, system: FieldSystem, split: str = "test
         table.add("divergence", metrics.rms(solution.evaluate(system.divergence, "divergence")), count, "1/s")
     _add_boundary(table, solution)
     for name, balance in system.balances.items():
-        table.add(f"{name}_balance_error", balance_breach(solution, balance, name, shape), count, "1")
+        table.add(f"{name}_balance_error", balance_breach(family, system, balance, name, shape), count, "1")
     _add_coefficients(table, family, system, len(data["measurement_values"]))
     steps = 1 if system.time is None else shape[system.coordinates.index(system.time)] - 1
     table.add("step_ms", np.full(len(table.seeds), 1e3 * seconds / steps / len(table.seeds)), 1, "ms")
@@ -182,20 +186,30 @@ def _add_boundary(table: Table, solution: Solution) -> None:
         table.add("boundary_error", metrics.boundary_error(np.concatenate(reached, 1), together), len(together), "1")
 
 
-def balance_breach(solution: Solution, balance: Balance, name: str, shape: Sequence[int]) -> Float:
+def balance_breach(
+    family: FieldFamily, system: FieldSystem, balance: Balance, name: str, shape: Sequence[int]
+) -> Float:
     """By how much a balance is broken, as a share of the content: ``[S]``.
 
     A steady field has no content that changes; its 100 % is half the sum of squares of the observed fields, in a flow
     the kinetic energy.
 
-    The integrals are Simpson's on the grid: a field with layers thinner than its spacing shows their error, too.
+    The integrals are Simpson's on the grid, whose spacing along a line is made fine enough for layers of a thousandth:
+    else the quadrature's own error would be all there is to see.
     """
-    system = solution.system
-    axes = {c: np.linspace(*system.domain[c], n) for c, n in zip(system.coordinates, shape, strict=True)}
-    space = [axis for c, axis in axes.items() if c != system.time]
+    sides = dict(zip(system.coordinates, shape, strict=True))
+    space_names = [c for c in sides if c != system.time]
+    if len(space_names) == 1:
+        sides[space_names[0]] = max(_LINE_POINTS, sides[space_names[0]])
+    axes = {c: np.linspace(*system.domain[c], n) for c, n in sides.items()}
+    space = [axes[c] for c in space_names]
+    points = np.stack([a.ravel() for a in np.meshgrid(*axes.values(), indexing="ij")], axis=1)
+    functions = [f for f in (balance.density, balance.production) if f is not None]
+    read = {symbol for function in functions for symbol in system.symbols_of(function, name)}
+    solution = Solution(family, system, points, tuple(sorted(read)))
 
     def integral(density: Float) -> Float:
-        on_grid = density.reshape(len(density), *shape)
+        on_grid = density.reshape(len(density), *sides.values())
         if system.time is not None:
             on_grid = np.moveaxis(on_grid, 1 + system.coordinates.index(system.time), -1)
         return metrics.content(on_grid, space)

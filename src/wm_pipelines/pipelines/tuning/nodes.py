@@ -18,7 +18,8 @@ def search(
     """Search as `params:tuning` says; judged on the validation split, never on held-out episodes.
 
     Args:
-        parameters: all of them. episodes_by_world: world -> loader. journals: folder of the resumable studies.
+        parameters: all of them. episodes_by_world: world -> loader of episodes, or of a field's arrays.
+        journals: folder of the resumable studies.
 
     Returns:
         The best parameters as a tree of the parameter files, all trials, and a summary.
@@ -26,15 +27,24 @@ def search(
     from wm_pipelines.errors import UserError
     from wm_pipelines.families import get_family
     from wm_pipelines.learning.tuning import check_space, run_study, tuning_config
+    from wm_pipelines.pipelines.combinations import combinations
+    from wm_pipelines.pipelines.tuning.field_objective import FieldObjective
     from wm_pipelines.pipelines.tuning.objective import TuningObjective
 
     config = tuning_config(parameters.get("tuning", {}))
     for name in (config.world, config.family):
         if name not in parameters:
             raise UserError(f"parameter 'tuning': '{name}' has no parameter file; add conf/base/parameters_{name}.yml")
+    is_field = config.world in combinations().field_worlds
     if config.world not in episodes_by_world:
-        raise UserError(f"no episodes of '{config.world}'; run: kedro run --pipeline=data_ingestion")
-    objective = TuningObjective.create(config, parameters, episodes_by_world[config.world]())
+        maker = "field_eval --tags=ingest" if is_field else "data_ingestion"
+        raise UserError(f"no data of '{config.world}'; run: kedro run --pipeline={maker}")
+    data = episodes_by_world[config.world]()
+    objective: TuningObjective | FieldObjective = (
+        FieldObjective.create(config, parameters, data)
+        if is_field
+        else TuningObjective.create(config, parameters, data)
+    )
     check_space(config, get_family(config.family).Config, objective.base)
     journal = journals / f"{config.study_name.replace('/', '.')}.journal"
     logger.info("Study %s: up to %d trials; it can be stopped and started again.", config.study_name, config.trials)

@@ -42,18 +42,13 @@ class TuningObjective:
         Raises:
             UserError: no validation split, no such variant, or parameters that are wrong by themselves.
         """
-        family = validate(FamilyParameters, parameters[config.family], config.family)
-        if config.variant not in family.variants:
-            raise UserError(
-                f"parameter 'tuning.variant': {config.family} has no variant '{config.variant}'; "
-                f"known: {', '.join(family.variants)}"
-            )
+        base = base_settings(config, parameters)
         if "validation" not in episodes:
             raise UserError(f"world '{config.world}' has no split 'validation' to tune on; add one to its splits")
         learning = validate(LearningConfig, parameters.get("learning", {}), "learning")
         return cls(
             config,
-            family.resolve(config.variant, config.world),
+            base,
             validate(WorldConfig, parameters[config.world], config.world),
             episodes["train"],
             episodes["validation"],
@@ -91,3 +86,18 @@ class TuningObjective:
             known = sorted({row["metric"] for row in judged.rows})
             raise UserError(f"parameter 'tuning.metric': no '{config.metric}' on {name}; there is {', '.join(known)}")
         return float(np.mean(values))
+
+
+def base_settings(config: TuningConfig, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the study's family, variant and world, which proposals change.
+
+    Raises:
+        UserError: no such variant.
+    """
+    family = validate(FamilyParameters, parameters[config.family], config.family)
+    if config.variant not in family.variants:
+        raise UserError(
+            f"parameter 'tuning.variant': {config.family} has no variant '{config.variant}'; "
+            f"known: {', '.join(family.variants)}"
+        )
+    return family.resolve(config.variant, config.world)
