@@ -216,7 +216,7 @@ def balance_breach(
 
     production = solution.evaluate(balance.production, name)
     if balance.density is None or system.time is None:
-        content = sum(np.square(solution.symbols[name]) / 2 for name in system.observed)
+        content = np.stack([np.square(solution.symbols[name]) / 2 for name in system.observed]).sum(axis=0)
         return metrics.steady_balance_error(integral(production), integral(content))
     return metrics.balance_error(
         axes[system.time], integral(solution.evaluate(balance.density, name)), integral(production)
