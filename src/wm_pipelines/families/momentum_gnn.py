@@ -34,8 +34,7 @@ start at zero), or that a law is right at distances, or for attributes, never se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -45,20 +44,36 @@ from torch import Tensor, nn
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.protocol import Family, FamilyConfig, Prediction, Schedule
-from wm_pipelines.integrators import SPLITTINGS, Splitting
-from wm_pipelines.nets.ensemble import EnsembleLinear, EnsembleMLP, generators
-from wm_pipelines.nets.features import LeastSquares, RandomFeatures
+from wm_pipelines.integrators import SPLITTINGS
+from wm_pipelines.nets.edge_networks import FeatureModel, NetworkModel, per_row, solve_laws_first
+from wm_pipelines.nets.ensemble import generators
+from wm_pipelines.nets.features import LeastSquares
 from wm_pipelines.nets.graphs import NeighbourList, PairGraph, complete_graph
+from wm_pipelines.nets.pair_laws import (
+    LENGTH,
+    RADIAL,
+    Edges,
+    couplings,
+    envelope,
+    force_columns,
+    independent,
+    inner_length,
+    only_real,
+    pair_laws,
+    root_mean_square,
+    times_couplings,
+)
+from wm_pipelines.nets.particle_motion import Bodies, midpoint_kick, symplectic_step, trajectory
+from wm_pipelines.nets.particles import Observations, cross, join_particles, observations, split_particles, turn
 from wm_pipelines.system import System
 
-_RADIAL = 4  # inputs log rho, 1/rho, rho, rho^2
-_LENGTH = 2  # which of them is rho itself
+__all__ = ["MomentumGNN", "MomentumGNNConfig", "cross", "join_particles", "observations", "split_particles"]
+
 _MOTION = 2  # inputs v.n, |u|^2
 _CHUNK_NUMBERS = 4_000_000  # entries of the largest array while equations are assembled
 _CALIBRATION_PAIRS = 400_000
 _INNER_EQUATIONS = 3_000
 _PLACES = 10_000  # pairs among which random features are placed
-_DISTINCT = 1e-6  # a coupling closer than this to a combination of others is one of them
 
 
 class MomentumGNNConfig(FamilyConfig):
@@ -92,146 +107,6 @@ class MomentumGNNConfig(FamilyConfig):
         return self
 
 
-# ---------------------------------------------------------------- scalar functions on edges
-
-
-class FeatureModel(nn.Module):
-    """``g(x) = sum_k W_k phi_k(x)`` with frozen random ``phi``: fitted by least squares.
-
-    ``phi`` are tanh features and the inputs themselves: that tail holds the common pair laws, and extrapolates where
-    tanh saturates.
-    """
-
-    coefficients: Tensor  # [S, K, C]
-
-    def __init__(self, inputs: int, outputs: int, config: MomentumGNNConfig, seeds: Sequence[int], salt: int) -> None:
-        super().__init__()
-        self.features = RandomFeatures(inputs, {"tanh": config.features, "linear": inputs}, seeds, salt)
-        shape = (len(seeds), self.features.size, outputs)
-        self.register_buffer("coefficients", torch.zeros(shape, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``g``: ``[S, R, n] -> [S, R, C]``."""
-        return self.features(x) @ self.coefficients
-
-    def slope(self, x: Tensor, dx: Tensor) -> Tensor:
-        """``dg/dx . dx``: ``[S, R, n], [S, R, n] -> [S, R, C]``; the innermost product of a roll-out.
-
-        The same as ``basis_slope(x, dx) @ coefficients``, weights and coefficients multiplied first: that leaves one
-        array of the features' size to read instead of three.
-        """
-        tanh = self.features.counts["tanh"]
-        weight, coefficients = self.features.weight[..., :tanh], self.coefficients
-        both = (weight.mT[..., :, None] * coefficients[:, :tanh, None, :]).flatten(2)  # [S, K, n C]
-        y = torch.tanh(torch.baddbmm(self.features.bias[..., :tanh], x, weight))
-        gradient = both.sum(dim=1, keepdim=True) - (y * y) @ both + coefficients[:, None, tanh:].flatten(2)
-        return (dx[..., None] * gradient.unflatten(-1, (x.shape[-1], -1))).sum(dim=-2)
-
-    def basis_slope(self, x: Tensor, dx: Tensor) -> Tensor:
-        """``dphi/dx . dx``: ``[S, R, n], [S, R, n] -> [S, R, K]``."""
-        return self.features.slopes(x) * (dx @ self.features.weight)
-
-
-class NetworkModel(nn.Module):
-    """``g(x) = A x + MLP(x)``, tanh, with its derivative along a direction in closed form."""
-
-    def __init__(self, inputs: int, outputs: int, config: MomentumGNNConfig, seeds: Sequence[int], salt: int) -> None:
-        super().__init__()
-        self.mlp = EnsembleMLP([inputs, *config.hidden, outputs], seeds, "tanh", salt, last_gain=0.3)
-        self.linear = EnsembleLinear(inputs, outputs, generators(seeds, salt + 1), gain=0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``g``: ``[S, R, n] -> [S, R, C]``."""
-        return self.linear(x) + self.mlp(x)
-
-    def slope(self, x: Tensor, dx: Tensor) -> Tensor:
-        """``dg/dx . dx``: the chain rule, layer by layer: ``[S, R, n], [S, R, n] -> [S, R, C]``."""
-        y, dy = x, dx
-        *hidden, last = (cast("EnsembleLinear", layer) for layer in self.mlp.layers)
-        for layer in hidden:
-            y = torch.tanh(layer(y))
-            dy = (1 - y * y) * (dy @ layer.weight)
-        return dx @ self.linear.weight + dy @ last.weight
-
-
-def _model(
-    inputs: int, outputs: int, config: MomentumGNNConfig, seeds: Sequence[int], salt: int
-) -> FeatureModel | NetworkModel:
-    kind = FeatureModel if config.training == "closed_form" else NetworkModel
-    return kind(inputs, outputs, config, seeds, salt)
-
-
-# ---------------------------------------------------------------- particles
-
-
-@dataclass
-class Sum:
-    """A running sum that remembers what rounding took from it (Kahan 1965), where ``lost`` is given.
-
-    Over ``10^5`` kicks plain sums lose some ``10^-14`` of a conserved momentum; this one stays at one rounding.
-    """
-
-    value: Tensor
-    lost: Tensor | None = None
-
-    def add(self, change: Tensor) -> None:
-        """``value += change``."""
-        if self.lost is None:
-            self.value = self.value + change
-            return
-        change = change + self.lost
-        total = self.value + change
-        self.lost = change - (total - self.value)
-        self.value = total
-
-
-@dataclass
-class Bodies:
-    """Positions and momenta ``[S, E, D, N]`` and spins ``[S, E, A, N]`` (A = 1 in the plane, 3 in space) or None."""
-
-    q: Sum
-    p: Sum
-    spin: Sum | None
-
-
-@dataclass(frozen=True)
-class Edges:
-    """What a force needs of the pairs: ``r [S, X, D, M]``, ``|r| [S, X, M]``, couplings ``[.., M, C]``."""
-
-    graph: PairGraph
-    r: Tensor
-    distance: Tensor
-    coupling: Tensor
-
-
-def split_particles(z: Tensor, particles: int) -> tuple[Tensor, Tensor]:
-    """States ``[..., 2d]`` to positions and momenta ``[..., D, N]``, particles last."""
-    q, p = z.reshape(*z.shape[:-1], 2, particles, -1).mT.unbind(-3)
-    return q, p
-
-
-def join_particles(q: Tensor, p: Tensor) -> Tensor:
-    """Inverse of `split_particles`."""
-    return torch.stack([q, p], dim=-3).mT.flatten(-3)
-
-
-def cross(a: Tensor, b: Tensor) -> Tensor:
-    """``a x b`` along the last but one axis: ``[..., 2 | 3, M] -> [..., 1 | 3, M]``."""
-    if a.shape[-2] == 2:
-        return (a[..., 0, :] * b[..., 1, :] - a[..., 1, :] * b[..., 0, :])[..., None, :]
-    return torch.linalg.cross(a, b, dim=-2)
-
-
-def turn(w: Tensor, r: Tensor) -> Tensor:
-    """``w x r`` for an angular velocity ``w [..., 1 | 3, M]``: ``[..., 2 | 3, M]``."""
-    if r.shape[-2] == 2:
-        return torch.cat([-w * r[..., 1:, :], w * r[..., :1, :]], dim=-2)
-    return torch.linalg.cross(w, r, dim=-2)
-
-
-# ---------------------------------------------------------------- the family
-
-
 @register
 class MomentumGNN(Family):
     """Graph network with antisymmetric edge forces; see the module's text for the method and its limits."""
@@ -263,13 +138,13 @@ class MomentumGNN(Family):
         self.register_buffer("attributes", values.reshape(len(names), self.particles), persistent=False)
 
         couplings = 1 + 2 * len(names)
-        inputs = _RADIAL + _MOTION
-        self.potential = _model(_RADIAL, couplings, config, seeds, salt=1)
+        inputs = RADIAL + _MOTION
+        self.potential = _model(RADIAL, couplings, config, seeds, salt=1)
         if config.form == "dynamical":
             outputs = couplings * (2 if config.spin else 1)
             self.motion = _model(inputs + config.messages, outputs, config, seeds, salt=3)
         if config.messages:
-            self.message = NetworkModel(inputs, couplings * config.messages, config, seeds, salt=5)
+            self.message = NetworkModel(inputs, couplings * config.messages, config.hidden, seeds, salt=5)
         if config.spin and config.training == "gradient":
             self.log_gyration = nn.Parameter(torch.zeros(len(seeds), 1, 1, 1, dtype=torch.float64))
 
@@ -321,19 +196,19 @@ class MomentumGNN(Family):
     def central_force(self, edges: Edges) -> Tensor:
         """``-phi'(|r|) n`` on every edge: ``[S, X, D, M]``; ``phi`` is faded by the envelope at the cutoff."""
         x, dx = self._radial_inputs(edges.distance)
-        slope = _per_row(self.potential.slope, x, dx)
+        slope = per_row(self.potential.slope, x, dx)
         if self.config.cutoff is not None:
-            fade, fade_slope = _envelope(edges.distance, self.config.cutoff)
-            slope = fade[..., None] * slope + (fade_slope * self._length)[..., None] * _per_row(self.potential, x)
+            fade, fade_slope = envelope(edges.distance, self.config.cutoff)
+            slope = fade[..., None] * slope + (fade_slope * self._length)[..., None] * per_row(self.potential, x)
         strength = (edges.coupling * slope).sum(dim=-1) * (-self.force_scale / edges.distance)
-        return _only_real(strength, edges.graph)[..., None, :] * edges.r
+        return only_real(strength, edges.graph)[..., None, :] * edges.r
 
     def moving_force(self, edges: Edges, p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """``f = g_n n + g_t u`` on every edge and its torque ``-r x f / 2`` on either spin: two of ``[S, X, ., M]``."""
         normal, slip, x = self._frame(edges, p, spin)
         if self.config.messages:
             x = torch.cat([x, self._messages(edges, x)], dim=-1)
-        g = _per_row(self.motion, x)
+        g = per_row(self.motion, x)
         g = g.unflatten(-1, (-1, edges.coupling.shape[-1])) * edges.coupling[..., None, :]
         g = self._fade(edges)[..., None] * g.sum(dim=-1) * self.force_scale  # [S, X, M, 1 | 2]
         f = g[..., None, :, 0] * normal
@@ -353,12 +228,12 @@ class MomentumGNN(Family):
             slip = slip - 0.5 * turn(rotation, edges.r)
         motion = torch.stack([approach, slip.square().sum(dim=-2)], dim=-1)
         radial, _ = self._radial_inputs(edges.distance)
-        motion = (motion - self.input_mean[_RADIAL:]) / self.input_scale[_RADIAL:]
+        motion = (motion - self.input_mean[RADIAL:]) / self.input_scale[RADIAL:]
         return normal, slip, torch.cat([radial, motion], dim=-1)
 
     def _messages(self, edges: Edges, x: Tensor) -> Tensor:
         """One round: ``h_i = tanh(sum_j m(x_ij))``, and back on the edge ``h_i + h_j``: ``[S, X, M, H]``."""
-        m = _per_row(self.message, x).unflatten(-1, (-1, edges.coupling.shape[-1])) * edges.coupling[..., None, :]
+        m = per_row(self.message, x).unflatten(-1, (-1, edges.coupling.shape[-1])) * edges.coupling[..., None, :]
         m = self._fade(edges)[..., None] * m.sum(dim=-1)
         return edges.graph.total(torch.tanh(edges.graph.symmetric(m.mT.contiguous()))).mT
 
@@ -378,12 +253,12 @@ class MomentumGNN(Family):
     def _radial_inputs(self, distance: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised radial inputs and their derivative in units of the distances' spread: ``[S, X, M, 4]``."""
         u, slope = pair_laws(distance, self.inner)
-        scale = self.input_scale[:_RADIAL]
-        return (u - self.input_mean[:_RADIAL]) / scale, slope * (self._length / scale)
+        scale = self.input_scale[:RADIAL]
+        return (u - self.input_mean[:RADIAL]) / scale, slope * (self._length / scale)
 
     @property
     def _length(self) -> Tensor:
-        return self.input_scale[_LENGTH]
+        return self.input_scale[LENGTH]
 
     def _inertia(self) -> Tensor:
         """Moments of inertia, of the system where it knows them: ``[N]``, else ``m l^2`` with ``l`` learned."""
@@ -395,7 +270,7 @@ class MomentumGNN(Family):
     def _fade(self, edges: Edges) -> Tensor:
         if self.config.cutoff is None:
             return torch.ones_like(edges.distance)
-        return _only_real(_envelope(edges.distance, self.config.cutoff)[0], edges.graph)
+        return only_real(envelope(edges.distance, self.config.cutoff)[0], edges.graph)
 
     def energy(self, z: Tensor) -> Tensor:
         """Learned energy ``sum p^2 / 2m + sum phi``, up to a constant: ``[S, E, 2d] -> [S, E]``.
@@ -407,7 +282,7 @@ class MomentumGNN(Family):
             raise UserError("momentum_gnn: form: dynamical has no energy; use form: conservative")
         q, p = split_particles(z, self.particles)
         edges = self._edges(q, complete_graph(q))
-        phi = (edges.coupling * _per_row(self.potential, self._radial_inputs(edges.distance)[0])).sum(dim=-1)
+        phi = (edges.coupling * per_row(self.potential, self._radial_inputs(edges.distance)[0])).sum(dim=-1)
         potential = (phi * self._fade(edges)).reshape(*z.shape[:2], -1).sum(dim=-1)
         return (p.square() / (2 * self.mass)).sum(dim=(-1, -2)) + self.force_scale * self._length * potential
 
@@ -419,48 +294,33 @@ class MomentumGNN(Family):
         Forces that depend on the motion act in half steps before and after (Strang 1968): second order in them alone.
         """
         scheme = SPLITTINGS[self.config.integrator]
+
+        def central(q: Tensor) -> Tensor:
+            edges = self._edges(q, neighbours.graph(q))
+            return edges.graph.antisymmetric(self.central_force(edges))
+
         if self.config.form == "conservative":
-            self._conserve(bodies, step, scheme.repeated(substeps), neighbours)
+            symplectic_step(bodies, step, scheme.repeated(substeps), self.mass, central)
             return
         step = step / substeps
         for _ in range(substeps):
             self._slow(bodies, 0.5 * step, neighbours)
-            self._conserve(bodies, step, scheme, neighbours)
+            symplectic_step(bodies, step, scheme, self.mass, central)
             self._slow(bodies, 0.5 * step, neighbours)
 
-    def _conserve(self, bodies: Bodies, step: Tensor | float, scheme: Splitting, neighbours: NeighbourList) -> None:
-        """Motion under the central forces: symplectic."""
-        for c, d in zip(scheme.drifts, scheme.kicks, strict=False):
-            self._drift(bodies, c, step)
-            edges = self._edges(bodies.q.value, neighbours.graph(bodies.q.value))
-            bodies.p.add((d * step) * edges.graph.antisymmetric(self.central_force(edges)))
-        self._drift(bodies, scheme.drifts[-1], step)
-
-    def _drift(self, bodies: Bodies, share: float, step: Tensor | float) -> None:
-        if share:
-            bodies.q.add(bodies.p.value * (share * step / self.mass))
-
     def _slow(self, bodies: Bodies, step: Tensor | float, neighbours: NeighbourList) -> None:
-        """Momenta and spins under the forces that depend on them, positions at rest: the explicit midpoint rule."""
+        """Momenta and spins under the forces that depend on them, positions at rest."""
         edges = self._edges(bodies.q.value, neighbours.graph(bodies.q.value))
 
         def rates(p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor | None]:
             f, torque = self.moving_force(edges, p, spin)
             return edges.graph.antisymmetric(f), None if torque is None else edges.graph.symmetric(torque)
 
-        p, spin = bodies.p.value, None if bodies.spin is None else bodies.spin.value
-        f, torque = rates(p, spin)
-        middle = None if spin is None or torque is None else spin + (0.5 * step) * torque
-        f, torque = rates(p + (0.5 * step) * f, middle)
-        bodies.p.add(step * f)
-        if bodies.spin is not None and torque is not None:
-            bodies.spin.add(step * torque)
+        midpoint_kick(bodies, step, rates)
 
     def _bodies(self, z: Tensor, compensated: bool) -> Bodies:
-        q, p = split_particles(z, self.particles)
-        spin = self._no_spin(p)
-        sums = [None if x is None else Sum(x, torch.zeros_like(x) if compensated else None) for x in (q, p, spin)]
-        return Bodies(*sums)  # type: ignore[arg-type]
+        spin = self._no_spin(split_particles(z, self.particles)[1])
+        return Bodies.at(z, self.particles, spin, compensated)
 
     def _no_spin(self, p: Tensor) -> Tensor | None:
         """Particles that do not turn, where particles have a spin."""
@@ -490,19 +350,8 @@ class MomentumGNN(Family):
         start = context[:, -1].to(self.mass).expand(len(self.seeds), -1, -1)
         bodies = self._bodies(start, compensated=True)
         neighbours = NeighbourList(self.config.cutoff, self.config.skin)
-        states = start.new_full((*start.shape[:2], steps + 1, start.shape[-1]), math.nan)
-        spins = None if bodies.spin is None else states.new_zeros(*states.shape[:3], bodies.spin.value[0, 0].numel())
-        states[:, :, 0] = start
-        for k in range(1, steps + 1):
-            self._advance(bodies, step, substeps, neighbours)
-            states[:, :, k] = join_particles(bodies.q.value, bodies.p.value)
-            if spins is not None and bodies.spin is not None:
-                spins[:, :, k] = bodies.spin.value.flatten(2)
-            if k % 64 == 0 and not bool(states[:, :, k].isfinite().all(dim=-1).any()):
-                break
-        broken = (~states.isfinite().all(dim=-1)).cummax(dim=-1).values
-        spins = None if spins is None else spins.masked_fill(broken[..., None], math.nan)
-        return Prediction(states=states.masked_fill(broken[..., None], math.nan), latents=spins)
+        states, spins = trajectory(bodies, steps, lambda: self._advance(bodies, step, substeps, neighbours))
+        return Prediction(states=states, latents=spins)
 
     # ------------------------------------------------------------ training
 
@@ -562,8 +411,8 @@ class MomentumGNN(Family):
         graph = complete_graph(q)
         r, v = graph.difference(q), graph.difference(p / self.mass)
         distance = r.square().sum(dim=-2).sqrt()
-        self.speed_scale.copy_(_size(v))
-        self.force_scale.copy_(_size(rows.target))
+        self.speed_scale.copy_(root_mean_square(v))
+        self.force_scale.copy_(root_mean_square(rows.target))
         if float(distance.min()) == 0.0:
             raise UserError(
                 f"momentum_gnn: two bodies of '{self.system.name}' coincide in the training data; remove the row"
@@ -574,7 +423,7 @@ class MomentumGNN(Family):
                 f"momentum_gnn: no pair of '{self.system.name}' is closer than cutoff {self.config.cutoff} m"
             )
         table = couplings(self.attributes, complete_graph(q[:, :1]))
-        self.coupling_scale.copy_(_independent(table.reshape(-1, table.shape[-1])))
+        self.coupling_scale.copy_(independent(table.reshape(-1, table.shape[-1])))
         self.inner.copy_(self._inner_length(rows))
         approach = (v * r).sum(dim=-2) / (distance * self.speed_scale)
         slip = v.square().sum(dim=-2) / self.speed_scale**2 - approach.square()
@@ -584,33 +433,12 @@ class MomentumGNN(Family):
             self.input_scale[k] = torch.maximum(x.std(correction=0), 0.05 * x.abs().mean()).clamp_min(1e-6)
 
     def _inner_length(self, rows: Observations) -> Tensor:
-        """The length that softens the pair laws: the one with which they alone, without tanh, fit the forces best.
-
-        Softened laws are functions of ``rho``; and inputs singular at ``r = 0`` would let a model err without bound
-        where bodies come closer than in training.
-        """
+        """The length that softens the pair laws (`inner_length`), from some of the rows."""
         few = slice(None, None, max(1, len(rows.state) * self.particles * self.space // _INNER_EQUATIONS))
-        state, target = rows.state[few], rows.target[few].flatten()
-        q, _ = split_particles(state.flatten(0, 1)[None], self.particles)
+        q, _ = split_particles(rows.state[few].flatten(0, 1)[None], self.particles)
         edges = self._edges(q, NeighbourList(self.config.cutoff).graph(q))
-        kept, fade = edges.coupling[..., self.coupling_scale > 0], self._fade(edges)
-        direction = (fade / edges.distance)[..., None, :] * edges.r
-
-        def misfit(inner: float) -> float:
-            slope = pair_laws(edges.distance, edges.distance.new_tensor(inner))[1]
-            laws = (kept[..., :, None] * slope[..., None, :]).flatten(-2)
-            laws = laws / laws.square().mean(dim=(0, 1, 2)).sqrt()
-            columns = (laws.mT[..., None, :] * direction[..., None, :, :]).flatten(2, 3)
-            f = edges.graph.antisymmetric(columns).unflatten(2, (-1, self.space)).unflatten(1, state.shape[:2])[0]
-            design = torch.einsum("bqwdn,q->bdnw", f, rows.weight).flatten(0, 2)
-            return float(torch.linalg.qr(torch.cat([design, target[:, None]], dim=1), mode="r").R[-1, -1].abs())
-
-        reach = float(edges.distance.median())
-        grid = [0.0, *(reach * 2.0 ** (k / 2) for k in range(-16, 1))]
-        values = [misfit(inner) for inner in grid]
-        best = min(range(len(grid)), key=values.__getitem__)
-        refined = _golden_section(misfit, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-        return self.inner.new_tensor(refined if misfit(refined) < values[best] else grid[best])
+        kept = edges.coupling[..., self.coupling_scale > 0]
+        return self.inner.new_tensor(inner_length(edges, kept, self._fade(edges), rows.weight, rows.target[few]))
 
     def _draw(self, rows: Observations) -> tuple[Tensor, Tensor]:
         """Every seed's own rows ``[S, R, Q, 2d]``, their targets, and its random features placed among them."""
@@ -634,50 +462,35 @@ class MomentumGNN(Family):
         q, p = split_particles(state.flatten(1, 2), self.particles)
         edges = self._edges(q, NeighbourList(self.config.cutoff).graph(q))
         kept = edges.coupling[..., self.coupling_scale > 0]
-        columns = []
-        for basis, direction in self._basis(edges, p):
-            column = (kept[..., :, None] * basis[..., None, :]).flatten(-2).mT[..., None, :] * direction[
-                ..., None, :, :
-            ]
-            f = edges.graph.antisymmetric(column.flatten(2, 3)).unflatten(2, (-1, self.space))
-            f = f.unflatten(1, state.shape[1:3])  # [S, B, Q, weights, D, N]
-            columns.append(torch.einsum("sbqwdn,q->sbdnw", f, weight).flatten(1, 3))
+        columns = [
+            force_columns(edges.graph, times_couplings(kept, basis), direction, weight).flatten(1, 3)
+            for basis, direction in self._basis(edges, p)
+        ]
         return torch.cat(columns, dim=-1)
 
     def _basis(self, edges: Edges, p: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Scalars ``[S, X, M, K]`` that the models combine, each kind with its direction ``[S, X, D, M]``."""
         potential, fade = self._linear("potential"), self._fade(edges)[..., None]
         x, dx = self._radial_inputs(edges.distance)
-        basis = fade * _per_row(potential.basis_slope, x, dx)
+        basis = fade * per_row(potential.basis_slope, x, dx)
         if self.config.cutoff is not None:
-            fade_slope = _only_real(_envelope(edges.distance, self.config.cutoff)[1], edges.graph)
-            basis = basis + (fade_slope * self._length)[..., None] * _per_row(potential.features, x)
+            fade_slope = only_real(envelope(edges.distance, self.config.cutoff)[1], edges.graph)
+            basis = basis + (fade_slope * self._length)[..., None] * per_row(potential.features, x)
         central = (-basis, edges.r / edges.distance[..., None, :])
         if self.config.form == "conservative":
             return [central]
         normal, slip, x = self._frame(edges, p, self._no_spin(p))
-        basis = fade * _per_row(self._linear("motion").features, x)
+        basis = fade * per_row(self._linear("motion").features, x)
         return [central, (basis, normal), (basis, slip)] if self.config.spin else [central, (basis, normal)]
 
     def _solve(self, equations: LeastSquares) -> Tensor:
-        """Weights ``[S, P]``: first the pair laws alone, then all features on what those leave.
-
-        A law that the tail holds is left to it, and is right at distances never seen; tanh features only get what
-        is missing, and say nothing where nothing is.
-        """
-        factor = equations.factor
-        if factor is None:
+        """Weights ``[S, P]``: first the pair laws alone, then all features on what those leave."""
+        if equations.factor is None:
             raise UserError(f"momentum_gnn: no training rows of '{self.system.name}'")
         features, kept = self._linear("potential").features, int((self.coupling_scale > 0).sum())
-        tail = torch.arange(factor.shape[-1] - 1, device=factor.device) < features.size * kept
-        tail &= torch.arange(len(tail), device=factor.device) % features.size >= features.counts["tanh"]
-        laws, rest = LeastSquares(), LeastSquares()
-        laws.factor = torch.cat([factor[..., :-1][..., tail], factor[..., -1:]], dim=-1)
-        solution = torch.zeros_like(factor[:, 0, :-1])
-        solution[:, tail] = laws.solve([self.config.ridge])[0]
-        left = factor[..., -1] - (factor[..., :-1] @ solution[..., None])[..., 0]
-        rest.factor = torch.cat([factor[..., :-1], left[..., None]], dim=-1)
-        return solution + rest.solve([self.config.ridge])[0]
+        column = torch.arange(equations.factor.shape[-1] - 1, device=equations.factor.device)
+        laws = (column < features.size * kept) & (column % features.size >= features.counts["tanh"])
+        return solve_laws_first(equations.factor, laws, self.config.ridge)
 
     def _store(self, solution: Tensor) -> None:
         """Weights in the order of `_design` to the models, zero for couplings left out."""
@@ -700,112 +513,16 @@ class MomentumGNN(Family):
     def _chunk(self) -> int:
         """States whose equations are assembled at once: some tens of megabytes."""
         pairs = self.particles * (self.particles - 1) // 2
-        weights = (1 + 2 * len(self.attributes)) * (self.config.features + _RADIAL + _MOTION)
+        weights = (1 + 2 * len(self.attributes)) * (self.config.features + RADIAL + _MOTION)
         return max(1, _CHUNK_NUMBERS // (len(self.seeds) * pairs * self.space * weights))
 
 
-# ---------------------------------------------------------------- what training sees
-
-
-@dataclass(frozen=True)
-class Observations:
-    """Mean forces over short spans and where the particles were: ``target = sum_q weight_q F(state_q)``.
-
-    Attributes:
-        state: ``[R, Q, 2d]``; one point where forces were recorded, else quadrature points between two rows.
-        weight: ``[Q]``, sum 1. target: ``[R, D, N]`` newtons.
-    """
-
-    state: Tensor
-    weight: Tensor
-    target: Tensor
-
-
-_GAUSS_POINTS = (0.5 - math.sqrt(0.15), 0.5, 0.5 + math.sqrt(0.15))
-_GAUSS_WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
-
-
-def observations(episodes: Mapping[str, Tensor], mass: Tensor) -> Observations:
-    """Recorded forces, or mean forces ``(p_{t+1} - p_t) / dt`` seen along a cubic (Hermite) path between two rows.
-
-    Between rows the path is known from positions and velocities to ``O(dt^4)``; three Gauss points integrate along it.
-
-    Args:
-        episodes: ``state [E, T+1, 2d]``, ``time [E, T+1]``, perhaps ``derivative [E, T+1, 2d]``.
-        mass: ``[N]`` kilograms.
-    """
-    state, particles = episodes["state"], len(mass)
-    dim = state.shape[-1]
-    if episodes.get("derivative") is not None:
-        target = split_particles(episodes["derivative"].reshape(-1, dim), particles)[1]
-        return Observations(state.reshape(-1, 1, dim), state.new_ones(1), target)
-    q, p = split_particles(state, particles)
-    v, dt = p / mass, episodes["time"].diff(dim=1)[..., None, None]
-    nodes = [_hermite(q[:, :-1], v[:, :-1] * dt, q[:, 1:], v[:, 1:] * dt, s) for s in _GAUSS_POINTS]
-    path = torch.stack([join_particles(x, mass * dx / dt) for x, dx in nodes], dim=2).flatten(0, 1)
-    target = (p.diff(dim=1) / dt).flatten(0, 1)
-    return Observations(path, torch.tensor(_GAUSS_WEIGHTS, dtype=state.dtype, device=state.device), target)
-
-
-def _hermite(x0: Tensor, d0: Tensor, x1: Tensor, d1: Tensor, s: float) -> tuple[Tensor, Tensor]:
-    """Cubic through ``x0, x1`` with slopes ``d0, d1``, at ``0 <= s <= 1``: value and slope."""
-    gap = x1 - x0
-    a, b = 3 * gap - 2 * d0 - d1, d0 + d1 - 2 * gap
-    return x0 + s * (d0 + s * (a + s * b)), d0 + s * (2 * a + 3 * s * b)
-
-
-def pair_laws(distance: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
-    """``log rho, 1/rho, rho, rho^2``, ``rho^2 = r^2 + inner^2``, and their derivatives by ``r``: two ``[..., 4]``."""
-    rho = torch.hypot(distance, inner)
-    inverse = 1.0 / rho
-    tilt = distance * inverse  # d rho / d r
-    u = torch.stack([torch.log(rho), inverse, rho, rho * rho], dim=-1)
-    return u, torch.stack([tilt * inverse, -tilt * inverse * inverse, tilt, 2.0 * distance], dim=-1)
-
-
-def couplings(attributes: Tensor, graph: PairGraph) -> Tensor:
-    """Symmetric ``kappa(a_i, a_j)`` of every edge: 1, then products, then sums: ``[A, N] -> [.., M, 1 + 2 A]``."""
-    ends = [graph.ends(a) for a in attributes]
-    products, sums = [a * b for a, b in ends], [a + b for a, b in ends]
-    return torch.stack([torch.ones_like(products[0]), *products, *sums], dim=-1)
-
-
-def _independent(table: Tensor) -> Tensor:
-    """Scales (1 / size) of columns that are no combination of earlier ones, 0 for the others: ``[M, C] -> [C]``."""
-    scales = table.new_zeros(table.shape[1])
-    kept: list[Tensor] = []
-    for c, column in enumerate(table.T):
-        size = _size(column)
-        rest = column / size
-        for direction in kept + kept:  # twice: once leaves rounding
-            rest = rest - (rest @ direction) * direction
-        if float(rest.square().mean().sqrt()) > _DISTINCT:
-            kept.append(rest / rest.norm())
-            scales[c] = 1 / size
-    return scales
-
-
-def _size(x: Tensor) -> Tensor:
-    """Root mean square, 1 where all is zero."""
-    size = x.square().mean().sqrt()
-    return torch.where(size > 0, size, torch.ones_like(size))
-
-
-def _golden_section(f: Callable[[float], float], low: float, high: float, iterations: int = 40) -> float:
-    """Minimum of a function with one valley between ``low`` and ``high``."""
-    ratio = (math.sqrt(5.0) - 1.0) / 2.0
-    a, b = high - ratio * (high - low), low + ratio * (high - low)
-    fa, fb = f(a), f(b)
-    for _ in range(iterations):
-        if fa < fb:
-            high, b, fb = b, a, fa
-            a = high - ratio * (high - low)
-            fa = f(a)
-        else:
-            low, a, fa = a, b, fb
-            b = low + ratio * (high - low)
-            fb = f(b)
-    return 0.5 * (low + high)
+def _model(
+    inputs: int, outputs: int, config: MomentumGNNConfig, seeds: Sequence[int], salt: int
+) -> FeatureModel | NetworkModel:
+    if config.training == "closed_form":
+        return FeatureModel(inputs, outputs, config.features, seeds, salt)
+    return NetworkModel(inputs, outputs, config.hidden, seeds, salt)
 
 
 def _masses(system: System) -> Tensor:
@@ -816,20 +533,3 @@ def _masses(system: System) -> Tensor:
             "give one positive mass per particle"
         )
     return mass
-
-
-def _envelope(distance: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
-    """Fades from 1 to 0 at the cutoff with two continuous derivatives: value and slope, zero beyond, exactly."""
-    x = (distance / cutoff).clamp_max(1.0)
-    rest = 1 - x
-    return rest**3 * (1 + 3 * x + 6 * x * x), -30.0 * (x * rest) ** 2 / cutoff
-
-
-def _only_real(x: Tensor, graph: PairGraph) -> Tensor:
-    real = graph.mask()
-    return x if real is None else x * real
-
-
-def _per_row(function: Callable[..., Tensor], *x: Tensor) -> Tensor:
-    """Apply a model of rows ``[S, R, n]`` to edges ``[S, X, M, n]``."""
-    return function(*(a.flatten(1, 2) for a in x)).unflatten(1, x[0].shape[1:3])
