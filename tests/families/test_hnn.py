@@ -9,8 +9,11 @@ import torch
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import get_family
-from wm_pipelines.families.hnn import HNN, QuadraticTerm, input_noise, integrate_samples, invariant_forms
+from wm_pipelines.families.hnn import HNN
 from wm_pipelines.integrators import dop853
+from wm_pipelines.nets.hamiltonian_terms import QuadraticTerm
+from wm_pipelines.nets.input_noise import input_noise, integrate_samples
+from wm_pipelines.nets.symmetry import invariant_forms
 from wm_pipelines.system import System
 
 PENDULUM = System("pendulum", 1, 0.1, angles=(0,), structure=frozenset({"separable", "even"}))
