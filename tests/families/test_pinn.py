@@ -1,10 +1,13 @@
 """Physics-informed networks: they solve equations, find coefficients and say how sure they are."""
 
 import copy
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.families import family_names, get_family
@@ -15,6 +18,7 @@ from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.loop import train, training_fingerprint
 from wm_pipelines.system import System
+from wm_pipelines.worlds.fields import _REGISTERED
 from wm_pipelines.worlds.fields.data import FieldConfig, build_field_system, ingest_field
 
 HEAT = {"world": "heat_1d", "points": {"interior": 400, "boundary": 60, "initial": 60, "validation": 200}, "grid": []}
@@ -356,3 +360,19 @@ def test_a_steady_field_has_no_slabs():
     system, _ = problem(world="navier_stokes_2d", parameters={"flow": "kovasznay"}, points={"interior": 50})
     with pytest.raises(UserError, match="is steady and has no time to cut"):
         PINN(PINNConfig(slabs=2), system, (0,))
+
+
+def test_the_documented_field_is_solved_and_its_coefficient_found():
+    text = (Path(__file__).parents[2] / "docs/add-a-field.md").read_text()
+    code, parameters = (re.search(rf"```{kind}\n(.*?)```", text, re.S)[1] for kind in ("python", "yaml"))
+    try:
+        exec(compile(code, "add-a-field.md", "exec"), {})
+        config = validate(FieldConfig, yaml.safe_load(parameters)["transport_1d"], "transport_1d")
+        data = {k: torch.tensor(v) for k, v in ingest_field(config).items()}
+        family = PINN(PINNConfig(features=200, steepness=(3.0,)), build_field_system(config), (0,))
+        family.fit(data)
+    finally:
+        _REGISTERED.pop("transport_1d", None)
+    found = family.found()["k"]
+    assert found["low"].item() <= 0.5 <= found["high"].item()
+    assert error(family, data).max() < 5e-3
