@@ -284,7 +284,7 @@ def source_hash(family: type[Family]) -> str:
     """Hash of the source files that decide what a family learns: its own, and those that all families share."""
     root = Path(wm_pipelines.__file__).parent
     files = [Path(inspect.getfile(family)), root / "families" / "protocol.py"]
-    files += [root / "integrators.py", root / "system.py"]
+    files += [root / "integrators.py", root / "system.py", root / "fields.py"]
     for folder in ("nets", "learning"):
         files += sorted((root / folder).rglob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.stats import qmc
 
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.fields import Condition, FieldSystem, box
@@ -182,6 +181,8 @@ def _size_of(system: FieldSystem, condition: Condition, rng: np.random.Generator
 
 def _halton(dimension: int, count: int, seed: int, purpose: str) -> Float:
     """Scrambled Halton points in the unit cube ``[count, dimension]``; each purpose has a stream of its own."""
+    from scipy.stats import qmc  # slow to import; listing pipelines imports this module
+
     salt = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
     return qmc.Halton(dimension, rng=np.random.default_rng([seed, salt])).random(count)
 
