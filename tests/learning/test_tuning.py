@@ -16,7 +16,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families.protocol import FamilyConfig
 from wm_pipelines.learning.tuning import (
     check_space,
-    merged,
+    deep_merge,
     nested,
     overlay_text,
     run_study,
@@ -292,7 +292,7 @@ def test_nesting_keeps_every_value(dotted):
 
 @given(st.dictionaries(NAMES, st.integers(), max_size=6), st.dictionaries(NAMES, st.integers(), max_size=6))
 def test_merging_nested_is_nesting_merged(base, overlay):
-    assert merged(nested(base), nested(overlay)) == nested(base | overlay)
+    assert deep_merge(nested(base), nested(overlay)) == nested(base | overlay)
 
 
 def test_a_parameter_and_its_part_cannot_both_be_searched():

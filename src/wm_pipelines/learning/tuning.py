@@ -34,6 +34,7 @@ from optuna.trial import TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.mappings import deep_merge, nested
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def check_space(config: TuningConfig, family_config: type[BaseModel], base: Para
         _check_name(name, family_config, config.family)
         for value in dimension.examples():
             try:
-                family_config(**merged(base or {}, nested({name: value})))
+                family_config(**deep_merge(base or {}, nested({name: value})))
             except ValidationError as error:
                 raise UserError(
                     f"tuning: space: {name} = {value!r} is refused by {config.family}: {_first(error)}"
@@ -212,27 +213,6 @@ class StudyResult:
     best_trial: int
     trials: pd.DataFrame
     importances: dict[str, float]
-
-
-def nested(dotted: Parameters) -> dict[str, Any]:
-    """``{"schedule.steps": 10} -> {"schedule": {"steps": 10}}``."""
-    tree: dict[str, Any] = {}
-    for name, value in dotted.items():
-        *path, last = name.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree
-
-
-def merged(base: Parameters, overlay: Parameters) -> dict[str, Any]:
-    """``overlay`` on ``base``, mappings key by key."""
-    result = dict(base)
-    for key, value in overlay.items():
-        old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return result
 
 
 def overlay_text(config: TuningConfig, result: StudyResult) -> str:
