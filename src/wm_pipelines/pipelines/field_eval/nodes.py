@@ -33,34 +33,12 @@ def train_field(
     world_name: str,
 ) -> tuple[Any, pd.DataFrame, dict[str, Any]]:
     """Fitted models by variant, their learning curves, and what they cost."""
-    from wm_pipelines.families import get_family
-    from wm_pipelines.learning.artifacts import Models
-    from wm_pipelines.learning.checkpoints import CheckpointStore
-    from wm_pipelines.pipelines.training.fitting import fit_variant
+    from wm_pipelines.pipelines.training.fitting import fit_family
     from wm_pipelines.worlds.fields.data import build_field_system, content_hash
 
     system = build_field_system(world, world_name)
-    if (reason := get_family(family_name).unsuitable(system)) is not None:
-        return Models(not_applicable=reason), pd.DataFrame({"variant": [], "seed": [], "step": []}), {}
-    fitted = {
-        variant: fit_variant(
-            family_name,
-            world_name,
-            variant,
-            family.resolve(variant, world_name),
-            shown(data),
-            content_hash(data),
-            system,
-            learning,
-            seeds,
-            CheckpointStore(checkpoints / family_name / world_name),
-        )
-        for variant in family.variants
-    }
-    return (
-        Models({variant: one.model for variant, one in fitted.items()}),
-        pd.concat([one.curve for one in fitted.values()], ignore_index=True),
-        {variant: one.cost for variant, one in fitted.items()},
+    return fit_family(
+        family_name, world_name, family, shown(data), content_hash(data), system, learning, seeds, checkpoints
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,10 +15,11 @@ import torch
 from wm_pipelines.errors import validate
 from wm_pipelines.families import get_family
 from wm_pipelines.fields import FieldSystem
-from wm_pipelines.learning.artifacts import TrainedModel, versions
+from wm_pipelines.learning.artifacts import Models, TrainedModel, versions
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.loop import train, training_fingerprint
+from wm_pipelines.pipelines.configuration import FamilyParameters
 from wm_pipelines.system import System
 from wm_pipelines.worlds.episodes import Episodes
 
@@ -31,6 +33,46 @@ class Fitted:
     model: TrainedModel
     curve: pd.DataFrame
     cost: dict[str, Any]
+
+
+def fit_family(
+    family: str,
+    world: str,
+    parameters: FamilyParameters,
+    data: Mapping[str, torch.Tensor],
+    data_hash: str,
+    system: Any,
+    learning: LearningConfig,
+    seeds: Sequence[int],
+    checkpoints: Path,
+) -> tuple[Models, pd.DataFrame, dict[str, Any]]:
+    """Fit every variant of a family on one world: models, learning curves, and what they cost.
+
+    Where the family cannot model the system, there are no models but the reason.
+    """
+    if (reason := get_family(family).unsuitable(system)) is not None:
+        return Models(not_applicable=reason), pd.DataFrame({"variant": [], "seed": [], "step": []}), {}
+    store = CheckpointStore(checkpoints / family / world)
+    fitted = {
+        variant: fit_variant(
+            family,
+            world,
+            variant,
+            parameters.resolve(variant, world),
+            data,
+            data_hash,
+            system,
+            learning,
+            seeds,
+            store,
+        )
+        for variant in parameters.variants
+    }
+    return (
+        Models({variant: one.model for variant, one in fitted.items()}),
+        pd.concat([one.curve for one in fitted.values()], ignore_index=True),
+        {variant: one.cost for variant, one in fitted.items()},
+    )
 
 
 def fit_variant(
