@@ -403,3 +403,17 @@ def test_a_users_mistake_is_one_line(changes, message):
 def test_unknown_split():
     with pytest.raises(UserError, match=r"'spring.splits' has no 'later'; it has train, test"):
         build_world(config(), "later", "spring")
+
+
+def test_pictures_without_a_state_and_with_labels_come_back(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 1, 4, 4, 1), dtype=np.uint8)
+    labels = np.array([7, 0, 7])
+    made = Episodes(time=np.zeros((3, 1)), state=np.zeros((3, 1, 0)), frames=frames, label=labels)
+    write(tmp_path / "digits.arrow", made)
+    found = read(tmp_path / "digits.arrow")
+    assert found.state.shape == (3, 1, 0)
+    np.testing.assert_array_equal(found.frames, frames)
+    np.testing.assert_array_equal(found.label, labels)
+    assert found.content_hash == made.content_hash
+    with pytest.raises(ValueError, match="state must be"):
+        Episodes(time=np.zeros((3, 1)), state=np.zeros((3, 1, 0)), label=labels)

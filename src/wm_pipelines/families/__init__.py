@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wm_pipelines.families.protocol import Family
 
 _REGISTERED: dict[str, type[Family]] = {}
-_NOT_FAMILIES = {"protocol"}
+_NOT_FAMILIES = {"protocol", "pixel_protocol"}
 
 
 def register(family: type[Family]) -> type[Family]:

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from wm_pipelines.fields import FieldSystem
+from wm_pipelines.pixels import FrameSystem
 from wm_pipelines.system import System
 
 
@@ -49,8 +51,8 @@ class Prediction:
     """
 
     states: Tensor | None = None  # [S, E, K, 2d]
-    frames: Tensor | None = None  # [S, E, K, H, W, C]
-    latents: Tensor | None = None  # [S, E, K, L]
+    frames: Tensor | None = None  # [S, E, K, H, W, C], in [0, 1]
+    latents: Tensor | None = None  # [S, E, K, L], to be compared with the pooled encoding of what came
     fields: Tensor | None = None  # [S, N, F] at N points, from families that solve for fields
 
 
@@ -63,9 +65,10 @@ class Family(nn.Module, ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[FamilyConfig]] = FamilyConfig
-    system: Any  # the world's own description: a System, or a FieldSystem where the family solves for fields
+    dtype: ClassVar[torch.dtype] = torch.float64  # of the trained weights, in which they are kept and judged
+    system: Any  # what it is told of the world: a System, or a FieldSystem (solves for fields), a FrameSystem (sees)
 
-    def __init__(self, config: FamilyConfig, system: System | FieldSystem, seeds: Sequence[int]) -> None:
+    def __init__(self, config: FamilyConfig, system: System | FieldSystem | FrameSystem, seeds: Sequence[int]) -> None:
         super().__init__()
         self.config, self.system, self.seeds = config, system, tuple(seeds)
 
@@ -102,11 +105,19 @@ class Family(nn.Module, ABC):
         """
         raise TypeError(f"family {self.name} has nothing to train by gradient")
 
+    def parameters_by_seed(self) -> Sequence[Sequence[nn.Parameter]] | None:
+        """Every seed's own parameters, where they are kept apart; None where the seeds are the leading axis of each."""
+        return None
+
+    def monitor(self) -> Mapping[str, Tensor]:
+        """Hook at each logged step: named numbers ``[S]`` for the learning curve that tell a training gone wrong."""
+        return {}
+
     def after_step(self, progress: float) -> None:
         """Hook after each optimiser step: a target network's moving average, a schedule, a codebook reset."""
 
     def finish(self) -> Mapping[str, Tensor] | None:
-        """Hook after the last optimiser step, in float64 on the CPU: a second-order finish, an uncertainty.
+        """Hook after the last optimiser step, in `dtype` on the CPU: a second-order finish, an uncertainty.
 
         Returns:
             Named terms ``[S]`` for the last point of the learning curve, or None (here) where nothing is done.

@@ -19,6 +19,7 @@ from wm_pipelines.families.protocol import Family
 from wm_pipelines.fields import FieldSystem
 from wm_pipelines.files import atomic_write_bytes
 from wm_pipelines.learning.checkpoints import read_tensors, tensors_to_bytes
+from wm_pipelines.pixels import FrameSystem
 from wm_pipelines.system import System
 
 _INDEX = "models.json"
@@ -35,10 +36,11 @@ class TrainedModel:
     tensors: Mapping[str, Tensor]
     card: Mapping[str, Any]
 
-    def restore(self, system: System | FieldSystem) -> Family:
+    def restore(self, system: System | FieldSystem | FrameSystem) -> Family:
         """Build the family this model belongs to and load its weights."""
         family_class = get_family(self.card["family"])
-        family = family_class(family_class.Config(**self.card["config"]), system, self.card["seeds"]).double()
+        family = family_class(family_class.Config(**self.card["config"]), system, self.card["seeds"])
+        family.to(family_class.dtype)
         family.load_state_dict(dict(self.tensors))
         return family.eval()
 

@@ -74,7 +74,7 @@ def train(
     with _threads(learning.threads), _seeded(family.seeds):
         if found is not None and found.facts["finished"]:
             logger.info("%s: these very settings, data and code were trained already, taken from the checkpoint.", name)
-            family.double().load_state_dict(found.under("model"))
+            family.to(family.dtype).load_state_dict(found.under("model"))
             return TrainingRun(**found.facts["run"])
         run = _fit(family, episodes, learning, store, name, fingerprint, found)
     if store is not None:
@@ -158,7 +158,7 @@ class _Gradient:
                     cost_so_far = spent + cost.elapsed()
                     self._save(done, cost_so_far)
                 bar.update()
-            self.family.cpu().double()
+            self.family.cpu().to(self.family.dtype)
             self._finish()
         self.result.seconds = spent + cost.seconds
         self.result.memory_mb = max(self.result.memory_mb, cost.memory_mb)
@@ -180,18 +180,27 @@ class _Gradient:
         for part in range(accumulate):
             batch = self.batches.batch(step * accumulate + part)
             with self.fabric.no_backward_sync(self.module, enabled=part < accumulate - 1):
-                loss, terms = self.module.loss(batch, step / self.schedule.steps)
+                loss, terms = self.module.loss(batch, (step + part / accumulate) / self.schedule.steps)
                 # Seeds share no parameter: the gradient of the sum is each seed's own gradient.
                 self.fabric.backward(loss.sum() / accumulate)
         if self.schedule.gradient_clip is not None:
-            clip_gradients_per_seed(self.family.parameters(), self.schedule.gradient_clip)
+            self._clip(self.schedule.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.family.after_step((step + 1) / self.schedule.steps)
         return {"loss": loss.detach(), **terms}
 
+    def _clip(self, largest: float) -> None:
+        apart = self.family.parameters_by_seed()
+        if apart is None:
+            clip_gradients_per_seed(self.family.parameters(), largest)
+            return
+        for parameters in apart:
+            torch.nn.utils.clip_grad_norm_(parameters, largest)
+
     def _log(self, done: int, terms: Mapping[str, Tensor], bar: tqdm) -> None:
         """Add a point to the learning curve; stop at once where the loss is no longer a number."""
+        terms = {**terms, **self.family.monitor()}
         values = {name: self.fabric.all_reduce(value).cpu().tolist() for name, value in terms.items()}
         for i, seed in enumerate(self.family.seeds):
             if not math.isfinite(values["loss"][i]):
@@ -283,8 +292,8 @@ def training_fingerprint(family: Family, learning: LearningConfig, data_hash: st
 def source_hash(family: type[Family]) -> str:
     """Hash of the source files that decide what a family learns: its own, and those that all families share."""
     root = Path(wm_pipelines.__file__).parent
-    files = [Path(inspect.getfile(family)), root / "families" / "protocol.py"]
-    files += [root / "integrators.py", root / "system.py", root / "fields.py"]
+    files = [Path(inspect.getfile(family)), root / "families" / "protocol.py", root / "families" / "pixel_protocol.py"]
+    files += [root / "integrators.py", root / "system.py", root / "fields.py", root / "pixels.py"]
     for folder in ("nets", "learning"):
         files += sorted((root / folder).rglob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from wm_pipelines.errors import UserError
 from wm_pipelines.system import System
 
 if TYPE_CHECKING:
@@ -69,3 +70,33 @@ class World(ABC):
         """
         del seed
         return None
+
+
+class RecordedWorld(World):
+    """A world that is known by recordings alone (photographs, videos of one's own): pictures without a law.
+
+    Subclasses give `own_episodes`, and `describe` where they can.
+    """
+
+    def _no_law(self) -> UserError:
+        return UserError(f"world '{self.name}' is known by its recordings alone; it cannot be simulated or drawn")
+
+    def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:  # noqa: ARG002
+        """There is none."""
+        raise self._no_law()
+
+    def simulate(self, z0: Float, step: float, steps: int) -> Float:  # noqa: ARG002
+        """There is no law to do so by."""
+        raise self._no_law()
+
+    def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:  # noqa: ARG002
+        """There is nothing to draw from."""
+        raise self._no_law()
+
+    def system(self, step: float) -> System:
+        """No degrees of freedom are known."""
+        return System(name=self.name, dof=0, step=step)
+
+    def describe(self, z: Float) -> str:  # noqa: ARG002
+        """What is known of any episode: where it comes from."""
+        return f"A recording of '{self.name}'."

@@ -27,9 +27,9 @@ from wm_pipelines.worlds import get_world
 from wm_pipelines.worlds.base import World
 from wm_pipelines.worlds.quantities import Quantity
 
-_VIEWS = ("time", "state", "derivative", "action", "reward", "frames", "caption")
-_AXES = {"time": 2, "state": 3, "derivative": 3, "action": 3, "reward": 2, "frames": 5, "caption": 1}
-_TYPES = {"frames": np.dtype(np.uint8)}  # all others but the caption: float64
+_VIEWS = ("time", "state", "derivative", "action", "reward", "frames", "label", "caption")
+_AXES = {"time": 2, "state": 3, "derivative": 3, "action": 3, "reward": 2, "frames": 5, "label": 1, "caption": 1}
+_TYPES = {"frames": np.dtype(np.uint8), "label": np.dtype(np.int64)}  # all others but the caption: float64
 _FORMAT, _VERSION, _HEADER = "wm_pipelines.episodes", 1, b"wm_pipelines"
 _REMEDY = "make it again with `kedro run --pipeline=data_ingestion`"
 
@@ -39,9 +39,11 @@ class Episodes:
     """``E`` episodes of ``T`` steps of one world; one split (train, validation, test …) is one `Episodes`.
 
     Attributes:
-        time: ``[E, T+1]`` seconds. state: ``[E, T+1, 2d]`` float64, what an observer measured (may carry noise).
+        time: ``[E, T+1]`` seconds. state: ``[E, T+1, 2d]`` float64, what an observer measured (may carry noise);
+            of width 0 where only pictures are known.
         derivative: ``[E, T+1, 2d]`` or None: dz/dt at the noise-free state, where the simulator gives it.
         action ``[E, T, A]``, reward ``[E, T]``, frames ``[E, T+1, H, W, C]`` uint8, caption ``[E]``: or None.
+        label: ``[E]`` int64, the class of an episode, or None.
         metadata: world, parameters, seed, generator version … JSON types only; kept in the file's header.
 
     Raises:
@@ -54,14 +56,17 @@ class Episodes:
     action: NDArray[np.float64] | None = None
     reward: NDArray[np.float64] | None = None
     frames: NDArray[np.uint8] | None = None
+    label: NDArray[np.int64] | None = None
     caption: NDArray[np.str_] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.state.ndim != 3 or min(self.state.shape) < 1:
+        widths = self.state.shape if self.frames is None else self.state.shape[:2]
+        if self.state.ndim != 3 or min(widths) < 1:
             raise ValueError(f"state must be [E, T+1, 2d] and not empty, got {list(self.state.shape)}")
         episodes, rows, size = self.state.shape
-        leading = {"action": (episodes, rows - 1), "reward": (episodes, rows - 1), "caption": (episodes,)}
+        leading: dict[str, tuple[int, ...]] = {"action": (episodes, rows - 1), "reward": (episodes, rows - 1)}
+        leading |= {"caption": (episodes,), "label": (episodes,)}
         leading["derivative"] = (episodes, rows, size)
         for name, view in self.views().items():
             wanted = leading.get(name, (episodes, rows))
@@ -74,8 +79,9 @@ class Episodes:
         return int(self.state.shape[0])
 
     def views(self) -> dict[str, NDArray[Any]]:
-        """The views that exist, by name, in a fixed order."""
-        return {name: view for name in _VIEWS if (view := getattr(self, name)) is not None}
+        """The views that exist, by name, in a fixed order; a state of width 0 is none."""
+        found = {name: view for name in _VIEWS if (view := getattr(self, name)) is not None}
+        return {name: view for name, view in found.items() if name != "state" or view.shape[2]}
 
     @cached_property
     def content_hash(self) -> str:
@@ -221,6 +227,8 @@ def _to_arrow(view: NDArray[Any]) -> Any:
 
     if view.dtype.kind == "U":
         return pa.array(view.tolist(), pa.string())
+    if view.ndim == 1:
+        return pa.array(np.ascontiguousarray(view))
     return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(view))
 
 
@@ -229,13 +237,18 @@ def _views_of(table: Any) -> dict[str, NDArray[Any]]:
     if unknown or any(column.num_chunks != 1 for column in table.columns):
         raise ValueError("it is not one batch of known columns")
     chunks = {name: table.column(name).chunk(0) for name in table.column_names}
-    return {name: _from_arrow(name, chunk) for name, chunk in chunks.items()}
+    views = {name: _from_arrow(name, chunk) for name, chunk in chunks.items()}
+    if "state" not in views:
+        views["state"] = np.zeros((*views["time"].shape, 0))
+    return views
 
 
 def _from_arrow(name: str, chunk: Any) -> NDArray[Any]:
     chunk.validate(full=True)
     if name == "caption":
         return np.array(chunk.to_pylist(), dtype=np.str_)
+    if name == "label":
+        return chunk.to_numpy()
     if not hasattr(chunk, "to_numpy_ndarray"):
         raise ValueError(f"column '{name}' is not a tensor")
     return chunk.to_numpy_ndarray()
