@@ -24,6 +24,8 @@ _NOT_WORLDS = {
     "initial",
     "simulation",
     "trajectories",
+    "idx",
+    "impossible",
     "fields",  # worlds of partial differential equations, with a registry of their own
 }
 

@@ -1,0 +1,106 @@
+"""MNIST: handwritten digits, 28 × 28 grey (LeCun et al. 1998), from a bundled sample or the full files."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from wm_pipelines import __version__
+from wm_pipelines.errors import UserError
+from wm_pipelines.worlds import register
+from wm_pipelines.worlds.base import RecordedWorld, WorldParameters
+from wm_pipelines.worlds.episodes import Episodes, stream
+from wm_pipelines.worlds.idx import FILES, PUBLISHED_MD5, read_idx
+
+SAMPLE = "data/01_raw/mnist_sample"  # benchmarks/make_mnist_sample.py
+SAMPLE_MD5 = {
+    "train-images-idx3-ubyte": "dc63e1c5abb16baf4a3305aa641efc82",
+    "train-labels-idx1-ubyte": "5c523aabcc1a3f5ba46c4660cedb5b71",
+    "t10k-images-idx3-ubyte": "7e967b1727e22437fc5b590436d03b18",
+    "t10k-labels-idx1-ubyte": "6cf1acbd7688877e5de856842c3ff154",
+}
+Half = Literal["train", "test"]
+
+
+class MnistParameters(WorldParameters):
+    """Which digits, and how many."""
+
+    source: str = Field("sample", description="`sample` (bundled), or folder or URL of the four IDX files")
+    verify: bool = Field(True, description="compare with the published MD5s; false for other data in this form")
+    train: int | None = Field(None, ge=1, description="training pictures; null: all that validation leaves")
+    validation: int = Field(1000, ge=1, description="pictures set apart from the training files")
+    test: int | None = Field(None, ge=1, description="test pictures; null: all")
+
+
+def read_digits(source: str, half: Half, verify: bool = True) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
+    """Pictures ``[N, H, W]``, their labels ``[N]`` and the folder or URL that they came from.
+
+    Raises:
+        UserError: a file is missing, damaged, or not the published one.
+    """
+    place, md5 = (SAMPLE, SAMPLE_MD5) if source == "sample" else (source, PUBLISHED_MD5 if verify else None)
+    images, labels = (read_idx(place, FILES[half][kind], md5) for kind in ("images", "labels"))
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"'{place}', {half}: pictures {list(images.shape)} and labels {list(labels.shape)} do not fit each other"
+        )
+    return images, labels.astype(np.int64), place
+
+
+def chosen(seed: int, what: str, available: int, counts: list[int | None]) -> list[NDArray[np.intp]]:
+    """Disjoint random indices, sorted, so many per entry of ``counts``; the last may be None: all that are left.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    wanted = [available - sum(c or 0 for c in counts) if count is None else count for count in counts]
+    if sum(wanted) > available or min(wanted) < 1:
+        raise UserError(f"{sum(max(w, 1) for w in wanted)} {what} pictures are asked for, there are {available}")
+    order = np.random.default_rng(stream(seed, what)).permutation(available)
+    ends = np.cumsum(wanted)
+    return [np.sort(order[end - count : end]) for end, count in zip(ends, wanted, strict=True)]
+
+
+@register
+class Mnist(RecordedWorld):
+    """Single pictures with labels: frames ``[E, 1, 28, 28, 1]``, no state."""
+
+    name = "mnist"
+    Parameters = MnistParameters
+
+    def own_episodes(self, seed: int) -> dict[str, Episodes]:
+        """Train, validation (from the training files, drawn with ``seed``) and test."""
+        p: MnistParameters = self.parameters  # type: ignore[assignment]
+        images, labels, place = read_digits(p.source, "train", p.verify)
+        validation, train = chosen(seed, "training", len(images), [p.validation, p.train])
+        test_images, test_labels, _ = read_digits(p.source, "test", p.verify)
+        [test] = chosen(seed, "test", len(test_images), [p.test])
+        parts = {
+            "train": (images[train], labels[train]),
+            "validation": (images[validation], labels[validation]),
+            "test": (test_images[test], test_labels[test]),
+        }
+        facts = {
+            "world": self.name,
+            "parameters": p.model_dump(mode="json"),
+            "source": place,
+            "seed": seed,
+            "step": 1.0,
+            "label_names": [str(c) for c in range(int(labels.max()) + 1)],
+            "generator": __version__,
+        }
+        return {name: _pictures(*part, {**facts, "split": name}) for name, part in parts.items()}
+
+
+def _pictures(images: NDArray[np.uint8], labels: NDArray[np.int64], facts: dict[str, object]) -> Episodes:
+    count = len(images)
+    return Episodes(
+        time=np.zeros((count, 1)),
+        state=np.zeros((count, 1, 0)),
+        frames=images[:, None, :, :, None],
+        label=labels,
+        metadata=facts,
+    )
