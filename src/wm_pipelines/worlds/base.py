@@ -62,6 +62,14 @@ class World(ABC):
     def describe(self, z: Float) -> str:
         """One English sentence about one episode ``[T + 1, 2d]``."""
 
+    def allowed(self, z: Float) -> NDArray[np.bool_]:
+        """Whether states ``[..., 2d]`` can occur in this world, ``[...]``; here: all that are finite."""
+        return np.asarray(np.isfinite(z).all(axis=-1))
+
+    def ghostly(self) -> World | None:
+        """The same world with bodies that pass through each other; None (here) where they do not collide anyway."""
+        return None
+
     def own_episodes(self, seed: int) -> dict[str, Episodes] | None:
         """Episodes by split where the world has measured ones; None (here) where they are simulated.
 

@@ -117,6 +117,16 @@ class BouncingBalls(World):
     def _contact(self, i: int, j: int) -> float:
         return float(self.radii[i] + self.radii[j])
 
+    def allowed(self, z: Float) -> NDArray[np.bool_]:
+        """Whether no discs overlap and none reaches into a wall, ``[...]``; touching is allowed, rounding forgiven."""
+        return np.asarray((self.gaps(z) >= -1e-9 * self.side).all(axis=-1))
+
+    def ghostly(self) -> BouncingBalls:
+        """The same balls, which the walls alone can stop."""
+        ghosts = BouncingBalls(self.parameters)  # type: ignore[arg-type]
+        ghosts.meet = False
+        return ghosts
+
     # -- start states
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
@@ -145,7 +155,7 @@ class BouncingBalls(World):
         return z0
 
     def _refuse_overlap(self, z0: Float) -> None:
-        bad = np.flatnonzero((self.gaps(z0) < 0.0).any(axis=-1))
+        bad = np.flatnonzero(~self.allowed(z0))
         if bad.size:
             raise UserError(
                 f"{self.name}: balls overlap, or reach into a wall, at the start of episode {bad[0]}; move them apart"
@@ -162,7 +172,7 @@ class BouncingBalls(World):
         """
         z0 = np.asarray(z0, np.float64)
         if self.meet:
-            self._refuse_overlap_beyond_rounding(z0)
+            self._refuse_overlap(z0)
         sign = -1.0 if step < 0.0 else 1.0
         q = z0[:, : 2 * self.balls].reshape(-1, self.balls, 2).copy()
         p = sign * z0[:, 2 * self.balls :].reshape(-1, self.balls, 2)
@@ -174,11 +184,6 @@ class BouncingBalls(World):
             states[:, row, 2 * self.balls :] = sign * p.reshape(len(z0), -1)
         check_energy(self.name, states, self.energy, self.energy, 1e-12)
         return states
-
-    def _refuse_overlap_beyond_rounding(self, z0: Float) -> None:
-        inside = self.gaps(z0) < -1e-9 * self.side
-        if inside.any():
-            self._refuse_overlap(z0)
 
     def _advance(self, q: Float, p: Float, duration: float) -> None:
         """Carry all episodes ``q, p [E, N, 2]`` on by so many seconds, in place, collision by collision."""

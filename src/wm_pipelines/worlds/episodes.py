@@ -25,6 +25,7 @@ from wm_pipelines.integrators import IntegrationError
 from wm_pipelines.mappings import deep_merge
 from wm_pipelines.worlds import get_world
 from wm_pipelines.worlds.base import World
+from wm_pipelines.worlds.impossible import Impossible, simulate_impossible
 from wm_pipelines.worlds.quantities import Quantity
 
 _VIEWS = ("time", "state", "derivative", "action", "reward", "frames", "label", "caption")
@@ -119,6 +120,7 @@ def generate(
     derivative: bool = True,
     frame_size: int | None = None,
     captions: bool = False,
+    impossible: Impossible | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Episodes:
     """Simulate episodes of a world.
@@ -137,15 +139,22 @@ def generate(
         derivative: keep the true dz/dt, where the world knows it.
         frame_size: side of the rendered frames in pixels; None for no frames.
         captions: keep what `World.describe` says of each episode.
+        impossible: break the law once per episode; where is told by ``metadata["altered_row"]``, one row per episode.
         metadata: further facts for the header, JSON types.
 
     Raises:
         IntegrationError: the simulator could not keep its accuracy.
     """
-    starts, disturbance = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
-    z = np.asarray(world.simulate(world.sample_initial_state(starts, episodes), step, steps), np.float64)
-    dynamics = world.system(step).dynamics if derivative else None
+    starts, disturbance, breach = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
     facts = {"world": world.name, "parameters": world.parameters.model_dump(mode="json"), "step": step, "noise": noise}
+    if impossible is None:
+        z = np.asarray(world.simulate(world.sample_initial_state(starts, episodes), step, steps), np.float64)
+    else:
+        z, rows = simulate_impossible(
+            world, impossible, step=step, steps=steps, episodes=episodes, starts=starts, rng=breach
+        )
+        facts |= {"impossible": impossible.model_dump(mode="json"), "altered_row": rows.tolist()}
+    dynamics = world.system(step).dynamics if derivative else None
     facts |= {"seed": list(seed) if isinstance(seed, Sequence) else seed, "generator": __version__, **(metadata or {})}
     return Episodes(
         time=np.tile(step * np.arange(steps + 1.0), (episodes, 1)),
@@ -286,6 +295,7 @@ class SplitConfig(BaseModel):
     noise: float | None = Field(None, ge=0, allow_inf_nan=False)
     derivative: bool | None = None
     frame_size: int | None = Field(None, ge=8)
+    impossible: Impossible | None = Field(None, description="break the law once per episode; for tests of surprise")
     parameters: dict[str, Any] = Field(default_factory=dict, description="merged into the world's parameters")
 
 
@@ -371,6 +381,7 @@ def _simulated_split(config: WorldConfig, name: str, where: str) -> Episodes:
             episodes=split.episodes,
             seed=stream(config.seed, name),
             captions=config.captions,
+            impossible=split.impossible,
             metadata={"split": name},
             **{key: setting(key) for key in ("step", "noise", "derivative", "frame_size")},
         )

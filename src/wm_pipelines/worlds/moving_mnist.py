@@ -1,0 +1,206 @@
+"""Moving MNIST: two handwritten digits cross a 64 × 64 picture and turn back at its edges (Srivastava et al. 2015).
+
+The generator is the usual one: a digit's corner moves in the unit square by 0.1 per frame in a fixed direction; beyond
+an edge it is put onto the edge and its velocity reversed there. The square is scaled to the 36 × 36 pixels that corners
+move in, rounded down, and digits are pasted by the maximum. The published test sequences can be read instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from wm_pipelines import __version__
+from wm_pipelines.errors import UserError
+from wm_pipelines.system import System
+from wm_pipelines.worlds import captions, register
+from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
+from wm_pipelines.worlds.episodes import Episodes, stream
+from wm_pipelines.worlds.mnist import chosen, read_digits
+from wm_pipelines.worlds.trajectories import project_path
+
+PUBLISHED_MD5 = "be083ec986bfe91a449d63653c411eb2"  # mnist_test_seq.npy, 10,000 sequences
+_HELD_OUT = 0.1  # share of the training digits that only validation sequences show
+
+
+class MovingMnistParameters(WorldParameters):
+    """How many sequences of which digits; of `source` and `verify` see the world `mnist`."""
+
+    source: str = Field("sample", description="`sample` (bundled digits), or folder or URL of MNIST's IDX files")
+    verify: bool = Field(True, description="compare the files with the published MD5s")
+    train: int = Field(1000, ge=1, description="sequences of training digits")
+    validation: int = Field(100, ge=1, description="sequences of other training digits")
+    test: int | None = Field(200, ge=1, description="sequences of test digits; null: all of `test_file`")
+    frames: int = Field(20, ge=2)
+    size: int = Field(64, ge=29, description="pixels along a side")
+    digits: int = Field(2, ge=1)
+    step_length: float = Field(0.1, gt=0, lt=1, description="way per frame, as a share of the way from edge to edge")
+    test_file: str | None = Field(None, description="mnist_test_seq.npy, to be the test split")
+    test_md5: str | None = Field(PUBLISHED_MD5, description="of `test_file`; null: any file will do")
+
+    @model_validator(mode="after")
+    def _some_test(self) -> MovingMnistParameters:
+        if self.test is None and self.test_file is None:
+            raise ValueError("test: give a number of sequences, or a test_file to take all from")
+        return self
+
+
+@register
+class MovingMnist(World):
+    """State ``(q_1 … q_N, p_1 … p_N)`` per digit ``(x, y)``: place of the corner in the unit square and its velocity.
+
+    y points down; time is counted in frames; every digit has mass 1.
+    """
+
+    name = "moving_mnist"
+    Parameters = MovingMnistParameters
+
+    def __init__(self, parameters: MovingMnistParameters) -> None:
+        super().__init__(parameters)
+        self.settings = parameters
+
+    # -- the motion
+
+    def energy(self, z: Array) -> Array:
+        """``sum p^2 / 2 [...]``: speeds never change."""
+        return 0.5 * array_namespace(z).sum(z[..., 2 * self.settings.digits :] ** 2, axis=-1)
+
+    def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
+        """Start states ``[E, 4 N]``: anywhere, in any direction, one step taken."""
+        shape = (episodes, self.settings.digits)
+        q, angle = rng.random((*shape, 2)), 2.0 * np.pi * rng.random(shape)
+        p = self.settings.step_length * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        return self.simulate(np.concatenate([a.reshape(episodes, -1) for a in (q, p)], axis=-1), 1.0, 1)[:, 1]
+
+    def simulate(self, z0: Float, step: float, steps: int) -> Float:
+        """``[E, 4 N] -> [E, steps + 1, 4 N]``. What lies beyond an edge is lost, so the motion has no way back."""
+        q, p = np.split(np.array(z0, np.float64), 2, axis=-1)
+        rows = [np.concatenate([q, p], axis=-1)]
+        for _ in range(steps):
+            q = q + step * p
+            p = np.where((q <= 0.0) | (q >= 1.0), -p, p)
+            q = np.clip(q, 0.0, 1.0)
+            rows.append(np.concatenate([q, p], axis=-1))
+        return np.stack(rows, axis=1)
+
+    def system(self, step: float) -> System:
+        """Particles of mass 1 in a plane; the edges take their momentum."""
+        digits = self.settings.digits
+        return System(
+            name=self.name,
+            dof=2 * digits,
+            step=step,
+            particles=digits,
+            space=2,
+            attributes={"mass": (1.0,) * digits},
+            energy=self.energy,
+            simulate=self.simulate,
+        )
+
+    # -- the pictures
+
+    def own_episodes(self, seed: int) -> dict[str, Episodes]:
+        """Train, validation and test; digits of one split are in no other.
+
+        Raises:
+            UserError: files are missing, damaged or not the published ones.
+        """
+        s = self.settings
+        images, _, place = read_digits(s.source, "train", s.verify)
+        validation, train = chosen(seed, "training", len(images), [round(_HELD_OUT * len(images)), None])
+        facts = {
+            "world": self.name,
+            "parameters": s.model_dump(mode="json"),
+            "source": place,
+            "seed": seed,
+            "step": 1.0,
+            "generator": __version__,
+        }
+        parts = {"train": (images[train], s.train), "validation": (images[validation], s.validation)}
+        if s.test_file is None and s.test is not None:
+            parts["test"] = (read_digits(s.source, "test", s.verify)[0], s.test)
+        made = {
+            name: self._sequences(digits, count, stream(seed, name), {**facts, "split": name})
+            for name, (digits, count) in parts.items()
+        }
+        if s.test_file is not None:
+            made["test"] = self._published(s.test_file, {**facts, "source": s.test_file, "split": "test"})
+        return made
+
+    def _sequences(self, images: NDArray[np.uint8], count: int, seed: list[int], facts: dict[str, Any]) -> Episodes:
+        motion, choice = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+        frames = self.settings.frames
+        z = self.simulate(self.sample_initial_state(motion, count), 1.0, frames - 1)
+        digits = images[choice.integers(len(images), size=(count, self.settings.digits))]
+        return Episodes(
+            time=np.tile(np.arange(float(frames)), (count, 1)),
+            state=z,
+            frames=self.draw(z, digits, self.settings.size)[..., None],
+            metadata=facts,
+        )
+
+    def draw(self, z: Float, digits: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+        """Paste digits ``[E, N, h, w]`` where the states ``[E, T, 4 N]`` say: ``[E, T, size, size]``."""
+        height, width = digits.shape[2:]
+        q = z[..., : 2 * self.settings.digits].reshape(*z.shape[:2], self.settings.digits, 2)
+        corner = (q * [size - width, size - height]).astype(np.intp)
+        frames = np.zeros((*z.shape[:2], size, size), dtype=np.uint8)
+        for (episode, row, digit), x in np.ndenumerate(corner[..., 0]):
+            y = corner[episode, row, digit, 1]
+            patch = frames[episode, row, y : y + height, x : x + width]
+            np.maximum(patch, digits[episode, digit], out=patch)
+        return frames
+
+    def _published(self, file: str, facts: dict[str, Any]) -> Episodes:
+        """The published sequences ``[20, 10000, 64, 64]``; where their digits are is not known."""
+        path = project_path(file)
+        frames = _read_sequences(str(path), self.settings.test_md5)
+        if frames.shape[0] != self.settings.frames or frames.shape[2:] != (self.settings.size,) * 2:
+            raise UserError(
+                f"'{path}' has {frames.shape[0]} frames of {frames.shape[2]} × {frames.shape[3]} pixels; "
+                "set `frames` and `size` to that"
+            )
+        wanted = self.settings.test or frames.shape[1]
+        if wanted > frames.shape[1]:
+            raise UserError(f"'{path}' has {frames.shape[1]} sequences, `test` asks for {wanted}; lower it")
+        taken = np.ascontiguousarray(frames[:, :wanted].swapaxes(0, 1))[..., None]
+        time = np.tile(np.arange(float(frames.shape[0])), (wanted, 1))
+        return Episodes(time=time, state=np.zeros((*time.shape, 0)), frames=taken, metadata=facts)
+
+    def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
+        """The motion of the states ``[..., 4 N]``, shown by the first test digits: ``[..., size, size, 3]``."""
+        images, _, _ = read_digits(self.settings.source, "test", self.settings.verify)
+        flat = np.asarray(z, np.float64).reshape(1, -1, z.shape[-1])
+        grey = self.draw(flat, images[None, : self.settings.digits], size)
+        return np.repeat(grey.reshape(*z.shape[:-1], size, size, 1), 3, axis=-1)
+
+    def describe(self, z: Float) -> str:
+        """How many digits, and how often they turn back."""
+        p = z[:, 2 * self.settings.digits :]
+        turns = int((np.diff(np.sign(p), axis=0) != 0).sum())
+        number = captions.count(self.settings.digits, "handwritten digit").capitalize()
+        return f"{number} in straight motion, turned back {captions.count(turns, 'time')} by the edges."
+
+
+def _read_sequences(path: str, md5: str | None) -> NDArray[np.uint8]:
+    try:
+        sequences = np.load(path, mmap_mode="r", allow_pickle=False)
+        if md5 is not None:
+            with open(path, "rb") as file:  # noqa: PTH123
+                found = hashlib.file_digest(file, "md5").hexdigest()
+            if found != md5:
+                raise UserError(f"'{path}': wrong checksum (MD5 {found}, expected {md5}); get the file again")
+    except FileNotFoundError:
+        raise UserError(f"no '{path}'; give the place of mnist_test_seq.npy, or no test_file") from None
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot read '{path}': {error}; get the file again") from error
+    if not isinstance(sequences, np.ndarray) or sequences.ndim != 4 or sequences.dtype != np.uint8:
+        raise UserError(f"'{path}' is not a table [frames, sequences, height, width] of bytes")
+    return sequences
