@@ -13,6 +13,14 @@ from kedro.pipeline import Pipeline
 
 from wm_pipelines.pipelines.combinations import combinations, read_globals
 
+# What a run ends with: the summary for the terminal, the report and its file, per evaluation pipeline.
+REPORTS = (
+    ("summary_text", "report", "index.html"),
+    ("field_summary", "field_report", "fields.html"),
+    ("image_summary", "image_report", "images.html"),
+    ("video_summary", "video_report", "videos.html"),
+)
+
 
 class ProjectHooks:
     """What happens around every run."""
@@ -31,14 +39,12 @@ class ProjectHooks:
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Show the table, and where the report lies."""
-        if "summary_text" in pipeline.all_outputs():
-            click.echo(f"\n{catalog.load('summary_text')}")
-        if "report" in pipeline.all_outputs():
-            click.echo(f"Report: {Path(read_globals()['data_root'], '08_reporting/index.html').resolve()}")
-        if "field_summary" in pipeline.all_outputs():
-            click.echo(f"\n{catalog.load('field_summary')}")
-        if "field_report" in pipeline.all_outputs():
-            click.echo(f"Report: {Path(read_globals()['data_root'], '08_reporting/fields.html').resolve()}")
+        made, folder = pipeline.all_outputs(), Path(read_globals()["data_root"], "08_reporting")
+        for summary, report, page in REPORTS:
+            if summary in made:
+                click.echo(f"\n{catalog.load(summary)}")
+            if report in made:
+                click.echo(f"Report: {(folder / page).resolve()}")
 
 
 def check_parameters(parameters: dict[str, Any]) -> None:
@@ -49,12 +55,20 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     """
     from wm_pipelines.errors import UserError, validate
     from wm_pipelines.learning.config import LearningConfig
-    from wm_pipelines.pipelines.configuration import EvaluationConfig, FamilyParameters, check_seeds
+    from wm_pipelines.pipelines.configuration import (
+        EvaluationConfig,
+        FamilyParameters,
+        ImageEvaluationConfig,
+        VideoEvaluationConfig,
+        check_seeds,
+    )
     from wm_pipelines.worlds.episodes import WorldConfig
     from wm_pipelines.worlds.fields.data import FieldConfig
 
     wanted = combinations()
-    for name in (*wanted.worlds, *wanted.families, *wanted.field_worlds, *wanted.field_families):
+    families = wanted.worlds_of_families()
+    seen = (*wanted.image_worlds, *wanted.video_worlds)
+    for name in (*wanted.worlds, *wanted.field_worlds, *seen, *families):
         if not isinstance(parameters.get(name), dict):
             raise UserError(
                 f"no parameters for '{name}': add conf/base/parameters_{name}.yml with the top-level key '{name}'"
@@ -62,11 +76,18 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     check_seeds(parameters.get("seeds"))
     validate(LearningConfig, parameters.get("learning", {}), "learning")
     validate(EvaluationConfig, parameters.get("evaluation", {}), "evaluation")
-    for name in wanted.worlds:
+    if seen:
+        check_seeds(parameters.get("pixel_seeds"), "pixel_seeds")
+        validate(LearningConfig, parameters.get("pixel_learning", {}), "pixel_learning")
+        validate(ImageEvaluationConfig, parameters.get("image_evaluation", {}), "image_evaluation")
+        videos = validate(VideoEvaluationConfig, parameters.get("video_evaluation", {}), "video_evaluation")
+        for name in wanted.video_worlds:
+            videos.on(name)
+    for name in (*wanted.worlds, *seen):
         validate(WorldConfig, parameters[name], name)
     for name in wanted.field_worlds:
         validate(FieldConfig, parameters[name], name)
-    for name in (*wanted.families, *wanted.field_families):
+    for name in families:
         validate(FamilyParameters, parameters[name], name)
 
 
@@ -80,16 +101,13 @@ def check_worlds_and_families(pipeline: Pipeline, catalog: CatalogProtocol) -> N
     from wm_pipelines.worlds.episodes import build_world
 
     wanted, inputs = combinations(), pipeline.inputs()
-    for name in wanted.worlds:
+    for name in (*wanted.worlds, *wanted.image_worlds, *wanted.video_worlds):
         if f"params:{name}" in inputs:
             build_world(catalog.load(f"params:{name}"), where=name)
     for name in wanted.field_worlds:
         if f"params:{name}" in inputs:
             check_field(catalog.load(f"params:{name}"), name)
-    worlds_of = dict.fromkeys(wanted.families, wanted.worlds) | dict.fromkeys(
-        wanted.field_families, wanted.field_worlds
-    )
-    families = {name: worlds for name, worlds in worlds_of.items() if f"params:{name}" in inputs}
+    families = {n: worlds for n, worlds in wanted.worlds_of_families().items() if f"params:{n}" in inputs}
     if not families:
         return
     from wm_pipelines.families import get_family

@@ -14,7 +14,7 @@ from kedro.io import DataCatalog
 from wm_pipelines.errors import UserError
 from wm_pipelines.pipeline_registry import register_pipelines
 from wm_pipelines.pipelines import combinations as lists_of
-from wm_pipelines.pipelines.combinations import Combinations, combinations
+from wm_pipelines.pipelines.combinations import combinations
 
 ROOT = Path(__file__).parents[2]
 PIPELINES = {
@@ -25,6 +25,8 @@ PIPELINES = {
     "tuning",
     "physics_eval",
     "field_eval",
+    "image_eval",
+    "video_eval",
     "__default__",
 }
 
@@ -51,7 +53,8 @@ def test_users_find_the_pipelines_they_expect(pipelines):
 def test_the_whole_is_the_sum_of_its_parts(pipelines):
     parts = ("data_ingestion", "training", "evaluation", "reporting")
     whole = {node.name for node in pipelines["physics_eval"].nodes}
-    assert whole == {node.name for part in parts for node in pipelines[part].nodes}
+    seen = {f"{world}.simulate" for world in (*combinations().image_worlds, *combinations().video_worlds)}
+    assert whole == {node.name for part in parts for node in pipelines[part].nodes} - seen
 
 
 def test_every_world_meets_every_family(pipelines):
@@ -80,10 +83,19 @@ def test_every_field_world_meets_every_field_family(pipelines):
 
 
 def test_the_default_is_everything_with_one_leaderboard_after_all_parts(pipelines):
-    whole, parts = pipelines["__default__"], (pipelines["physics_eval"], pipelines["field_eval"])
+    names = ("physics_eval", "field_eval", "image_eval", "video_eval")
+    whole, parts = pipelines["__default__"], [pipelines[name] for name in names]
     assert {n.name for n in whole.nodes} == {n.name for part in parts for n in part.nodes}
     (union,) = (n for n in whole.nodes if "leaderboard" in n.outputs)
-    assert set(union.inputs) == {"leaderboard_parts", "physics_eval_scores", "field_eval_scores"}
+    assert set(union.inputs) == {"leaderboard_parts", *(f"{name}_scores" for name in names)}
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_every_world_that_is_seen_meets_every_family_that_sees(pipelines, kind):
+    lists, built = combinations(), pipelines[f"{kind}_eval"]
+    worlds, families = getattr(lists, f"{kind}_worlds"), getattr(lists, f"{kind}_families")
+    assert {node.namespace for node in built.nodes} == {*worlds, *families, "evaluation", f"{kind}_report"}
+    assert {f"{f}.train_{w}" for f in families for w in worlds} <= {node.name for node in built.nodes}
 
 
 def test_without_field_worlds_there_is_no_field_pipeline(monkeypatch, tmp_path):
@@ -91,8 +103,17 @@ def test_without_field_worlds_there_is_no_field_pipeline(monkeypatch, tmp_path):
     (tmp_path / "base" / "globals.yml").write_text("worlds: [pendulum]\nfamilies: [mlp]\n")
     monkeypatch.setattr(lists_of, "_environment", {"conf_source": tmp_path, "env": "local"})
     built = register_pipelines()
-    assert not built["field_eval"].nodes
+    assert not any(built[name].nodes for name in ("field_eval", "image_eval", "video_eval"))
     assert {n.name for n in built["__default__"].nodes} == {n.name for n in built["physics_eval"].nodes}
+
+
+def test_a_family_may_learn_from_pictures_and_from_videos(monkeypatch, tmp_path):
+    (tmp_path / "base").mkdir()
+    lists = "worlds: [rod]\nfamilies: [mlp]\nimage_worlds: [a]\nimage_families: [mae]\n"
+    (tmp_path / "base" / "globals.yml").write_text(lists + "video_worlds: [b]\nvideo_families: [mae]\n")
+    monkeypatch.setattr(lists_of, "_environment", {"conf_source": tmp_path, "env": "local"})
+    assert combinations().worlds_of_families() == {"mlp": ("rod",), "mae": ("a", "b")}
+    assert combinations().elsewhere() == ("a", "b")
 
 
 def test_a_name_in_both_lists_is_one_clear_line(monkeypatch, tmp_path):
@@ -188,38 +209,41 @@ def test_all_stages_together_run_every_node_once(stages, pipelines):
     assert sorted(run) == sorted(n.name for n in physics.nodes)
 
 
-def test_field_stages_run_and_track_what_the_registry_declares(stages, pipelines, entries):
-    lists, by_name = combinations(), {node.name: node for node in pipelines["field_eval"].nodes}
-    assert stages["ingest_field"]["matrix"] == {"world": "${field_worlds}"}
-    assert stages["fit_field"]["matrix"] == {"family": "${field_families}", "world": "${field_worlds}"}
+@pytest.mark.parametrize("kind", ["field", "image", "video"])
+def test_stages_of_a_kind_run_and_track_what_the_registry_declares(stages, pipelines, entries, kind):
+    by_name = {node.name: node for node in pipelines[f"{kind}_eval"].nodes}
+    worlds, families = (getattr(combinations(), f"{kind}_{noun}") for noun in ("worlds", "families"))
+    assert stages[f"ingest_{kind}"]["matrix"] == {"world": f"${{{kind}_worlds}}"}
+    assert stages[f"fit_{kind}"]["matrix"] == {"family": f"${{{kind}_families}}", "world": f"${{{kind}_worlds}}"}
     run = []
     for name, items in {
-        "ingest_field": [{"world": world} for world in lists.field_worlds],
-        "fit_field": [{"family": f, "world": w} for f in lists.field_families for w in lists.field_worlds],
-        "collect_field": [{"family": family} for family in lists.field_families],
-        "report_field": [{}],
+        f"ingest_{kind}": [{"world": world} for world in worlds],
+        f"fit_{kind}": [{"family": f, "world": w} for f in families for w in worlds],
+        f"collect_{kind}": [{"family": family} for family in families],
+        f"report_{kind}": [{}],
     }.items():
         stage = stages[name]
         for item in items:
             command = filled(stage["cmd"], **item)
-            assert command.startswith("kedro run --pipeline=field_eval --")
+            assert command.split("--pipeline=")[1].split()[0] in (f"{kind}_eval", "data_ingestion")
             picked = command.split("=")[-1].split(",")
             nodes = [n for n in by_name.values() if n.namespace in picked or n.name in picked]
             run += [n.name for n in nodes]
             assert {filled(out, **item) for out in stage["outs"]} == outputs_of(nodes, entries)
     # The union belongs to the stage `report`, whichever pipelines wrote its parts.
     assert sorted([*run, "evaluation.leaderboard"]) == sorted(by_name)
-    assert file_of("field_eval_scores", entries) in stages["report"]["deps"]
+    assert file_of(f"{kind}_eval_scores", entries) in stages["report"]["deps"]
 
 
 def test_dependencies_and_parameter_files_of_stages_exist(stages):
     every = combinations()
     for stage in stages.values():
-        of_fields = stage.get("matrix", {}).get("world") == "${field_worlds}"
-        lists = Combinations(every.field_worlds, every.field_families) if of_fields else every
+        matrix = stage.get("matrix", {})
+        kind = next(iter(matrix.values()), "${worlds}")[2:].removesuffix("}").rpartition("_")[0]
+        worlds, families = (getattr(every, f"{kind}_{noun}" if kind else noun) for noun in ("worlds", "families"))
         files = [dep for dep in stage.get("deps", []) if dep.startswith("src")]
         files += [next(iter(entry)) for entry in stage.get("params", [])]
-        for family in lists.families:
-            for world in lists.worlds:
+        for family in families:
+            for world in worlds:
                 for file in files:
                     assert (ROOT / filled(file, family=family, world=world)).exists(), file

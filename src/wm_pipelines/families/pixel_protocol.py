@@ -90,6 +90,15 @@ class PixelFamily(Family):
         del member, context, steps
         return None, None
 
+    def illustrate(self, frames: Tensor) -> Mapping[str, Tensor]:
+        """Pictures for the report of what the first member makes of ``frames [E, T, H, W, C]`` uint8.
+
+        Returns:
+            Name (``mask``, ``reconstruction`` …) to pictures ``[E, T, H, W, C]`` in [0, 1].
+        """
+        del frames
+        return {}
+
     @property
     def frames_per_latent(self) -> int:
         """Frames that one latent instant spans: the tubelet's length."""

@@ -31,7 +31,7 @@ class Summary(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _resampling_weights(n: int, resamples: int, seed: int) -> Float:
+def resampling_weights(n: int, resamples: int, seed: int) -> Float:
     """Share of each of ``n`` observations in each bootstrap sample: ``[resamples, n]``, rows sum to one."""
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=resamples)
     return counts / n
@@ -92,7 +92,7 @@ def summarise(values: Float, confidence: float = 0.95, resamples: int = 2000, se
     if n == 1:
         undefined = np.full_like(value, np.nan)
         return Summary(value, undefined, undefined, 1)
-    means = _weighted_means(_resampling_weights(n, resamples, seed), values.reshape(n, -1))
+    means = _weighted_means(resampling_weights(n, resamples, seed), values.reshape(n, -1))
     low, high = _interval(means.reshape(resamples, *value.shape), value, _expanded_tail(n, confidence))
     return Summary(value, low, high, n)
 
@@ -122,8 +122,8 @@ def pooled(values: Float, confidence: float = 0.95, resamples: int = 2000, seed:
     n_seeds, n_episodes = values.shape
     if n_seeds == 1 or n_episodes == 1:
         return summarise(values.reshape(-1), confidence, resamples, seed)
-    of_seeds = _resampling_weights(n_seeds, resamples, seed)
-    of_episodes = _resampling_weights(n_episodes, resamples, seed + 1)
+    of_seeds = resampling_weights(n_seeds, resamples, seed)
+    of_episodes = resampling_weights(n_episodes, resamples, seed + 1)
     per_resample = _weighted_means(of_seeds, values)
     infinite = np.isinf(per_resample)
     means = (of_episodes * np.where(infinite, 0.0, per_resample)).sum(axis=1)

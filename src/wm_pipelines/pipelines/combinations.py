@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import yaml
 
 from wm_pipelines.errors import UserError
+
+KINDS = ("", "field_", "image_", "video_")
+"""What the lists of a kind begin with: mechanical systems, fields, pictures, videos."""
 
 _environment: dict[str, Any] = {}
 
@@ -22,6 +26,23 @@ class Combinations:
     families: tuple[str, ...]
     field_worlds: tuple[str, ...] = ()
     field_families: tuple[str, ...] = ()
+    image_worlds: tuple[str, ...] = ()
+    image_families: tuple[str, ...] = ()
+    video_worlds: tuple[str, ...] = ()
+    video_families: tuple[str, ...] = ()
+
+    def worlds_of_families(self) -> dict[str, tuple[str, ...]]:
+        """Every family of every kind, and the worlds that it meets."""
+        met: dict[str, tuple[str, ...]] = {}
+        for kind in KINDS:
+            worlds, families = (getattr(self, kind + noun) for noun in ("worlds", "families"))
+            for family in families:
+                met[family] = (*met.get(family, ()), *worlds)
+        return met
+
+    def elsewhere(self) -> tuple[str, ...]:
+        """Worlds that have a report of their own, beside the main one."""
+        return tuple(w for kind in KINDS[1:] for w in getattr(self, kind + "worlds"))
 
 
 def use_environment(conf_source: str | os.PathLike[str], env: str | None) -> None:
@@ -33,18 +54,25 @@ def combinations() -> Combinations:
     """The lists of the current environment, on top of base.
 
     Raises:
-        UserError: a list is missing or empty, holds a name twice, or not a name. The lists of fields may be missing or
-            empty: then there are none.
+        UserError: a list is missing or empty, holds a name twice, or not a name. Only the lists of mechanical systems
+            must be there. A world belongs to one list; a family may learn from pictures and from videos.
     """
     lists = read_globals()
-    fields = (_names(lists, key) if lists.get(key) else () for key in ("field_worlds", "field_families"))
-    found = Combinations(_names(lists, "worlds"), _names(lists, "families"), *fields)
-    for kind, first, second in (
-        ("worlds", found.worlds, found.field_worlds),
-        ("families", found.families, found.field_families),
-    ):
-        if both := sorted(set(first) & set(second)):
-            raise UserError(f"conf/…/globals.yml: '{both[0]}' stands in '{kind}' and in 'field_{kind}'; keep one")
+    found = Combinations(
+        **{
+            kind + noun: _names(lists, kind + noun) if not kind or lists.get(kind + noun) else ()
+            for kind in KINDS
+            for noun in ("worlds", "families")
+        }
+    )
+    for noun in ("worlds", "families"):
+        for first, second in itertools.combinations(KINDS, 2):
+            if noun == "families" and {first, second} == {"image_", "video_"}:
+                continue
+            if both := sorted(set(getattr(found, first + noun)) & set(getattr(found, second + noun))):
+                raise UserError(
+                    f"conf/…/globals.yml: '{both[0]}' stands in '{first}{noun}' and in '{second}{noun}'; keep one"
+                )
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from wm_pipelines.errors import UserError
+from wm_pipelines.errors import UserError, validate
 from wm_pipelines.mappings import deep_merge
 
 
@@ -58,10 +58,57 @@ class EvaluationConfig(BaseModel):
     animation_size: int = Field(96, ge=16, description="pixels")
 
 
-def check_seeds(seeds: Any) -> list[int]:
+class PixelEvaluationConfig(BaseModel):
+    """How what was learned from pictures is judged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    resamples: int = Field(1000, ge=10, description="bootstrap resamples of every confidence interval")
+    knn: int = Field(5, ge=1, description="neighbours of the kNN probe")
+    shown: int = Field(8, ge=1, description="pictures or episodes kept for the report")
+    untrained: bool = Field(True, description="also judge every encoder as it was before training")
+
+
+class ImageEvaluationConfig(PixelEvaluationConfig):
+    """``image_evaluation``: probes on frozen features of pictures."""
+
+    probe_train: int | None = Field(None, ge=10, description="labelled pictures that probes learn from; null: all")
+    attentive_train: int = Field(5000, ge=0, description="pictures that the attentive probe learns from; 0: none")
+
+
+class Checked(BaseModel):
+    """A file of weights and its checksum."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    sha256: str
+
+
+class VideoEvaluationConfig(PixelEvaluationConfig):
+    """``video_evaluation``: physics read from features and from predicted futures."""
+
+    window: int = Field(3, ge=2, description="latents that a velocity is read from")
+    context: int = Field(10, ge=1, description="frames before the first prediction")
+    steps: int = Field(8, ge=1, description="frames predicted")
+    every: int = Field(10, ge=1, description="frames between two predictions of one episode")
+    probe_episodes: int = Field(200, ge=2, description="training episodes that probes learn from, at most")
+    tolerance: float = Field(0.1, gt=0, description="relative energy error that counts as a violation, probed")
+    horizon_threshold: float = Field(0.4, gt=0, description="error, in the truth's spread, that ends a horizon")
+    lpips: bool = Field(False, description="perceptual distance; needs the extra `lpips`")
+    i3d: Checked | None = Field(None, description="TorchScript I3D for FVD: path and SHA-256")
+    worlds: dict[str, dict[str, Any]] = Field(default_factory=dict, description="what single worlds change")
+
+    def on(self, world: str) -> VideoEvaluationConfig:
+        """The same with what one world changes."""
+        changed = deep_merge(self.model_dump(exclude={"worlds"}), self.worlds.get(world, {}))
+        return validate(VideoEvaluationConfig, changed, f"video_evaluation.worlds.{world}")
+
+
+def check_seeds(seeds: Any, where: str = "seeds") -> list[int]:
     """Seeds as a list of distinct non-negative integers, or a one-line error."""
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
-        raise UserError(f"parameter 'seeds': a non-empty list of integers >= 0, got {seeds!r}")
+        raise UserError(f"parameter '{where}': a non-empty list of integers >= 0, got {seeds!r}")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"parameter 'seeds': a seed stands there twice: {seeds}")
+        raise UserError(f"parameter '{where}': a seed stands there twice: {seeds}")
     return seeds

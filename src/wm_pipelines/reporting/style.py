@@ -7,8 +7,11 @@ from collections.abc import Iterable
 
 from wm_pipelines.metrics.registry import STATE_METRICS
 
-REFERENCES = ("oracle", "persistence")
-"""Ceiling and floor: always shown, never the winner."""
+REFERENCES = ("oracle", "persistence", "raw_pixels")
+"""Ceiling and floors: always shown, never the winner."""
+
+UNTRAINED = "_untrained"
+"""How the variant of a model ends that was judged without training: a floor, too."""
 
 INK = "#1b1f24"
 """Colour of the truth on a light page; the report turns it light on a dark one (traces marked ``meta="ink"``)."""
@@ -21,6 +24,12 @@ _FAMILY_COLOURS = {
     "momentum_gnn": "#00956d",
     "physics_informed": "#d55e00",
     "mlp": "#a35cc2",
+    "vjepa": "#2f7fd1",
+    "ijepa": "#2f7fd1",
+    "mae": "#d55e00",
+    "contrastive": "#00956d",
+    "latent_dynamics": "#a35cc2",
+    "raw_pixels": "#7f858f",
     "persistence": "#7f858f",
 }
 _SPARE_COLOURS = ("#d1478c", "#1893b5", "#7a8b1f", "#a8683f", "#c94a4a", "#6a74d8")
@@ -111,12 +120,26 @@ METRIC_TITLES = {
     "horizon": "Horizon",
     "horizon_lyapunov": "Lyapunov horizon",
     "violation_rate": "Violations",
-    "mse": "State MSE",
+    "linear_probe": "Linear probe",
+    "knn_probe": "kNN probe",
+    "attentive_probe": "Attentive probe",
+    "r2_position_probed": "R² position",
+    "r2_velocity_probed": "R² velocity",
+    "mse": "MSE",
+    "mse_per_frame": "MSE per frame",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "fvd": "FVD",
     "energy_error": "Energy error",
     "energy_drift": "Energy drift",
     "energy_mse": "Energy MSE",
     "momentum_error": "Momentum error",
     "angular_momentum_error": "Angular momentum error",
+    "feature_std": "Feature std",
+    "effective_rank": "Effective rank",
+    "rankme": "RankMe",
+    "collapsed": "Collapsed",
     "train_seconds": "Training",
     "train_flops": "Training FLOPs",
     "step_ms": "Time per step",
@@ -142,6 +165,7 @@ _HIGHER_IS_BETTER = {
     "knn_probe",
     "attentive_probe",
     "effective_rank",
+    "rankme",
     "codebook_usage",
     "action_sensitivity",
     "action_consistency",
@@ -151,6 +175,8 @@ _HIGHER_IS_BETTER = {
 }
 _LOWER_IS_BETTER = {
     "lpips",
+    "mse_per_frame",
+    "collapsed",
     "fvd",
     "fid",
     "perplexity",
@@ -169,6 +195,8 @@ def lower_is_better(metric: str) -> bool | None:
         return STATE_METRICS[name].lower_is_better
     if name.startswith("relative_l2_") or name.endswith("_balance_error"):
         return True
+    if name.startswith("r2_") or name.endswith("_auc"):
+        return False
     if name in _HIGHER_IS_BETTER or name in _LOWER_IS_BETTER:
         return name in _LOWER_IS_BETTER
     return None
@@ -178,6 +206,10 @@ def metric_title(metric: str) -> str:
     """Title of a metric's column."""
     if metric.startswith("relative_l2_"):
         return f"L2 error of {metric.removeprefix('relative_l2_')}"
+    if metric.startswith("surprise_"):
+        return f"Surprise AUC: {metric.removeprefix('surprise_').removesuffix('_auc').replace('_', ' ')}"
+    if metric not in METRIC_TITLES and metric.endswith("_probed"):
+        return metric_title(metric.removesuffix("_probed")) + ", probed"
     return METRIC_TITLES.get(metric, metric.replace("_", " ").capitalize())
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 from wm_pipelines.reporting.style import (
     COST_METRICS,
     REFERENCES,
+    UNTRAINED,
     lower_is_better,
     metric_order,
     metric_title,
@@ -58,7 +59,8 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per world, split, family, variant, metric, unit with ``value`` (mean over seeds), ``median``,
         ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: whether no other
-        trained family is better there (several may tie). Oracle and persistence are never the best; a metric that
+        trained family is better there (several may tie). Oracle, persistence, raw pixels and untrained
+        models are never the best; a metric that
         diverged is not either. Sorted by world, split, family as in the report, metric.
     """
     overall = leaderboard[leaderboard["step"] < 0]
@@ -72,7 +74,8 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table["best"] = False
     for key, group in table.groupby(["world", "split", "metric"], observed=True):
-        contenders = group[~group["family"].isin(REFERENCES) & np.isfinite(group["value"])]
+        floor = group["family"].isin(REFERENCES) | group["variant"].str.endswith(UNTRAINED)
+        contenders = group[~floor & np.isfinite(group["value"])]
         direction = lower_is_better(str(key[2]))
         if len(contenders) and direction is not None:
             top = contenders["value"].min() if direction else contenders["value"].max()

@@ -8,8 +8,14 @@ from wm_pipelines.pipelines.data_ingestion.nodes import ingest_world
 
 
 def create_pipeline() -> Pipeline:
-    """``params:<world>`` → ``<world>_episodes``, for every world."""
-    return sum((_world(name) for name in combinations().worlds), Pipeline([]))
+    """``params:<world>`` → ``<world>_episodes``, for every world that has episodes, mechanical or seen."""
+    lists = combinations()
+    return ingestion((*lists.worlds, *lists.image_worlds, *lists.video_worlds))
+
+
+def ingestion(worlds: tuple[str, ...]) -> Pipeline:
+    """The same for some worlds."""
+    return sum((_world(name) for name in worlds), Pipeline([]))
 
 
 def _world(name: str) -> Pipeline:

@@ -2,13 +2,15 @@
 
 from kedro.pipeline import Pipeline
 
-from wm_pipelines.pipelines import data_ingestion, evaluation, reporting, training
+from wm_pipelines.pipelines import evaluation, reporting, training
+from wm_pipelines.pipelines.combinations import combinations
+from wm_pipelines.pipelines.data_ingestion.pipeline import ingestion
 
 
 def create_pipeline() -> Pipeline:
     """From the laws of the worlds to the report."""
     return (
-        data_ingestion.create_pipeline()
+        ingestion(combinations().worlds)
         + training.create_pipeline()
         + evaluation.create_pipeline()
         + reporting.create_pipeline()

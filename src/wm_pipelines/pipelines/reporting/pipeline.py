@@ -9,7 +9,7 @@ from wm_pipelines.pipelines.reporting.nodes import FIGURES, draw_world, summaris
 
 def create_pipeline() -> Pipeline:
     """``leaderboard`` and roll-outs → figures, summary, ``report``."""
-    worlds, families, elsewhere = combinations().worlds, combinations().families, combinations().field_worlds
+    worlds, families, elsewhere = combinations().worlds, combinations().families, combinations().elsewhere()
     collected = [f"{family}_{kind}" for kind in ("rollouts", "curves", "facts") for family in families]
     draw = [
         Node(

@@ -1,0 +1,139 @@
+"""What judging pictures and judging videos have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.families import get_family
+from wm_pipelines.families.pixel_protocol import PixelFamily
+from wm_pipelines.learning.artifacts import Models
+from wm_pipelines.metrics.representation import effective_rank, feature_std, is_collapsed, rankme
+from wm_pipelines.metrics.statistics import Summary, summarise
+from wm_pipelines.pipelines.evaluation.judging import cost_rows, table
+from wm_pipelines.pixels import FrameSystem
+from wm_pipelines.worlds.episodes import Episodes
+
+logger = logging.getLogger(__name__)
+
+Float = NDArray[np.float64]
+_RANKED = 4096  # features that spread and rank are measured on
+
+
+@dataclass
+class Judgement:
+    """Leaderboard rows (without world, family, variant), and arrays for the report by name."""
+
+    seeds: Sequence[int]
+    resamples: int = 1000
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def add(self, metric: str, values: Float | Sequence[Summary], unit: str, n: int = 1, step: int = -1) -> None:
+        """Add a value per seed.
+
+        Args:
+            metric: its name. unit: of the value. n: what it is a mean of. step: of the prediction.
+            values: ``[S]``; ``[S, N]`` observations, to be averaged with an interval; or a summary per seed.
+        """
+        for seed, value in zip(self.seeds, values, strict=True):
+            if isinstance(value, Summary):
+                summary = value
+            elif np.ndim(value):
+                summary = summarise(np.asarray(value, np.float64), resamples=self.resamples)
+            else:
+                summary = Summary(np.float64(value), np.float64(np.nan), np.float64(np.nan), n)
+            self.rows.append(
+                {
+                    "split": "test",
+                    "metric": metric,
+                    "seed": seed,
+                    "step": step,
+                    "value": float(summary.value),
+                    "ci_low": float(summary.ci_low),
+                    "ci_high": float(summary.ci_high),
+                    "n": int(summary.n),
+                    "unit": unit,
+                }
+            )
+
+
+def frame_system(episodes: Episodes, name: str) -> FrameSystem:
+    """What a family is told of a world that it sees.
+
+    Raises:
+        UserError: the episodes have no pictures.
+    """
+    if episodes.frames is None:
+        raise UserError(f"world '{name}' has no frames; set '{name}.frame_size' and make its episodes again")
+    _, rows, height, width, channels = episodes.frames.shape
+    return FrameSystem(name, float(episodes.metadata.get("step", 1.0)), rows, height, width, channels)
+
+
+def judge_variants(
+    models: Models,
+    episodes: Mapping[str, Episodes],
+    cost: Mapping[str, Any],
+    family: str,
+    world: str,
+    judge: Callable[[PixelFamily, bool], Judgement],
+    untrained: bool,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Rows and arrays of every variant, and rows of the untrained encoder of every variant that was trained.
+
+    Args:
+        models: trained. episodes: by split. cost: of the training, by variant. family, world: names.
+        judge: judges a family; the flag says that it is trained. untrained: whether to judge untrained encoders, too.
+    """
+    rows: list[dict[str, Any]] = []
+    arrays: dict[str, Any] = {}
+    system = frame_system(episodes["train"], world) if models.variants else None
+    for variant, model in models.variants.items():
+        assert system is not None
+        seeds = list(model.card["seeds"])
+        restored = model.restore(system)
+        assert isinstance(restored, PixelFamily)
+        judged = judge(restored, True)
+        rows += [{"variant": variant, **row} for row in (*cost_rows(cost[variant], seeds), *judged.rows)]
+        arrays |= {f"{variant}/{name}": array for name, array in judged.arrays.items()}
+        _call_collapsed(judged, f"{family} ({variant}) on {world}")
+        if untrained and cost[variant]["parameters"]:
+            kind = get_family(family)
+            fresh = kind(kind.Config(**model.card["config"]), system, seeds).to(kind.dtype).eval()
+            assert isinstance(fresh, PixelFamily)
+            rows += [{"variant": f"{variant}_untrained", **row} for row in judge(fresh, False).rows]
+    return table(rows, world, family), arrays
+
+
+def _call_collapsed(judged: Judgement, what: str) -> None:
+    collapsed = [row["seed"] for row in judged.rows if row["metric"] == "collapsed" and row["value"]]
+    if collapsed:
+        logger.warning(
+            "%s COLLAPSED for seed(s) %s: its features hardly tell one picture from another.", what, collapsed
+        )
+
+
+def add_spread(judged: Judgement, features: Float, learned: bool) -> None:
+    """How many directions features ``[S, N, D]`` fill and, where they were ``learned``, whether that is a collapse."""
+    some = features[:, :_RANKED]
+    count = some.shape[1]
+    judged.add("feature_std", np.array([feature_std(z).mean() for z in some]), "1", count)
+    judged.add("effective_rank", np.array([effective_rank(z) for z in some]), "1", count)
+    judged.add("rankme", np.array([rankme(z) for z in some]), "1", count)
+    if learned:
+        judged.add("collapsed", np.array([float(is_collapsed(z)) for z in some]), "1", count)
+
+
+def encode(family: PixelFamily, frames: NDArray[np.uint8]) -> tuple[Float, Tensor | None]:
+    """Pooled features ``[S, E, T', D]`` and tokens ``[S, E, T', N, D]``."""
+    encoding = family.encode(torch.tensor(frames))
+    return encoding.pooled.double().numpy(), encoding.tokens
