@@ -238,7 +238,8 @@ def _to_arrow(view: NDArray[Any]) -> Any:
         return pa.array(view.tolist(), pa.string())
     if view.ndim == 1:
         return pa.array(np.ascontiguousarray(view))
-    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(view))
+    # Arrow reads the order of axes from strides, and an axis of length 1 may have any: give it those of plain C order.
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(view).ravel().reshape(view.shape))
 
 
 def _views_of(table: Any) -> dict[str, NDArray[Any]]:
