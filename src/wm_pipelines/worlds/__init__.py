@@ -26,6 +26,7 @@ _NOT_WORLDS = {
     "trajectories",
     "idx",
     "impossible",
+    "video_files",
     "fields",  # worlds of partial differential equations, with a registry of their own
 }
 

@@ -212,7 +212,7 @@ class BouncingBalls(World):
         """
         v = p / self.masses[:, None]
         room = (0.5 * self.side - self.radii)[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             walls = np.where(v == 0.0, np.inf, np.maximum((np.copysign(room, v) - q) / v, 0.0))
         waits = [walls.reshape(len(q), -1)]
         for i, j in self.pairs if self.meet else ():

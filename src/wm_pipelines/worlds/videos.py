@@ -1,0 +1,171 @@
+"""The user's own videos: a list of path,label (as of Kinetics-400) becomes a world by a parameter file alone."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from wm_pipelines import __version__
+from wm_pipelines.errors import UserError
+from wm_pipelines.worlds import register
+from wm_pipelines.worlds.base import RecordedWorld, WorldParameters
+from wm_pipelines.worlds.episodes import Episodes, stream
+from wm_pipelines.worlds.trajectories import project_path
+from wm_pipelines.worlds.video_files import Clips, Cut, Listed, UnusableVideoError, label_numbers, read_clips, read_list
+
+logger = logging.getLogger(__name__)
+
+
+class VideosParameters(WorldParameters):
+    """Which videos, which clips of them, and who sees which."""
+
+    path: str | dict[str, str] = Field(description="a CSV of path,label; or one per split: {train: …, test: …}")
+    folder: str | None = Field(None, description="where relative paths in the CSV start; null: the CSV's own folder")
+    size: int = Field(64, ge=8, description="pixels along a side: shorter side scaled, centre cut out")
+    frames: int = Field(16, ge=2, description="of a clip")
+    stride: int = Field(1, ge=1, description="every how many-th frame is taken")
+    fps: float | None = Field(None, gt=0, allow_inf_nan=False, description="frames per second taken; null: all")
+    clips_per_video: int = Field(1, ge=1, description="at most, evenly spread over the video")
+    grey: bool = False
+    splits: dict[str, float] = Field(
+        default_factory=lambda: {"train": 0.7, "validation": 0.15, "test": 0.15},
+        description="shares of the videos; of no use with one CSV per split",
+    )
+
+    @model_validator(mode="after")
+    def _splits_fit(self) -> VideosParameters:
+        names = self.splits if isinstance(self.path, str) else self.path
+        if "train" not in names:
+            raise ValueError("splits need at least 'train'")
+        if isinstance(self.path, str) and not all(0.0 < share <= 1.0 for share in self.splits.values()):
+            raise ValueError("splits: give shares between 0 and 1")
+        if isinstance(self.path, str) and sum(self.splits.values()) > 1.0 + 1e-9:
+            raise ValueError(f"splits: the shares add up to {sum(self.splits.values()):g}, more than 1")
+        return self
+
+    def cut(self) -> Cut:
+        """The clips wanted."""
+        return Cut(self.frames, self.stride, self.fps, self.clips_per_video, self.size, self.grey)
+
+
+@dataclass(frozen=True)
+class _Video:
+    listed: Listed
+    clips: Clips
+
+
+@register
+class Videos(RecordedWorld):
+    """Clips ``[E, T, size, size, 3 | 1]`` with labels, no state; no video is in two splits."""
+
+    name = "videos"
+    Parameters = VideosParameters
+
+    def __init__(self, parameters: VideosParameters) -> None:
+        super().__init__(parameters)
+        self.settings = parameters
+
+    def own_episodes(self, seed: int) -> dict[str, Episodes]:
+        """The clips by split; unusable videos are left out, each with a warning that says why.
+
+        Raises:
+            UserError: a list cannot be read, or a split is left without a video.
+        """
+        s = self.settings
+        lists = {"": s.path} if isinstance(s.path, str) else s.path
+        places = {split: project_path(path) for split, path in lists.items()}
+        listed = {split: read_list(p, project_path(s.folder) if s.folder else p.parent) for split, p in places.items()}
+        numbers = label_numbers([entry for entries in listed.values() for entry in entries])
+        skipped: list[dict[str, str]] = []
+        seen: dict[str, str] = {}
+        videos = {split: self._usable(entries, skipped, seen) for split, entries in listed.items()}
+        if skipped:
+            logger.warning("videos used: %d; %s", len(seen), _summary(skipped))
+        by_split = _shared_out(videos[""], s.splits, seed) if isinstance(s.path, str) else videos
+        for split, part in by_split.items():
+            if not part:
+                raise UserError(
+                    f"split '{split}' of the videos in '{places.get(split, places.get(''))}' is empty: "
+                    f"{sum(map(len, videos.values()))} usable, {_summary(skipped)}; mend the list or the splits"
+                )
+        facts = {
+            "world": self.name,
+            "parameters": s.model_dump(mode="json"),
+            "seed": seed,
+            "step": float(np.median([video.clips.step for part in by_split.values() for video in part])),
+            "label_names": numbers and _by_number(numbers),
+            "skipped": skipped,
+            "skipped_videos": len(skipped),
+            "source_sha256": hashlib.sha256(b"".join(p.read_bytes() for p in places.values())).hexdigest(),
+            "generator": __version__,
+        }
+        return {split: _episodes(part, numbers, {**facts, "split": split}) for split, part in by_split.items()}
+
+    def _usable(self, entries: list[Listed], skipped: list[dict[str, str]], seen: dict[str, str]) -> list[_Video]:
+        """Cut all videos; those that cannot be are added to ``skipped``, the others' hashes to ``seen``."""
+        videos = []
+        for entry in entries:
+            try:
+                clips = read_clips(entry.path, self.settings.cut())
+                if clips.sha256 in seen:
+                    raise UnusableVideoError(f"it is the same video as '{seen[clips.sha256]}'")
+                seen[clips.sha256] = entry.name
+                videos.append(_Video(entry, clips))
+            except UnusableVideoError as reason:
+                logger.warning("video '%s' is left out: %s", entry.path, reason)
+                skipped.append({"path": entry.name, "reason": str(reason)})
+        return videos
+
+
+def _summary(skipped: list[dict[str, str]]) -> str:
+    """``2 left out (1 too short, 1 damaged)``, by the beginnings of the reasons."""
+    if not skipped:
+        return "none left out"
+    kinds = Counter(s["reason"].removeprefix("it is ").split(" (")[0].split(" as '")[0] for s in skipped)
+    return f"{len(skipped)} left out ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
+
+
+def _shared_out(videos: list[_Video], shares: dict[str, float], seed: int) -> dict[str, list[_Video]]:
+    """Random splits of these shares, every class divided alike as far as its number of videos allows."""
+    rng = np.random.default_rng(stream(seed, "split"))
+    classes: dict[str | None, list[int]] = {}
+    for index, video in enumerate(videos):
+        classes.setdefault(video.listed.label, []).append(index)
+    # A video's place in the row is its rank within its class, so that a piece of the row has every class's share.
+    place = np.empty(len(videos))
+    for members in classes.values():
+        place[rng.permutation(members)] = (np.arange(len(members)) + rng.random()) / len(members)
+    row = np.argsort(place, kind="stable")
+    ends = np.rint(np.cumsum(list(shares.values())) * len(videos)).astype(int)
+    starts = [0, *ends[:-1]]
+    return {
+        split: [videos[i] for i in sorted(row[start:end])]
+        for split, start, end in zip(shares, starts, ends, strict=True)
+    }
+
+
+def _by_number(numbers: dict[str, int]) -> list[str]:
+    """The names of the classes 0, 1, …; a class that no video is of is called by its number."""
+    names = {number: label for label, number in numbers.items()}
+    return [names.get(number, str(number)) for number in range(max(names) + 1)]
+
+
+def _episodes(videos: list[_Video], numbers: dict[str, int] | None, facts: dict[str, Any]) -> Episodes:
+    """All clips of the videos, one after the other."""
+    counts = [len(video.clips.frames) for video in videos]
+    frames = np.concatenate([video.clips.frames for video in videos])
+    steps = np.repeat([video.clips.step for video in videos], counts)
+    time = np.asarray(steps[:, None] * np.arange(frames.shape[1]), np.float64)
+    label = None
+    if numbers is not None:
+        label = np.repeat(np.array([numbers[str(video.listed.label)] for video in videos], np.int64), counts)
+    paths = np.repeat([video.listed.name for video in videos], counts).tolist()
+    return Episodes(
+        time=time, state=np.zeros((*time.shape, 0)), frames=frames, label=label, metadata={**facts, "episodes": paths}
+    )
