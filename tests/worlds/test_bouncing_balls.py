@@ -137,7 +137,7 @@ def test_starts_do_not_overlap_and_a_full_box_is_an_error():
     with pytest.raises(UserError, match="lower `radii`"):
         world_of(balls=9, radii=0.33).sample_initial_state(np.random.default_rng(0), 1)
     overlapping = {"law": "given", "states": [[0, 0, 0.1, 0, 1, 0, 0, 0]]}
-    with pytest.raises(UserError, match="overlap.*episode 0"):
+    with pytest.raises(UserError, match=r"overlap.*episode 0"):
         world_of(initial=overlapping).sample_initial_state(np.random.default_rng(0), 1)
     with pytest.raises(UserError, match="overlap"):
         world_of().simulate(np.array(overlapping["states"], float), 0.1, 1)

@@ -186,12 +186,13 @@ def energy_changed(
     pick = (np.arange(len(lawful)), lot.argmax(axis=1))
     z, target = window[pick], before[pick] + (factor - 1.0) * np.abs(before[pick])
     still = kinetic[pick] <= 1e-12 * np.abs(before[pick])
-    direction = np.where(still[:, None], rng.standard_normal((len(z), d)), z[:, d:])
-    rest = energy(_with_momenta(z, np.zeros_like(direction)))
-    has = energy(_with_momenta(z, direction)) - rest
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(has > 0.0, np.sqrt(np.maximum(target - rest, 0.0) / has), 1.0)
-    altered = _with_momenta(z, scale[:, None] * direction)
+    p = np.where(still[:, None], rng.standard_normal((len(z), d)), z[:, d:])
+    rest = energy(_with_momenta(z, np.zeros_like(p)))
+    for _ in range(2):  # the second time without the rounding of a small difference of large energies
+        has = energy(_with_momenta(z, p)) - rest
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = p * np.where(has > 0.0, np.sqrt(np.maximum(target - rest, 0.0) / has), 1.0)[:, None]
+    altered = _with_momenta(z, p)
     if not np.allclose(energy(altered), target, rtol=1e-9, atol=1e-12 * float(np.abs(before).max())):
         raise UserError(f"'{world.name}': its kinetic energy is not quadratic in the momenta; use a teleport instead")
     return altered, first + pick[1]
