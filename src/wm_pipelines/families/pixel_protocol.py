@@ -118,7 +118,7 @@ class PixelFamily(Family):
     def examples(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Whole episodes' frames ``[E, T, H, W, C]`` uint8; the first few are watched for collapse."""
         count = max(1, _MONITORED // episodes["frames"].shape[1])
-        self.register_buffer("_watched", episodes["frames"][:count], persistent=False)
+        self.register_buffer("_watched", self._whole(episodes["frames"][:count]), persistent=False)
         return {"frames": episodes["frames"]}
 
     def loss(self, batch: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -145,10 +145,10 @@ class PixelFamily(Family):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Encoding:
-        """Frozen features of ``frames [E, T, H, W, C]`` uint8, some thousand frames at a time."""
+        """Frozen features of ``frames [E, T, H, W, C]`` uint8; last frames that fill no latent instant are left out."""
         pooled, tokens = [], []
         for member in self._evaluated():
-            parts = [self.member_encode(member, part) for part in self._parts(frames)]
+            parts = [self.member_encode(member, part) for part in self._parts(self._whole(frames))]
             pooled.append(torch.cat([p for p, _ in parts]))
             tokens.append(None if parts[0][1] is None else torch.cat([t for _, t in parts if t is not None]))
         with_tokens = [t for t in tokens if t is not None]
@@ -177,6 +177,9 @@ class PixelFamily(Family):
             frames=torch.stack([torch.cat(f) for f in frames]) if frames[0] else None,
             latents=torch.stack([torch.cat(z) for z in latents]) if latents[0] else None,
         )
+
+    def _whole(self, frames: Tensor) -> Tensor:
+        return frames[:, : frames.shape[1] - frames.shape[1] % self.frames_per_latent]
 
     def _parts(self, frames: Tensor) -> Sequence[Tensor]:
         return frames.split(max(1, _AT_ONCE // frames.shape[1]))

@@ -47,7 +47,7 @@ def split_model(model: str) -> tuple[str, str]:
 def model_label(model: str) -> str:
     """How a model ``"family/variant"`` is called in the report."""
     family, variant = split_model(model)
-    return family if variant in _UNNAMED_VARIANTS else f"{family} · {variant}"
+    return family if variant in _UNNAMED_VARIANTS else f"{family} · {variant.replace(UNTRAINED, ' untrained')}"
 
 
 def model_order(models: Iterable[str]) -> list[str]:
