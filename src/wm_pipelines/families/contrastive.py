@@ -1,0 +1,115 @@
+"""Contrastive learning: what belongs together must be told apart from everything else.
+
+InfoNCE (van den Oord et al. 2018, eq. 4). In a video two frames of one episode that are near in time belong together
+and frames of other episodes do not; far frames of the same episode are neither. Of single pictures two random views
+belong together (Chen et al. 2020, SimCLR, section 2). Frames are encoded one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from wm_pipelines.families import register
+from wm_pipelines.families.pixel_protocol import PixelFamily
+from wm_pipelines.families.protocol import FamilyConfig, Schedule
+from wm_pipelines.nets.augment import Augmentation, affine_view
+from wm_pipelines.nets.convolutional import ConvolutionalEncoder, projector
+from wm_pipelines.nets.regularisers import info_nce
+from wm_pipelines.nets.vit import VisionTransformer
+
+
+class ContrastiveConfig(FamilyConfig):
+    """Configuration of contrastive learning."""
+
+    schedule: Schedule = Schedule(
+        steps=800, batch_size=256, learning_rate=3e-3, weight_decay=1e-4, final_learning_rate=1e-5, warmup=50
+    )
+    encoder: Literal["cnn", "vit"] = "cnn"
+    widths: tuple[int, ...] = Field((32, 64, 128), min_length=1, description="channels of the convolutional layers")
+    patch: int = Field(7, ge=1, description="pixels, of the vit")
+    width: int = Field(64, ge=2, description="of the vit")
+    depth: int = Field(3, ge=1, description="of the vit")
+    heads: int = Field(4, ge=1, description="of the vit")
+    projector: tuple[int, int] = Field((128, 64), description="hidden and output width")
+    temperature: float = Field(0.2, gt=0)
+    augment: Augmentation = Field(Augmentation(), description="of the two views of a picture")
+    near: int = Field(2, ge=1, description="frames of one episode at most so far apart belong together")
+    anchors: int = Field(2, ge=1, description="frames drawn from an episode of a video")
+
+
+class _Contrasted(nn.Module):
+    """Encoder and projector of one seed."""
+
+    def __init__(self, encoder: ConvolutionalEncoder | VisionTransformer, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.projector = encoder, head
+
+    def tokens(self, pictures: Tensor) -> Tensor:
+        """``[B, H, W, C]`` in [0, 1] -> ``[B, N, D]``."""
+        return self.encoder(pictures[:, None] if isinstance(self.encoder, VisionTransformer) else pictures)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """What is compared, ``[B, P]``."""
+        return self.projector(self.tokens(pictures).mean(1))
+
+
+@register
+class Contrastive(PixelFamily):
+    """Contrastive learning in time, or of views."""
+
+    name: ClassVar[str] = "contrastive"
+    Config: ClassVar[type[FamilyConfig]] = ContrastiveConfig
+    config: ContrastiveConfig
+
+    def make_member(self) -> nn.Module:
+        """Frame encoder and projector."""
+        config, system = self.config, self.system
+        size = (system.height, system.width)
+        encoder: ConvolutionalEncoder | VisionTransformer
+        if config.encoder == "cnn":
+            encoder = ConvolutionalEncoder(size, system.channels, config.widths)
+        else:
+            shape: dict[str, Any] = {"width": config.width, "depth": config.depth, "heads": config.heads}
+            encoder = VisionTransformer(size, config.patch, channels=system.channels, **shape)
+        return _Contrasted(encoder, projector(encoder.width, *config.projector))
+
+    def member_loss(
+        self,
+        member: Any,
+        frames: Tensor,
+        generator: torch.Generator,
+        progress: float,  # noqa: ARG002
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """InfoNCE between partners; frames of one episode are no negatives of each other."""
+        pairs = self._near_frames if self.system.is_video else self._two_views
+        first, second, episode = pairs(frames, generator)
+        a, b = member(torch.cat([first, second])).chunk(2)
+        loss = info_nce(a, b, self.config.temperature, ignore=episode[:, None] == episode)
+        return loss, {"info_nce": loss}
+
+    def _two_views(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Two distortions of each picture, ``[B, H, W, C]``, and its number."""
+        x = frames[:, 0].float() / 255
+        first, second = (affine_view(x, self.config.augment, generator) for _ in range(2))
+        return first, second, torch.arange(len(x), device=x.device)
+
+    def _near_frames(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames at random times and others at most ``near`` away, ``[anchors * B, H, W, C]``, and their episodes."""
+        count, rows = frames.shape[:2]
+        near = min(self.config.near, rows - 1)
+        shape = (self.config.anchors, count)
+        apart = torch.randint(1, near + 1, shape, generator=generator)
+        first = (torch.rand(shape, generator=generator) * (rows - apart)).long()
+        episode = torch.arange(count).expand(shape).flatten().to(frames.device)
+        times = [t.flatten().to(frames.device) for t in (first, first + apart)]
+        early, late = (frames[episode, t].float() / 255 for t in times)
+        return early, late, episode
+
+    def member_encode(self, member: Any, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Frame by frame, before the projector: the mean over places, and the places."""
+        tokens = member.tokens(frames.flatten(0, 1).float() / 255).unflatten(0, frames.shape[:2])
+        return tokens.mean(2), tokens

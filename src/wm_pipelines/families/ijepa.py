@@ -1,0 +1,167 @@
+"""Joint-embedding prediction on pictures: from what is visible, predict the *features* of what is hidden.
+
+``predict: blocks`` is the paper: a context encoder sees the visible patches, a narrow predictor with mask tokens fills
+in the features of hidden blocks, and the targets are the layer-normalised features of an encoder that follows slowly
+(Assran et al. 2023, I-JEPA, section 3). ``predict: view`` asks less and learns faster where compute is short: the
+features of masked, distorted views predict those of the whole picture, and what keeps all of them from being equal is
+a regulariser, not a slow target (Balestriero & LeCun 2025, LeJEPA; Bardes et al. 2022, VICReg).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, mse_loss, smooth_l1_loss
+
+from wm_pipelines.families import register
+from wm_pipelines.families.pixel_protocol import PixelFamily
+from wm_pipelines.families.protocol import FamilyConfig, Schedule
+from wm_pipelines.nets.augment import Augmentation, affine_view, random_windows
+from wm_pipelines.nets.convolutional import projector
+from wm_pipelines.nets.ema import EMA, ema_schedule
+from wm_pipelines.nets.masks import multi_block_masks, random_masks
+from wm_pipelines.nets.regularisers import sigreg, vicreg_terms
+from wm_pipelines.nets.vit import Predictor, VisionTransformer, take
+
+_ERRORS = {"smooth_l1": smooth_l1_loss, "l2": mse_loss}
+
+
+class IJEPAConfig(FamilyConfig):
+    """Configuration of the image JEPA."""
+
+    schedule: Schedule = Schedule(
+        steps=1000, batch_size=128, learning_rate=2e-3, weight_decay=0.05, betas=(0.9, 0.95), warmup=50
+    )
+    predict: Literal["blocks", "view"] = Field("blocks", description="features of hidden blocks, or of the whole view")
+    anti_collapse: Literal["ema", "sigreg", "vicreg"] = "ema"
+    error: Literal["smooth_l1", "l2"] = "smooth_l1"
+    patch: int = Field(7, ge=1, description="pixels")
+    width: int = Field(64, ge=2)
+    depth: int = Field(3, ge=1)
+    heads: int = Field(4, ge=1)
+    positions: Literal["sincos", "rope"] = "sincos"
+    augment: Augmentation = Field(Augmentation(), description="of every view, for predict: view")
+    # predict: blocks
+    blocks: int = Field(4, ge=1, description="target blocks per picture")
+    block_scale: tuple[float, float] = Field((0.15, 0.2), description="area of a target block over the picture's")
+    predictor_width: int = Field(48, ge=2)
+    predictor_depth: int | None = Field(None, ge=1, description="null: half of the encoder's")
+    tau: float = Field(0.996, ge=0, le=1, description="first rate of the target encoder; the last is 1")
+    evaluate: Literal["context", "target"] = Field("target", description="whose features are judged, for ema")
+    # predict: view
+    views: int = Field(2, ge=1, description="masked views per picture")
+    mask_ratio: float = Field(0.5, gt=0, lt=1)
+    projector: tuple[int, int] = Field((256, 64), description="hidden and output width")
+    # regularisers
+    sigreg_weight: float = Field(0.05, ge=0, le=1)
+    directions: int = Field(64, ge=1)
+    knots: int = Field(9, ge=2)
+    vicreg_weights: tuple[float, float, float] = Field((25.0, 25.0, 1.0), description="error, variance, covariance")
+
+    @model_validator(mode="after")
+    def _possible(self) -> IJEPAConfig:
+        if self.predict == "view" and self.anti_collapse == "ema":
+            raise ValueError("predict: view needs anti_collapse: sigreg or vicreg; ema goes with predict: blocks")
+        return self
+
+
+class _JEPA(nn.Module):
+    """The networks of one seed; the target encoder and the heads exist where the configuration uses them."""
+
+    def __init__(self, encoder: VisionTransformer, config: IJEPAConfig) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.target = EMA(encoder) if config.anti_collapse == "ema" else None
+        if config.predict == "blocks":
+            depth = config.predictor_depth or max(1, config.depth // 2)
+            sizes: dict[str, Any] = {"width": config.predictor_width, "depth": depth, "heads": config.heads}
+            self.predictor = Predictor(encoder.grid, config.width, positions=config.positions, **sizes)
+        else:
+            self.projector = projector(config.width, *config.projector)
+
+
+@register
+class IJEPA(PixelFamily):
+    """Image JEPA; sees single frames, whether of pictures or of videos."""
+
+    name: ClassVar[str] = "ijepa"
+    Config: ClassVar[type[FamilyConfig]] = IJEPAConfig
+    config: IJEPAConfig
+
+    def make_member(self) -> nn.Module:
+        """Encoder, predictor or projector, and a target encoder that starts as a copy."""
+        size = (self.system.height, self.system.width)
+        shape = self.config.model_dump(include={"width", "depth", "heads", "positions"})
+        return _JEPA(VisionTransformer(size, self.config.patch, channels=self.system.channels, **shape), self.config)
+
+    def member_loss(
+        self,
+        member: Any,
+        frames: Tensor,
+        generator: torch.Generator,
+        progress: float,  # noqa: ARG002
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of prediction in feature space, and what keeps features apart."""
+        x = random_windows(frames, 1, generator).float() / 255
+        error, features = (self._blocks if self.config.predict == "blocks" else self._views)(member, x, generator)
+        terms = {"prediction": error}
+        if self.config.anti_collapse == "ema":
+            return error, terms
+        if self.config.anti_collapse == "sigreg":
+            share, sketch = self.config.sigreg_weight, (self.config.directions, self.config.knots)
+            terms["sigreg"] = torch.stack([sigreg(z, generator, *sketch) for z in features]).mean()
+            return (1 - share) * error + share * terms["sigreg"], terms
+        variance, covariance = (torch.stack(t).mean() for t in zip(*map(vicreg_terms, features), strict=True))
+        terms |= {"variance": variance, "covariance": covariance}
+        return torch.stack(list(terms.values())) @ error.new_tensor(self.config.vicreg_weights), terms
+
+    def _blocks(self, member: Any, x: Tensor, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        """Predict the features of hidden blocks, each block on its own, from the visible patches (I-JEPA, eq. 1)."""
+        masks = multi_block_masks(
+            len(x), member.encoder.grid[1:], self.config.blocks, self.config.block_scale, generator=generator
+        )
+        context, hidden = (m.to(x.device) for m in masks)
+        predicted = member.predictor(member.encoder(x, context), context, hidden)
+        whole = member.encoder(x) if member.target is None else member.target(x)
+        wanted = take(whole if member.target is None else layer_norm(whole, whole.shape[-1:]), hidden)
+        return _ERRORS[self.config.error](predicted, wanted), list(whole.unbind(1))
+
+    def _views(self, member: Any, x: Tensor, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        """Masked views against the full view of the same picture, each distorted in its own way."""
+        pictures, tokens = x[:, 0], member.encoder.tokens
+        distorted = [affine_view(pictures, self.config.augment, generator) for _ in range(self.config.views + 1)]
+        full = member.projector(member.encoder(distorted[0][:, None]).mean(1))
+        keep = random_masks(self.config.views * len(x), tokens, self.config.mask_ratio, generator=generator).context
+        seen = member.encoder(torch.cat(distorted[1:])[:, None], keep.to(x.device)).mean(1)
+        masked = member.projector(seen).unflatten(0, (self.config.views, -1))
+        return _ERRORS[self.config.error](masked, full.expand_as(masked)), [full, *masked]
+
+    def after_step(self, progress: float) -> None:
+        """Move the target encoders; the rate is exactly ``tau`` at the first step and 1 at the last."""
+        done = round(progress * self.config.schedule.steps)
+        rate = ema_schedule(self.config.tau, 1.0, (done - 1) / max(1, self.config.schedule.steps - 1))
+        for member in self._members():
+            if member.target is not None:
+                member.target.update(member.encoder, rate)
+
+    def monitor(self) -> Mapping[str, Tensor]:
+        """Spread and rank of the features, and how far the target encoder lags behind."""
+        found = dict(super().monitor())
+        if self.config.anti_collapse == "ema":
+            drifts = [member.target.drift(member.encoder) for member in self._members() if member.target is not None]
+            found["target_drift"] = torch.tensor(drifts)
+        return found
+
+    def _members(self) -> list[_JEPA]:
+        return [member for member in self.members if isinstance(member, _JEPA)]
+
+    def member_encode(self, member: Any, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Frame by frame: the mean of the tokens, and the tokens."""
+        target = member.target is not None and self.config.evaluate == "target"
+        encoder = member.target if target else member.encoder
+        tokens = encoder(frames.flatten(0, 1)[:, None].float() / 255).unflatten(0, frames.shape[:2])
+        return tokens.mean(2), tokens

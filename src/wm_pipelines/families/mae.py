@@ -1,0 +1,194 @@
+"""Masked autoencoder: from few visible patches, paint the hidden ones. A JEPA's rival: masks alike, but pixels.
+
+He et al. 2022 (MAE), section 3: encoder on visible patches only, light decoder with mask tokens, mean squared error of
+normalised pixels on masked patches alone. Video: tubelets and masks that are the same at all times (Tong et al. 2022,
+VideoMAE, section 3.3); hiding all that comes after some moment makes it a predictor of frames, trained for that in a
+share of the steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.families import register
+from wm_pipelines.families.pixel_protocol import PixelFamily
+from wm_pipelines.families.protocol import FamilyConfig, Schedule
+from wm_pipelines.nets.augment import random_windows
+from wm_pipelines.nets.masks import Masks, random_masks
+from wm_pipelines.nets.vit import Predictor, VisionTransformer, patchify, take, unpatchify
+
+_FLAT = 1e-6  # variance below which a patch has no contrast (He et al. 2022, reference code)
+
+
+class MAEConfig(FamilyConfig):
+    """Configuration of the masked autoencoder; tubelet, clip, context and future_share are for videos."""
+
+    schedule: Schedule = Schedule(
+        steps=1000, batch_size=128, learning_rate=1.5e-3, weight_decay=0.05, betas=(0.9, 0.95), warmup=50
+    )
+    patch: int = Field(4, ge=1, description="pixels")
+    width: int = Field(64, ge=2)
+    depth: int = Field(3, ge=1)
+    heads: int = Field(4, ge=1)
+    positions: Literal["sincos", "rope"] = "sincos"
+    decoder_width: int = Field(48, ge=2)
+    decoder_depth: int = Field(1, ge=1)
+    mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of hidden patches")
+    normalise: bool = Field(True, description="compare pixels in units of their patch's mean and spread")
+    tubelet: int = Field(2, ge=1, description="frames per token")
+    clip: int = Field(8, ge=2, description="frames seen together")
+    context: int = Field(4, ge=1, description="frames of the past that a prediction starts from")
+    future_share: float = Field(0.5, ge=0, le=1, description="share of steps that hide the future instead of tubes")
+
+    @model_validator(mode="after")
+    def _possible(self) -> MAEConfig:
+        if self.clip % self.tubelet or self.context % self.tubelet or self.context >= self.clip:
+            raise ValueError(
+                f"clip {self.clip} and context {self.context} must be multiples of tubelet {self.tubelet}, "
+                "and the context shorter than the clip"
+            )
+        return self
+
+
+class _Autoencoder(nn.Module):
+    """Encoder and decoder of one seed."""
+
+    def __init__(self, encoder: VisionTransformer, decoder: Predictor) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def paint(self, x: Tensor, masks: Masks) -> Tensor:
+        """What the decoder puts at hidden tokens, ``[B, M, P]``, when the encoder sees the others."""
+        return self.decoder(self.encoder(x, masks.context), masks.context, masks.targets)
+
+
+@register
+class MAE(PixelFamily):
+    """Masked autoencoder of pictures, or of clips of a video."""
+
+    name: ClassVar[str] = "mae"
+    Config: ClassVar[type[FamilyConfig]] = MAEConfig
+    config: MAEConfig
+
+    @property
+    def frames_per_latent(self) -> int:
+        """Frames of a tubelet; 1 for pictures."""
+        return self.config.tubelet if self.system.is_video else 1
+
+    @property
+    def context(self) -> int:
+        """Frames that a prediction starts from; 0 for pictures."""
+        return self.config.context if self.system.is_video else 0
+
+    @property
+    def _clip(self) -> int:
+        return self.config.clip if self.system.is_video else 1
+
+    @property
+    def _moments(self) -> int:
+        """Mean and spread of a patch are predicted beside its pattern where predicted frames are wanted."""
+        return 2 if self.config.normalise and self.system.is_video else 0
+
+    def make_member(self) -> nn.Module:
+        """Encoder on visible patches, light decoder."""
+        config, system = self.config, self.system
+        if system.rows < self._clip:
+            raise UserError(
+                f"mae: a clip of {self._clip} frames does not fit into episodes of {system.rows}; lower clip"
+            )
+        shape: dict[str, Any] = {"positions": config.positions, "heads": config.heads}
+        encoder = VisionTransformer(
+            (system.height, system.width),
+            config.patch,
+            channels=system.channels,
+            frames=self._clip,
+            tubelet=self.frames_per_latent,
+            width=config.width,
+            depth=config.depth,
+            **shape,
+        )
+        pixels = self.frames_per_latent * config.patch**2 * system.channels
+        sizes: dict[str, Any] = {"width": config.decoder_width, "depth": config.decoder_depth}
+        return _Autoencoder(
+            encoder, Predictor(encoder.grid, config.width, width_out=pixels + self._moments, **sizes, **shape)
+        )
+
+    def member_loss(
+        self,
+        member: Any,
+        frames: Tensor,
+        generator: torch.Generator,
+        progress: float,  # noqa: ARG002
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of the hidden patches."""
+        x = random_windows(frames, self._clip, generator).float() / 255
+        masks = self._masks(member.encoder.grid, len(x), generator)
+        masks = Masks(*(m.to(x.device) for m in masks))
+        wanted = take(self._targets(x), masks.targets)
+        error = (member.paint(x, masks) - wanted).square().mean()
+        return error, {"reconstruction": error}
+
+    def _masks(self, grid: tuple[int, int, int], batch: int, generator: torch.Generator) -> Masks:
+        """Random patches of a picture; in a video random tubes, or all that comes after the context."""
+        per_time = grid[1] * grid[2]
+        if self.system.is_video and float(torch.rand((), generator=generator)) < self.config.future_share:
+            return self._future(grid, batch)
+        places = random_masks(batch, per_time, self.config.mask_ratio, generator=generator)
+        time = per_time * torch.arange(grid[0])[:, None]
+        return Masks(*((part[:, None] + time).flatten(1) for part in places))
+
+    def _future(self, grid: tuple[int, int, int], batch: int) -> Masks:
+        every = torch.arange(grid[0] * grid[1] * grid[2]).expand(batch, -1)
+        cut = self.config.context // self.config.tubelet * grid[1] * grid[2]
+        return Masks(every[:, :cut], every[:, cut:])
+
+    def _targets(self, x: Tensor) -> Tensor:
+        """Pixels of each patch in its own units, ``[B, N, P]``; behind them those units, where they are predicted."""
+        pixels = patchify(x, self.config.patch, self.frames_per_latent)
+        if not self.config.normalise:
+            return pixels
+        mean, spread = pixels.mean(-1, keepdim=True), (pixels.var(-1, keepdim=True) + _FLAT).sqrt()
+        normalised = (pixels - mean) / spread
+        return torch.cat([normalised, mean, spread], dim=-1) if self._moments else normalised
+
+    def member_encode(self, member: Any, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """All patches, clip by clip: the mean of the tokens of an instant, and the tokens.
+
+        Frames beyond the last whole tubelet are left out.
+        """
+        grid, tubelet = member.encoder.grid, self.frames_per_latent
+        clips = frames[:, : frames.shape[1] // tubelet * tubelet].split(self._clip, dim=1)
+        tokens = torch.cat([member.encoder(clip.float() / 255) for clip in clips], dim=1)
+        tokens = tokens.unflatten(1, (-1, grid[1] * grid[2]))
+        return tokens.mean(2), tokens
+
+    def member_predict(self, member: Any, context: Tensor, steps: int) -> tuple[Tensor | None, Tensor | None]:
+        """Paint what follows the context, then what follows that; latents are the encoding of what was painted."""
+        if not self.system.is_video:
+            return None, None
+        config, grid = self.config, member.encoder.grid
+        if context.shape[1] < config.context:
+            raise UserError(f"mae predicts from {config.context} frames, got {context.shape[1]}")
+        masks = Masks(*(m.to(context.device) for m in self._future(grid, len(context))))
+        known = context[:, -config.context :].float() / 255
+        ahead = config.clip - config.context
+        unknown = torch.zeros_like(known[:, :1]).repeat(1, ahead, 1, 1, 1)  # not looked at
+        for _ in range(-(-steps // ahead)):
+            clip = torch.cat([known[:, -config.context :], unknown], dim=1)
+            known = torch.cat([known, self._frames(member.paint(clip, masks), grid)], dim=1)
+        seen = known[:, : config.context + steps]
+        latents = self.member_encode(member, 255 * seen)[0][:, config.context // config.tubelet :]
+        return seen[:, config.context :], latents
+
+    def _frames(self, painted: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Pictures in [0, 1] of the decoder's output at whole instants."""
+        if self._moments:
+            pixels, mean, spread = painted.split([painted.shape[-1] - 2, 1, 1], dim=-1)
+            painted = mean + spread * pixels
+        time = painted.shape[1] // (grid[1] * grid[2])
+        return unpatchify(painted, (time, *grid[1:]), self.config.patch, self.config.tubelet).clamp(0, 1)

@@ -1,0 +1,62 @@
+"""Random views of pictures and random windows of videos, as functions of an explicit generator on the CPU."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample, interpolate
+
+from wm_pipelines.errors import UserError
+
+_CELLS = 4  # independent displacements along each side of an elastic distortion
+
+
+class Augmentation(BaseModel):
+    """How far a view may depart from its picture; every number is the half-width of a uniform distribution."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rotation: float = Field(0.3, ge=0, description="radians")
+    scale: float = Field(0.2, ge=0, lt=1, description="share by which lengths grow or shrink")
+    shift: float = Field(2.0, ge=0, description="pixels along either axis")
+    elastic: float = Field(0.0, ge=0, description="pixels of smooth displacement, independent every quarter picture")
+
+
+def affine_view(pictures: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Rotate, scale, shift and bend each picture by random numbers of its own; what comes from outside is black.
+
+    Args:
+        pictures: ``[B, H, W, C]`` floats. how: sizes of the changes. generator: on the CPU.
+
+    Returns:
+        ``[B, H, W, C]``, sampled bilinearly.
+    """
+    count, height, width, channels = pictures.shape
+    drawn = 2 * torch.rand(4, count, generator=generator) - 1
+    angle, size = how.rotation * drawn[0], 1 + how.scale * drawn[1]
+    cosine, sine = angle.cos() / size, angle.sin() / size
+    aspect = width / height  # rotation happens in pixels, the grid's coordinates span [-1, 1] on either axis
+    rows = [cosine, -sine / aspect, 2 * how.shift * drawn[2] / width]
+    rows += [sine * aspect, cosine, 2 * how.shift * drawn[3] / height]
+    theta = torch.stack(rows, dim=1).view(count, 2, 3).to(pictures)
+    grid = affine_grid(theta, [count, channels, height, width], align_corners=False)
+    if how.elastic:
+        bend = 2 * torch.rand(count, 2, _CELLS, _CELLS, generator=generator) - 1
+        smooth = interpolate(bend.to(pictures), (height, width), mode="bicubic", align_corners=True)
+        grid = grid + 2 * how.elastic * smooth.permute(0, 2, 3, 1) / grid.new_tensor([width, height])
+    return grid_sample(pictures.permute(0, 3, 1, 2), grid, align_corners=False).permute(0, 2, 3, 1)
+
+
+def random_windows(frames: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """``length`` consecutive frames of each episode, from a random start: ``[B, T, …] -> [B, length, …]``.
+
+    Raises:
+        UserError: episodes are shorter.
+    """
+    count, rows = frames.shape[:2]
+    if length > rows:
+        raise UserError(f"a clip of {length} frames does not fit into episodes of {rows}; use shorter clips")
+    first = torch.randint(rows - length + 1, (count, 1), generator=generator)
+    picked = (first + torch.arange(length)).to(frames.device)
+    return frames[torch.arange(count, device=frames.device)[:, None], picked]
