@@ -1,0 +1,202 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.linalg import sqrtm
+from sklearn.metrics.pairwise import polynomial_kernel
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.metrics import distances as d
+
+SAMPLES = arrays(np.float64, (7, 3), elements=st.floats(-5, 5))
+
+
+def with_moments(rng, mean, covariance, n):
+    """``n`` examples whose sample mean and covariance are exactly those asked for."""
+    x = rng.normal(size=(n, len(mean)))
+    x -= x.mean(axis=0)
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
+    return mean + x @ np.linalg.cholesky(covariance).T
+
+
+def test_frechet_distance_of_commuting_covariances_has_a_closed_form():
+    rng = np.random.default_rng(0)
+    mean_a, mean_b, std_a, std_b = (
+        np.zeros(4),
+        np.array([1, 0, -2, 0.5]),
+        np.array([1, 2, 3, 4.0]),
+        np.array([2, 2, 1, 0.5]),
+    )
+    a, b = with_moments(rng, mean_a, np.diag(std_a**2), 50), with_moments(rng, mean_b, np.diag(std_b**2), 30)
+    expected = np.square(mean_a - mean_b).sum() + np.square(std_a - std_b).sum()
+    np.testing.assert_allclose(d.frechet_distance(a, b), expected, rtol=1e-12)
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    np.testing.assert_allclose(d.frechet_distance(a @ turn, b @ turn), expected, rtol=1e-12)
+
+
+def test_frechet_distance_agrees_with_the_matrix_root():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6)), 1.0 + rng.normal(size=(90, 6)) @ rng.normal(size=(6, 6))
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
+    np.testing.assert_allclose(d.frechet_distance(a, b), expected, rtol=1e-9)
+
+
+def test_fewer_examples_than_features():
+    rng = np.random.default_rng(2)
+    low_a, low_b = rng.normal(size=(12, 3)), 0.5 + 2 * rng.normal(size=(9, 3))
+    into = np.linalg.qr(rng.normal(size=(400, 3)))[0].T  # an isometry changes no distance
+    np.testing.assert_allclose(
+        d.frechet_distance(low_a @ into, low_b @ into), d.frechet_distance(low_a, low_b), rtol=1e-9
+    )
+    a = rng.normal(size=(12, 400))
+    assert d.frechet_distance(a, a) < 1e-9
+    # Spread in directions that share nothing adds up.
+    halves = np.hstack([a[:, :200], np.zeros((12, 200))]), np.hstack([np.zeros((12, 200)), a[:, 200:]])
+    expected = np.square(a.mean(0)).sum() + a.var(axis=0, ddof=1).sum()
+    np.testing.assert_allclose(d.frechet_distance(*halves), expected, rtol=1e-12)
+
+
+@given(SAMPLES, SAMPLES, st.floats(-10, 10), st.floats(0.1, 10))
+@settings(max_examples=50, deadline=None)
+def test_frechet_distance_is_a_symmetric_squared_distance(a, b, shift, unit):
+    value = d.frechet_distance(a, b)
+    assert value >= 0
+    np.testing.assert_allclose(d.frechet_distance(b, a), value, atol=1e-9)
+    np.testing.assert_allclose(d.frechet_distance(unit * a, unit * b), unit**2 * value, rtol=1e-6, atol=1e-9 * unit**2)
+    np.testing.assert_allclose(d.frechet_distance(a, a + shift), 3 * shift**2, rtol=1e-9, atol=1e-9)
+
+
+def test_mmd_agrees_with_its_definition(monkeypatch):
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(23, 5)), 0.5 + rng.normal(size=(17, 5))
+
+    def u_statistic(a, b, degree, offset):
+        aa, bb, ab = (polynomial_kernel(*pair, degree, None, offset) for pair in ((a, a), (b, b), (a, b)))
+        within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (aa, bb)]
+        return sum(within) - 2 * ab.mean()
+
+    monkeypatch.setattr(d, "_ROWS", 10)
+    for degree, offset in ((3, 1.0), (2, 0.0)):
+        value, error = d.mmd(a, b, degree, offset)
+        np.testing.assert_allclose(value, u_statistic(a, b, degree, offset), rtol=1e-12)
+        left_a = np.array([u_statistic(np.delete(a, i, 0), b, degree, offset) for i in range(23)])
+        left_b = np.array([u_statistic(a, np.delete(b, i, 0), degree, offset) for i in range(17)])
+        np.testing.assert_allclose(error**2, 22 * left_a.var() + 16 * left_b.var(), rtol=1e-9)
+
+
+def test_mmd_is_zero_on_average_under_equality_and_its_error_is_honest_otherwise():
+    rng = np.random.default_rng(4)
+    equal = np.array([d.mmd(rng.normal(size=(30, 4)), rng.normal(size=(40, 4))).value for _ in range(400)])
+    assert (equal < 0).any()
+    assert abs(equal.mean()) < 3 * equal.std() / 20
+    different = np.array([d.mmd(rng.normal(size=(40, 4)), 0.5 + rng.normal(size=(40, 4))) for _ in range(400)])
+    assert different[:, 0].mean() > 0
+    assert 0.85 < np.sqrt(np.square(different[:, 1]).mean()) / different[:, 0].std() < 1.25
+
+
+def test_distances_of_what_is_not_finite_are_infinite_and_of_the_wrong_shape_refused():
+    a = np.ones((5, 3))
+    assert d.frechet_distance(a, np.full((5, 3), np.nan)) == np.inf
+    assert d.mmd(a, np.full((5, 3), np.nan)) == (np.inf, np.inf)
+    for distance in (d.frechet_distance, d.mmd):
+        with pytest.raises(ValueError, match="with one D are needed"):
+            distance(a, np.ones((5, 4)))
+        with pytest.raises(ValueError, match="needs at least"):
+            distance(a, a[:1])
+    with pytest.raises(ValueError, match="degree 1 or more"):
+        d.mmd(a, a, degree=0)
+
+
+# ---------------------------------------------------------------- FVD
+
+
+class StandIn(torch.nn.Module):
+    """Called as the published I3D is; its 400 numbers are means of channels, frames and corners."""
+
+    def __init__(self, size: int = 400):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
+        assert not rescale
+        assert not resize
+        assert return_features
+        assert x.shape[1] == 3
+        assert x.shape[3] == 224
+        assert x.shape[4] == 224
+        channels = x.mean(dim=[2, 3, 4])
+        frames = x.mean(dim=[1, 3, 4])[:, :10]
+        corners = torch.stack([x[:, 0, 0, 0, 0], x[:, 0, 0, 0, -1]], dim=1)
+        found = torch.cat([channels, frames, corners], dim=1)
+        return torch.nn.functional.pad(found, [0, self.size - found.shape[1]])
+
+
+@pytest.fixture(scope="module")
+def i3d(tmp_path_factory):
+    path = tmp_path_factory.mktemp("i3d") / "i3d.pt"
+    torch.jit.script(StandIn()).save(str(path))
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_i3d_sees_resized_clips_from_minus_one_to_one(i3d):
+    features = d.I3DFeatures(*i3d, batch=2)
+    rng = np.random.default_rng(5)
+    clips = rng.integers(0, 256, (3, 10, 8, 8, 3), dtype=np.uint8)
+    found = features(clips)
+    assert found.shape == (3, 400)
+    assert found.dtype == np.float64
+    scaled = 2 * (clips / 255.0) - 1
+    np.testing.assert_allclose(found[:, :3], scaled.mean(axis=(1, 2, 3)), atol=1e-5)  # 224 is a multiple of 8
+    np.testing.assert_allclose(found[:, 3:13], scaled.mean(axis=(2, 3, 4)), atol=1e-5)
+    np.testing.assert_allclose(found[:, 13:15], scaled[:, 0, 0, [0, -1], 0], atol=1e-5)
+    np.testing.assert_allclose(features(clips / 255.0), found, atol=1e-5)
+    grey = features(clips[..., :1])
+    np.testing.assert_allclose(grey[:, :3], found[:, :1].repeat(3, axis=1), atol=1e-5)
+
+
+def test_fvd_of_brighter_clips_is_the_squared_shift_of_the_features(i3d):
+    features = d.I3DFeatures(*i3d)
+    clips = np.random.default_rng(6).uniform(0, 0.5, (4, 10, 8, 8, 1))
+    assert d.fvd(clips, clips[::-1], features) < 1e-9
+    np.testing.assert_allclose(d.fvd(clips, clips + 0.25, features), (3 + 10 + 2) * 0.5**2, rtol=1e-5)
+    with pytest.raises(ValueError, match="one length and size"):
+        d.fvd(clips, clips[:, :9], features)
+
+
+def test_the_wrong_file_is_refused_in_one_line(i3d, tmp_path):
+    path, checksum = i3d
+    junk = tmp_path / "junk.pt"
+    junk.write_bytes(b"not a network")
+    small = tmp_path / "small.pt"
+    torch.jit.script(StandIn(16)).save(str(small))
+    cases = [
+        (tmp_path / "none.pt", checksum, "is no file: take i3d_torchscript.pt"),
+        (path, "0" * 64, "has SHA-256 .* expected 000"),
+        (junk, hashlib.sha256(junk.read_bytes()).hexdigest(), "is no TorchScript module"),
+    ]
+    for file, sha256, message in cases:
+        with pytest.raises(UserError, match=message) as error:
+            d.I3DFeatures(file, sha256)
+        assert "\n" not in str(error.value)
+    other = d.I3DFeatures(small, hashlib.sha256(small.read_bytes()).hexdigest().upper())
+    with pytest.raises(ValueError, match="not the 400 of I3D"):
+        other(np.zeros((1, 10, 8, 8, 3)))
+
+
+def test_clips_that_i3d_cannot_take_are_refused(i3d):
+    features = d.I3DFeatures(*i3d)
+    cases = [
+        (np.zeros((10, 8, 8, 3)), "takes clips"),
+        (np.zeros((1, 10, 8, 8, 2)), "takes clips"),
+        (np.zeros((1, 9, 8, 8, 3)), "at least 10 frames, got 9"),
+        (np.full((1, 10, 8, 8, 3), 255.0), r"lie in \[0, 1\], got 255"),
+        (np.zeros((1, 10, 8, 8, 3), int), "uint8 or floating point, got int64"),
+    ]
+    for clips, message in cases:
+        with pytest.raises(ValueError, match=message):
+            features(clips)
