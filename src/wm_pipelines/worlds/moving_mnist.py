@@ -33,8 +33,8 @@ class MovingMnistParameters(WorldParameters):
 
     source: str = Field("sample", description="`sample` (bundled digits), or folder or URL of MNIST's IDX files")
     verify: bool = Field(True, description="compare the files with the published MD5s")
-    train: int = Field(1000, ge=1, description="sequences of training digits")
-    validation: int = Field(100, ge=1, description="sequences of other training digits")
+    train: int = Field(2000, ge=1, description="sequences of training digits")
+    validation: int = Field(200, ge=1, description="sequences of other training digits")
     test: int | None = Field(200, ge=1, description="sequences of test digits; null: all of `test_file`")
     frames: int = Field(20, ge=2)
     size: int = Field(64, ge=29, description="pixels along a side")
