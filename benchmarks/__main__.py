@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 # Module -> arguments; None: needs the paper's files.
 BENCHMARKS: dict[str, list[str] | None] = {
     "pendulum_simulation": [],
+    "jepa_step": [],
     "momentum_gnn_scaling": [],
     "greydanus2019": None,
 }
