@@ -153,8 +153,8 @@ def _findings(own: pd.DataFrame) -> list[str]:
     """The best trained model beside the floors, in words."""
     lines = []
     for metric, words in (("linear_probe", "a linear classifier reads the class of {} of the pictures"),
-                          ("r2_position_probed", "a linear read-out explains {} of the positions"),
-                          ("r2_velocity_probed", "… and {} of the velocities")):  # fmt: skip
+                          ("r2_position_probed", "a linear read-out of single frames explains {} of the positions"),
+                          ("r2_velocity_probed", "a linear read-out of a window of frames explains {} of the velocities")):  # fmt: skip
         rows = own[own["metric"] == metric]
         trained = rows[~rows["variant"].str.endswith(UNTRAINED) & (rows["family"] != "raw_pixels")]
         if trained.empty:
