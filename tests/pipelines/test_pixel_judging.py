@@ -169,7 +169,7 @@ def test_the_law_itself_explains_the_future_keeps_its_energy_and_beats_standing_
 def test_frames_are_judged_in_the_units_of_openstl():
     found = judged(Stubborn)
     assert value(found, "mse_per_frame") == pytest.approx(12 * 12 * value(found, "mse"))
-    assert found.arrays["predicted_frames"].shape == found.arrays["true_frames"].shape == (8, 8, 12, 12, 1)
+    assert found.arrays["predicted_frames"].shape == found.arrays["true_frames"].shape == (40, 8, 12, 12, 1)
 
 
 def test_every_seed_has_rows_of_its_own():

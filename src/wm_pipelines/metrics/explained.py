@@ -30,9 +30,7 @@ def explained_variance(
         ValueError: shapes differ or are not of three axes.
     """
     if predicted.shape != truth.shape or truth.ndim != 3:
-        raise ValueError(
-            f"expected two arrays [E, M, Q] alike, got {list(predicted.shape)} and {list(truth.shape)}"
-        )
+        raise ValueError(f"expected two arrays [E, M, Q] alike, got {list(predicted.shape)} and {list(truth.shape)}")
     with np.errstate(over="ignore", invalid="ignore"):
         left = np.square(predicted - truth).sum((1, 2))
     left = np.where(np.isfinite(left), left, np.inf)
@@ -40,7 +38,7 @@ def explained_variance(
     value = _r2(left.sum(), around.sum())
     episodes = len(truth)
     if episodes == 1 or not np.isfinite(left).all():
-        return Summary(value, np.full_like(value, np.nan), np.full_like(value, np.nan), episodes)
+        return Summary.scalar(float(value), n=episodes)
     weights = resampling_weights(episodes, resamples, seed)
     drawn = _r2(weights @ left, weights @ around)
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])

@@ -29,6 +29,11 @@ class Summary(NamedTuple):
     ci_high: Float
     n: int
 
+    @classmethod
+    def scalar(cls, value: float, ci_low: float = np.nan, ci_high: float = np.nan, n: int = 1) -> Summary:
+        """One number, with an interval that was found by other means."""
+        return cls(np.asarray(value, np.float64), np.asarray(ci_low, np.float64), np.asarray(ci_high, np.float64), n)
+
 
 @lru_cache(maxsize=64)
 def resampling_weights(n: int, resamples: int, seed: int) -> Float:

@@ -39,6 +39,12 @@ _TERMINAL = {
         "r2_position_probed", "r2_velocity_probed", "energy_error_probed", "mse", "ssim", "collapsed", "train_seconds",
     ),
 }  # fmt: skip
+_FINDINGS = {
+    "linear_probe": "a linear classifier reads the class of {} of the pictures",
+    "r2_position_probed": "a linear read-out of single frames explains {} of the positions",
+    "r2_velocity_probed": "a linear read-out of a window of frames explains {} of the velocities",
+}
+_FUTURES = 4  # shown in motion
 _MONITORS = {"feature_std": "Spread of features", "effective_rank": "Effective rank"}
 
 DESCRIPTIONS = {
@@ -58,6 +64,8 @@ DESCRIPTIONS = {
     "ssim": "Structural similarity of predicted frames: Gaussian window of 11 pixels, data range 1.",
     "lpips": "Perceptual distance of predicted frames.",
     "fvd": "Fréchet distance of I3D features of predicted and true clips.",
+    "embedding_mmd": "Distance of predicted from true clips in features of the project's own video encoder (unbiased "
+    "squared maximum mean discrepancy); zero for equal distributions.",
     "surprise": "How well the error of a one-step prediction tells impossible episodes from lawful ones: area under "
     "the ROC curve, 0.5 is chance.",
     "energy_error": "How far the energy read from predicted latents strays from its start, on average over time.",
@@ -128,6 +136,7 @@ def build_pixel_report(content: PixelContent, *, beside: Sequence[str] = ()) -> 
 def _section(content: PixelContent, world: str, index: int, table: pd.DataFrame, palette: Palette) -> dict[str, Any]:
     own = table[table["world"] == world]
     figures = {
+        "labels": accuracy_by_labels(content.scores, world, palette),
         "steps": r2_by_step(content.scores, world, palette),
         "frames": error_by_step(content.scores, world, palette),
         "curves": learning_curves(content.curves, world, palette),
@@ -152,14 +161,12 @@ def _section(content: PixelContent, world: str, index: int, table: pd.DataFrame,
 def _findings(own: pd.DataFrame) -> list[str]:
     """The best trained model beside the floors, in words."""
     lines = []
-    for metric, words in (("linear_probe", "a linear classifier reads the class of {} of the pictures"),
-                          ("r2_position_probed", "a linear read-out of single frames explains {} of the positions"),
-                          ("r2_velocity_probed", "a linear read-out of a window of frames explains {} of the velocities")):  # fmt: skip
+    for metric, words in _FINDINGS.items():
         rows = own[own["metric"] == metric]
         trained = rows[~rows["variant"].str.endswith(UNTRAINED) & (rows["family"] != "raw_pixels")]
         if trained.empty:
             continue
-        best = trained.loc[trained["value"].idxmax()]
+        best = trained.sort_values("value").iloc[-1]
         floors = {
             "raw pixels": rows[rows["family"] == "raw_pixels"],
             "the same encoder untrained": rows[
@@ -208,7 +215,7 @@ def _by_step(scores: pd.DataFrame, world: str, metric: str) -> dict[str, pd.Data
     rows = scores[(scores["world"] == world) & (scores["metric"] == metric) & (scores["step"] > 0)]
     rows = rows.assign(model=rows["family"] + "/" + rows["variant"])
     return {
-        model: group.groupby("step")[["value", "ci_low", "ci_high"]].mean()
+        str(model): group.groupby("step")[["value", "ci_low", "ci_high"]].mean()
         for model, group in rows.groupby("model", sort=True)
     }
 
@@ -233,6 +240,21 @@ def r2_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | N
         "How much of the true positions can be read from latents that were predicted. The thin dotted line is ridge "
         "regression straight from the same context: a predictor below it has learned less than a linear map.",
     )
+
+
+def accuracy_by_labels(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | None:
+    """Accuracy of the linear probe over the number of labels it learned from."""
+    found = _by_step(scores, world, "linear_probe_by_labels")
+    if not found:
+        return None
+    layout = _layout("labels that the probe learned from", "accuracy")
+    figure = go.Figure(layout=layout | {"xaxis": layout["xaxis"] | {"type": "log", "dtick": 1}})
+    for model in model_order(found):
+        figure.add_trace(_line(found[model].index, found[model]["value"], model, palette, mode="lines+markers"))
+    caption = (
+        "Good features need few labels: look at the left end, and at the floors of raw pixels and untrained encoders."
+    )
+    return Figure(figure, "Linear probe by the number of labels", caption)
 
 
 def error_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | None:
@@ -277,17 +299,17 @@ def _animations(content: PixelContent, world: str) -> list[dict[str, Any]]:
     if not predicted:
         return []
     truth = next(iter(content.arrays(world, "true_frames").values()))
-    count = min(4, *(len(a) for a in predicted.values()), len(truth))
+    some = np.linspace(0, len(truth) - 1, min(_FUTURES, len(truth))).astype(int)
     # One film: what was kept, one after the other.
-    films = {"truth": _rgb(truth[:count]), **{model: _rgb(a[:count]) for model, a in predicted.items()}}
+    films = {"truth": _rgb(truth[some]), **{model: _rgb(a[some]) for model, a in predicted.items()}}
     steps = min(a.shape[1] for a in films.values())
     frames = {name: a[:, :steps].reshape(-1, *a.shape[2:]) for name, a in films.items()}
     return [
         {
             "title": "Predicted and true frames",
             "film": animate(frames, frames_per_second=5.0, budget=700_000, most=96),
-            "caption": f"{count} held-out futures one after the other, {steps} frames each, none of which the models "
-            "saw. First seed.",
+            "caption": f"{len(some)} held-out futures one after the other, {steps} frames each, which no model saw. "
+            "First seed.",
         }
     ]
 

@@ -131,6 +131,7 @@ METRIC_TITLES = {
     "ssim": "SSIM",
     "lpips": "LPIPS",
     "fvd": "FVD",
+    "embedding_mmd": "Embedding MMD",
     "energy_error": "Energy error",
     "energy_drift": "Energy drift",
     "energy_mse": "Energy MSE",
@@ -176,6 +177,7 @@ _HIGHER_IS_BETTER = {
 _LOWER_IS_BETTER = {
     "lpips",
     "mse_per_frame",
+    "embedding_mmd",
     "collapsed",
     "fvd",
     "fid",

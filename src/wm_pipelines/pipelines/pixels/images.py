@@ -43,8 +43,13 @@ def judge_images(
     learned, held_out = learned[:, :, 0], held_out[:, :, 0]
     judged = Judgement(list(family.seeds), config.resamples)
     pairs = list(zip(learned, held_out, strict=True))
-    judged.add("linear_probe", np.stack([linear_probe(x, labels, y, true) for x, y in pairs]), "1")
+    linear = np.stack([linear_probe(x, labels, y, true) for x, y in pairs])
+    judged.add("linear_probe", linear, "1")
     judged.add("knn_probe", np.stack([knn_probe(x, labels, y, true, config.knn) for x, y in pairs]), "1")
+    for count in sorted(n for n in config.labels if n < len(labels)):
+        few = [linear_probe(x[:count], labels[:count], y, true) for x, y in pairs]
+        judged.add("linear_probe_by_labels", np.stack(few), "1", step=count)
+    judged.add("linear_probe_by_labels", linear, "1", step=len(labels))
     if tokens is not None and config.attentive_train:
         judged.add("attentive_probe", _attentive(family, train.frames, labels, tokens, true, config), "1")
     add_spread(judged, held_out, trained and any(True for _ in family.parameters()))

@@ -51,7 +51,7 @@ class Judgement:
             elif np.ndim(value):
                 summary = summarise(np.asarray(value, np.float64), resamples=self.resamples)
             else:
-                summary = Summary(np.float64(value), np.float64(np.nan), np.float64(np.nan), n)
+                summary = Summary.scalar(float(value), n=n)
             self.rows.append(
                 {
                     "split": "test",

@@ -96,6 +96,22 @@ def evaluate_videos(
     )
 
 
+def embed_videos(*parts: Any, worlds: tuple[str, ...], families: tuple[str, ...]) -> pd.DataFrame:
+    """Leaderboard rows: distances of predicted from true videos in the features of the project's own encoder.
+
+    Args:
+        parts: models of the encoder on every world, then the worlds' episodes, then pictures of every family.
+        worlds, families: names.
+    """
+    from wm_pipelines.pipelines.pixels.embedding import embedding_distances
+
+    count = len(worlds)
+    models, episodes = parts[:count], parts[count : 2 * count]
+    pictures = dict(zip(families, parts[2 * count :], strict=True))
+    found = [embedding_distances(w, m, e, pictures) for w, m, e in zip(worlds, models, episodes, strict=True)]
+    return pd.concat(found, ignore_index=True)
+
+
 def summarise_pixels(scores: pd.DataFrame, *, kind: str) -> str:
     """Seeds pooled, as text for the terminal."""
     from wm_pipelines.reporting.pixels import format_terminal

@@ -43,8 +43,7 @@ def add_frames(
         judged.add("fvd", np.array([fvd(truth, p, features) for p in predicted]), "1", len(truth))
 
 
-def shown(predicted: NDArray[np.float32], truth: NDArray[np.uint8], count: int) -> dict[str, NDArray[np.uint8]]:
-    """First seed's frames of a few predictions spread over all, and what came, each ``[N, K, H, W, C]``."""
-    some = np.linspace(0, len(truth) - 1, min(count, len(truth))).astype(int)
-    drawn = torch.tensor(predicted[0, some]).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
-    return {"predicted_frames": drawn, "true_frames": np.ascontiguousarray(truth[some])}
+def kept(predicted: NDArray[np.float32], truth: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+    """First seed's predicted frames and those that came, each ``[M, K, H, W, C]``: for pictures and for distances."""
+    drawn = torch.tensor(predicted[0]).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    return {"predicted_frames": drawn, "true_frames": np.ascontiguousarray(truth)}

@@ -29,9 +29,8 @@ def add_surprise(judged: Judgement, family: PixelFamily, episodes: Mapping[str, 
     for split in kinds:
         broken = worst_surprise(surprises(family, _frames(episodes[split])))
         areas = [auc(a, b) for a, b in zip(lawful, broken, strict=True)]
-        judged.add(
-            f"surprise_{split.removeprefix(_PREFIX)}_auc", [Summary(*map(np.float64, a[:3]), a.n) for a in areas], "1"
-        )
+        found = [Summary.scalar(a.value, a.ci_low, a.ci_high, a.n) for a in areas]
+        judged.add(f"surprise_{split.removeprefix(_PREFIX)}_auc", found, "1")
 
 
 def surprises(family: PixelFamily, frames: NDArray[np.uint8]) -> Float:

@@ -67,7 +67,7 @@ def judge_videos(
         _add_futures(judged, reader, futures, floor, config)
     if futures.frames is not None:
         pictures.add_frames(judged, futures.frames, futures.truth, config)
-        judged.arrays |= pictures.shown(futures.frames, futures.truth, config.shown)
+        judged.arrays |= pictures.kept(futures.frames, futures.truth)
     surprise.add_surprise(judged, family, episodes)
     return judged
 

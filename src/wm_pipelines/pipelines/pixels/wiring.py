@@ -1,5 +1,8 @@
 """Wiring of image_eval and video_eval: one group per world, one per family, then the leaderboard and the report."""
 
+from collections.abc import Callable
+from typing import Any
+
 from kedro.pipeline import Node, Pipeline
 
 from wm_pipelines.pipelines.binding import Bound
@@ -7,6 +10,7 @@ from wm_pipelines.pipelines.data_ingestion.pipeline import ingestion
 from wm_pipelines.pipelines.evaluation.nodes import collect_family, concatenate
 from wm_pipelines.pipelines.evaluation.pipeline import union
 from wm_pipelines.pipelines.pixels.nodes import (
+    embed_videos,
     evaluate_images,
     evaluate_videos,
     summarise_pixels,
@@ -14,7 +18,10 @@ from wm_pipelines.pipelines.pixels.nodes import (
     write_pixel_report,
 )
 
-_EVALUATE = {"image": evaluate_images, "video": evaluate_videos}
+JUDGE = "vjepa"
+"""The family whose encoder compares predicted with true videos."""
+
+_EVALUATE: dict[str, Callable[..., Any]] = {"image": evaluate_images, "video": evaluate_videos}
 _KINDS = ("scores", "pictures", "curves", "facts")
 
 
@@ -27,15 +34,32 @@ def pixel_pipeline(kind: str, worlds: tuple[str, ...], families: tuple[str, ...]
     if not (worlds and families):
         return Pipeline([])
     groups = [_family(kind, family, worlds) for family in families]
-    scores = [f"{family}_{kind}s_scores" for family in families]
-    gather = Node(concatenate, scores, f"{kind}_eval_scores", name=f"gather_{kind}s", tags=["collect"])
     return (
         ingestion(worlds)
         + sum(groups, Pipeline([]))
-        + Pipeline([gather], namespace="evaluation", inputs=set(scores), outputs={f"{kind}_eval_scores"})
+        + _gather(kind, worlds, families)
         + union(f"{kind}_eval_scores")
         + _report(kind, worlds, families)
     )
+
+
+def _gather(kind: str, worlds: tuple[str, ...], families: tuple[str, ...]) -> Pipeline:
+    """This pipeline's part of the leaderboard; of videos also their distances in the eyes of `JUDGE`."""
+    scores, embed = [f"{family}_{kind}s_scores" for family in families], Pipeline([])
+    if kind == "video" and JUDGE in families:
+        shared = [*(f"{w}_episodes" for w in worlds), *(f"{family}_videos_pictures" for family in families)]
+        node = Node(
+            Bound(embed_videos, worlds=worlds, families=families),
+            inputs=[*(f"{world}_models" for world in worlds), *shared],
+            outputs="video_distances",
+            name="embed_videos",
+            tags=["collect"],
+        )
+        embed = Pipeline([node], namespace=JUDGE, inputs=set(shared), outputs={"video_distances"})
+        scores.append("video_distances")
+    made = f"{kind}_eval_scores"
+    gather = Node(concatenate, scores, made, name=f"gather_{kind}s", tags=["collect"])
+    return embed + Pipeline([gather], namespace="evaluation", inputs=set(scores), outputs={made})
 
 
 def _family(kind: str, name: str, worlds: tuple[str, ...]) -> Pipeline:

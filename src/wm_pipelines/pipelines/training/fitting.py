@@ -20,6 +20,7 @@ from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.loop import train, training_fingerprint
 from wm_pipelines.pipelines.configuration import FamilyParameters
+from wm_pipelines.pixels import FrameSystem
 from wm_pipelines.system import System
 from wm_pipelines.worlds.episodes import Episodes
 
@@ -82,7 +83,7 @@ def fit_variant(
     settings: Mapping[str, Any],
     data: Mapping[str, torch.Tensor],
     data_hash: str,
-    system: System | FieldSystem,
+    system: System | FieldSystem | FrameSystem,
     learning: LearningConfig,
     seeds: Sequence[int],
     store: CheckpointStore | None,

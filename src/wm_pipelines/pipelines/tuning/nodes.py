@@ -30,21 +30,23 @@ def search(
     from wm_pipelines.pipelines.combinations import combinations
     from wm_pipelines.pipelines.tuning.field_objective import FieldObjective
     from wm_pipelines.pipelines.tuning.objective import TuningObjective
+    from wm_pipelines.pipelines.tuning.pixel_objective import PixelObjective
 
     config = tuning_config(parameters.get("tuning", {}))
     for name in (config.world, config.family):
         if name not in parameters:
             raise UserError(f"parameter 'tuning': '{name}' has no parameter file; add conf/base/parameters_{name}.yml")
-    is_field = config.world in combinations().field_worlds
+    lists = combinations()
+    kinds: dict[str, type[FieldObjective | PixelObjective]] = {
+        **dict.fromkeys(lists.field_worlds, FieldObjective),
+        **dict.fromkeys((*lists.image_worlds, *lists.video_worlds), PixelObjective),
+    }
+    kind = kinds.get(config.world, TuningObjective)
     if config.world not in episodes_by_world:
-        maker = "field_eval --tags=ingest" if is_field else "data_ingestion"
+        maker = "field_eval --tags=ingest" if kind is FieldObjective else "data_ingestion"
         raise UserError(f"no data of '{config.world}'; run: kedro run --pipeline={maker}")
     data = episodes_by_world[config.world]()
-    objective: TuningObjective | FieldObjective = (
-        FieldObjective.create(config, parameters, data)
-        if is_field
-        else TuningObjective.create(config, parameters, data)
-    )
+    objective = kind.create(config, parameters, data)
     check_space(config, get_family(config.family).Config, objective.base)
     journal = journals / f"{config.study_name.replace('/', '.')}.journal"
     logger.info("Study %s: up to %d trials; it can be stopped and started again.", config.study_name, config.trials)
