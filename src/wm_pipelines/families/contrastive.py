@@ -34,6 +34,10 @@ class ContrastiveConfig(FamilyConfig):
     width: int = Field(64, ge=2, description="of the vit")
     depth: int = Field(3, ge=1, description="of the vit")
     heads: int = Field(4, ge=1, description="of the vit")
+    pool: Literal["mean", "places"] | None = Field(
+        None, description="features of a frame: mean over places, or a linear map of all; null: mean of pictures only"
+    )
+    latent: int = Field(32, ge=1, description="features of a frame, for pool: places")
     projector: tuple[int, int] = Field((128, 64), description="hidden and output width")
     temperature: float = Field(0.2, gt=0)
     augment: Augmentation = Field(Augmentation(), description="of the two views of a picture")
@@ -42,11 +46,22 @@ class ContrastiveConfig(FamilyConfig):
 
 
 class _Contrasted(nn.Module):
-    """Encoder and projector of one seed."""
+    """Encoder, pooling and projector of one seed."""
 
-    def __init__(self, encoder: ConvolutionalEncoder | VisionTransformer, head: nn.Module) -> None:
+    def __init__(self, encoder: ConvolutionalEncoder | VisionTransformer, config: ContrastiveConfig, pool: str) -> None:
         super().__init__()
-        self.encoder, self.projector = encoder, head
+        self.encoder, self.gather = encoder, None
+        width = encoder.width
+        if pool == "places":  # a mean does not say where things are
+            width = config.latent
+            self.gather = nn.Sequential(
+                nn.Flatten(), nn.Linear(encoder.tokens * encoder.width, width), nn.BatchNorm1d(width, affine=False)
+            )
+        self.projector = projector(width, *config.projector)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """``[B, N, D]`` -> features of a frame, ``[B, D']``."""
+        return tokens.mean(1) if self.gather is None else self.gather(tokens)
 
     def tokens(self, pictures: Tensor) -> Tensor:
         """``[B, H, W, C]`` in [0, 1] -> ``[B, N, D]``."""
@@ -54,7 +69,7 @@ class _Contrasted(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """What is compared, ``[B, P]``."""
-        return self.projector(self.tokens(pictures).mean(1))
+        return self.projector(self.pooled(self.tokens(pictures)))
 
 
 @register
@@ -75,7 +90,7 @@ class Contrastive(PixelFamily):
         else:
             shape: dict[str, Any] = {"width": config.width, "depth": config.depth, "heads": config.heads}
             encoder = VisionTransformer(size, config.patch, channels=system.channels, **shape)
-        return _Contrasted(encoder, projector(encoder.width, *config.projector))
+        return _Contrasted(encoder, config, config.pool or ("places" if system.is_video else "mean"))
 
     def member_loss(
         self,
@@ -110,6 +125,6 @@ class Contrastive(PixelFamily):
         return early, late, episode
 
     def member_encode(self, member: Any, frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Frame by frame, before the projector: the mean over places, and the places."""
-        tokens = member.tokens(frames.flatten(0, 1).float() / 255).unflatten(0, frames.shape[:2])
-        return tokens.mean(2), tokens
+        """Frame by frame, before the projector: the features, and the places that they were made of."""
+        tokens = member.tokens(frames.flatten(0, 1).float() / 255)
+        return member.pooled(tokens).unflatten(0, frames.shape[:2]), tokens.unflatten(0, frames.shape[:2])

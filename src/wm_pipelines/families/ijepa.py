@@ -21,7 +21,7 @@ from wm_pipelines.families import register
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.families.protocol import FamilyConfig, Schedule
 from wm_pipelines.nets.augment import Augmentation, affine_view, random_windows
-from wm_pipelines.nets.convolutional import projector
+from wm_pipelines.nets.convolutional import StemmedTransformer, projector
 from wm_pipelines.nets.ema import EMA, ema_schedule
 from wm_pipelines.nets.masks import multi_block_masks, random_masks
 from wm_pipelines.nets.regularisers import sigreg, vicreg_terms
@@ -39,9 +39,12 @@ class IJEPAConfig(FamilyConfig):
     predict: Literal["blocks", "view"] = Field("blocks", description="features of hidden blocks, or of the whole view")
     anti_collapse: Literal["ema", "sigreg", "vicreg"] = "ema"
     error: Literal["smooth_l1", "l2"] = "smooth_l1"
-    patch: int = Field(7, ge=1, description="pixels")
+    stem: tuple[int, ...] | None = Field(
+        None, description="channels of halving convolutions before the last one of `width`; null: patches"
+    )
+    patch: int = Field(7, ge=1, description="pixels, without a stem")
     width: int = Field(64, ge=2)
-    depth: int = Field(3, ge=1)
+    depth: int = Field(3, ge=0, description="transformer blocks")
     heads: int = Field(4, ge=1)
     positions: Literal["sincos", "rope"] = "sincos"
     augment: Augmentation = Field(Augmentation(), description="of every view, for predict: view")
@@ -72,9 +75,12 @@ class IJEPAConfig(FamilyConfig):
 class _JEPA(nn.Module):
     """The networks of one seed; the target encoder and the heads exist where the configuration uses them."""
 
-    def __init__(self, encoder: VisionTransformer, config: IJEPAConfig) -> None:
+    def __init__(self, encoder: VisionTransformer | StemmedTransformer, config: IJEPAConfig) -> None:
         super().__init__()
         self.encoder = encoder
+        for layer in encoder.modules():
+            if isinstance(layer, nn.Linear):  # the usual 0.02 is for widths of many hundreds
+                nn.init.xavier_uniform_(layer.weight)
         self.target = EMA(encoder) if config.anti_collapse == "ema" else None
         if config.predict == "blocks":
             depth = config.predictor_depth or max(1, config.depth // 2)
@@ -94,9 +100,12 @@ class IJEPA(PixelFamily):
 
     def make_member(self) -> nn.Module:
         """Encoder, predictor or projector, and a target encoder that starts as a copy."""
+        config, channels = self.config, self.system.channels
         size = (self.system.height, self.system.width)
-        shape = self.config.model_dump(include={"width", "depth", "heads", "positions"})
-        return _JEPA(VisionTransformer(size, self.config.patch, channels=self.system.channels, **shape), self.config)
+        shape = config.model_dump(include={"depth", "heads", "positions"})
+        if config.stem is not None:
+            return _JEPA(StemmedTransformer(size, channels, (*config.stem, config.width), **shape), config)
+        return _JEPA(VisionTransformer(size, config.patch, channels=channels, width=config.width, **shape), config)
 
     def member_loss(
         self,

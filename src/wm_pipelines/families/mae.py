@@ -99,7 +99,7 @@ class MAE(PixelFamily):
         config, system = self.config, self.system
         if system.rows < self._clip:
             raise UserError(
-                f"mae: a clip of {self._clip} frames does not fit into episodes of {system.rows}; lower clip"
+                f"mae: a clip of {self._clip} frames is longer than an episode of {system.rows}; lower clip"
             )
         shape: dict[str, Any] = {"positions": config.positions, "heads": config.heads}
         encoder = VisionTransformer(

@@ -1,15 +1,16 @@
-"""A small convolutional encoder of single frames."""
+"""Small convolutional encoders of single frames, alone or below a transformer."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from wm_pipelines.errors import UserError
-
-STRIDE = 2  # of every layer but the last
+from wm_pipelines.nets.vit import Trunk, take
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -18,35 +19,97 @@ class ConvolutionalEncoder(nn.Module):
     Args:
         size: height and width of a frame.
         channels: ``C``.
-        widths: channels after each layer, ``D`` last; every layer but the last halves the sides.
+        widths: channels after each layer, ``D`` last.
+        halvings: how many of the layers, the first ones, halve the sides (rounded up); default: all but the last.
 
     Raises:
-        UserError: the layers leave less than two places along a side.
+        UserError: less than two places would be left along a side.
     """
 
-    def __init__(self, size: tuple[int, int], channels: int, widths: Sequence[int] = (32, 64, 128)) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        channels: int,
+        widths: Sequence[int] = (32, 64, 128),
+        halvings: int | None = None,
+    ) -> None:
         super().__init__()
-        halvings = STRIDE ** (len(widths) - 1)
-        if min(size) < 2 * halvings:
+        halvings = len(widths) - 1 if halvings is None else halvings
+        height, width = (math.ceil(side / 2**halvings) for side in size)
+        if min(height, width) < 2:
             raise UserError(
-                f"{len(widths)} convolutional layers need pictures of at least {2 * halvings} pixels a side, "
-                f"got {size[0]} x {size[1]}; use fewer widths"
+                f"{halvings} halvings leave {height} x {width} places of pictures of {size[0]} x {size[1]} pixels; "
+                "use fewer convolutional widths"
             )
+        self.size, self.channels, self.grid, self.width = size, channels, (1, height, width), widths[-1]
         layers: list[nn.Module] = []
-        for k, (before, after) in enumerate(zip((channels, *widths[:-1]), widths, strict=True)):
-            stride = STRIDE if k < len(widths) - 1 else 1
+        for k, (before, after) in enumerate(zip((channels, *widths), widths, strict=False)):
             kernel = 5 if k == 0 else 3
-            layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(after)]
-            layers += [nn.ReLU(inplace=True)]
+            convolution = nn.Conv2d(before, after, kernel, 2 if k < halvings else 1, kernel // 2, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.GELU()]
         self.layers = nn.Sequential(*layers)
         for parameter in self.layers.parameters():
             if parameter.dim() == 4:  # the order in which CPUs convolve fastest
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
-        self.width = widths[-1]
+
+    @property
+    def tokens(self) -> int:
+        """Places of the last map."""
+        return math.prod(self.grid)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode pictures in [0, 1]."""
+        """Encode pictures in [0, 1].
+
+        Raises:
+            UserError: the pictures are not of the size that the encoder was built for.
+        """
+        if x.shape[1:] != (*self.size, self.channels):
+            expected = f"[B, {self.size[0]}, {self.size[1]}, {self.channels}]"
+            raise UserError(f"the encoder takes {expected}, got {list(x.shape)}")
         return self.layers(x.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+
+
+class StemmedTransformer(nn.Module):
+    """Convolutions instead of patches, then a transformer (Xiao et al. 2021): used like a vision transformer of images.
+
+    Tokens are the places of the last map. Convolutions overlap, so that what is hidden is painted black before the
+    first of them: it cannot influence the tokens that are kept.
+
+    Args:
+        size: height and width of a frame.
+        channels: ``C``.
+        widths: channels after each convolution, each halves the sides; the last is the transformer's width ``D``.
+        depth: transformer blocks; none is possible.
+        heads: attention heads per block.
+        positions: as for `VisionTransformer`.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        channels: int,
+        widths: Sequence[int],
+        *,
+        depth: int = 1,
+        heads: int = 4,
+        positions: str = "sincos",
+    ) -> None:
+        super().__init__()
+        self.stem = ConvolutionalEncoder(size, channels, widths, halvings=len(widths))
+        self.size, self.grid, self.width, self.tokens = size, self.stem.grid, widths[-1], self.stem.tokens
+        self.trunk = Trunk(self.grid, self.width, depth, heads, positions=positions)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """``[B, 1, H, W, C]`` to all tokens, ``[B, N, D]``, or to those of ``keep`` ``[B, K]``, seeing no others."""
+        pictures = x[:, 0]
+        if keep is None:
+            return self._blocks(self.stem(pictures), torch.arange(self.tokens, device=x.device))
+        seen = torch.zeros(len(x), self.tokens, dtype=x.dtype, device=x.device).scatter_(1, keep, 1.0)
+        window = interpolate(seen.unflatten(1, (1, *self.grid[1:])), self.size, mode="nearest")
+        return self._blocks(take(self.stem(pictures * window.permute(0, 2, 3, 1)), keep), keep)
+
+    def _blocks(self, tokens: Tensor, indices: Tensor) -> Tensor:
+        return self.trunk(self.trunk.place(tokens, indices), indices)
 
 
 def projector(width: int, hidden: int, out: int) -> nn.Sequential:
