@@ -274,5 +274,20 @@ def test_colours_of_places_follow_the_largest_differences():
 
 def test_spread_is_called_for_what_was_learned_alone():
     judgement = Judgement([0], resamples=50)
-    add_spread(judgement, np.ones((1, 50, 8)) + 1e-6 * np.eye(50, 8), learned=False)
+    flat = np.ones((1, 50, 8)) + 1e-6 * np.eye(50, 8)
+    add_spread(judgement, flat, None)
     assert "collapsed" not in {row["metric"] for row in judgement.rows}
+    add_spread(judgement, flat, np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8))
+    assert value(judgement, "collapsed") == 1
+
+
+def test_features_may_vary_as_little_as_the_pictures():
+    """Before a still background one dim pixel moves: two hundredths of the features vary, and all of it tells."""
+    rng = np.random.default_rng(0)
+    features = 1 + 0.02 * rng.standard_normal((1, 200, 8))
+    for frames, called in ((np.full((200, 9, 9, 1), 200, np.uint8), 0), (rng.integers(0, 256, (200, 9, 9, 1)), 1)):
+        frames = np.asarray(frames, np.uint8)
+        frames[np.arange(200), rng.integers(0, 9, 200), 0] = 180
+        judgement = Judgement([0], resamples=50)
+        add_spread(judgement, features, frames)
+        assert value(judgement, "collapsed") == called

@@ -14,7 +14,9 @@ finished by a second-order method in float64.
 
 Unknown coefficients are found from measurements: by ``collocation`` with Gauss-Newton on the coefficients alone, by
 ``gradient`` together with the network. Their covariance is the inverse of the Gauss-Newton matrix, with the noise
-estimated from what is left (Seber & Wild, *Nonlinear Regression*, 1989, ch. 2).
+estimated from what is left (Seber & Wild, *Nonlinear Regression*, 1989, ch. 2). That holds only where what is left is
+noise: where neighbouring measurements are missed alike (Moran 1950, Biometrika 37) the field has not been fitted, the
+coefficient counts as not found and its interval is everything that was allowed.
 """
 
 from __future__ import annotations
@@ -28,14 +30,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import jacrev, vmap
 
 from wm_pipelines.families import register
 from wm_pipelines.families.protocol import Family, FamilyConfig, Prediction
 from wm_pipelines.fields import Condition, Equation, FieldSystem, box
 from wm_pipelines.nets.collocation import least_squares
 from wm_pipelines.nets.ensemble import generators
-from wm_pipelines.nets.field_network import FieldNetwork
+from wm_pipelines.nets.field_network import FieldNetwork, Record
 from wm_pipelines.nets.second_order import Linearised, levenberg_marquardt, minimise
 from wm_pipelines.nets.slabs import Collocation, CollocationConfig
 
@@ -48,8 +49,10 @@ _FINDING_STEPS = 20
 _PIECES = 16  # of the time span, for causal weights
 _MEMORY = 0.9  # of the running average of balanced weights
 _CANDIDATES = 10  # points per adaptive point to choose from
-_LAPLACE_POINTS, _ROWS_AT_ONCE = 500, 1000
+_LAPLACE_POINTS = 500
 _ADAPT_AGAIN = 0.05  # change of an unknown coefficient, relative
+_ALIKE = 3.5  # standard deviations of the correlation between neighbouring measurements that noise does not reach
+_FEWEST_PAIRS = 8
 _Z95 = 1.959964
 
 
@@ -84,10 +87,12 @@ class PINN(Family):
     log_unknown: nn.Parameter  # [S, P]
     covariance: Tensor  # [S, P, P] of log_unknown
     noise: Tensor  # [S, F], estimated standard deviation of the measurements
+    alike: Tensor  # [S], how alike neighbouring measurements are missed, in standard deviations of pure noise
     balance: Tensor  # [S, terms]
     adaptive: Tensor  # [S, A, d], points that follow the residual
     # the data of a training by gradient, not part of the model
     _interior: Tensor
+    _validation: Tensor  # judged at, never trained on
     _condition_points: Tensor
     _condition_values: Tensor
     _condition_index: Tensor
@@ -103,6 +108,7 @@ class PINN(Family):
         self.log_unknown = nn.Parameter(middle.repeat(len(seeds), 1), requires_grad=False)
         self.register_buffer("covariance", torch.zeros(len(seeds), count, count, dtype=torch.float64))
         self.register_buffer("noise", torch.zeros(len(seeds), len(system.fields), dtype=torch.float64))
+        self.register_buffer("alike", torch.zeros(len(seeds), dtype=torch.float64))
         self.solution: Collocation | FieldNetwork
         if config.method == "collocation":
             self.solution = Collocation(config, system, seeds)
@@ -165,7 +171,23 @@ class PINN(Family):
             if (self.log_unknown - before).abs().max() < 1e-6:
                 break
         self.covariance.copy_(torch.linalg.inv(design.mT @ design))
+        self._check_fit(left, data["measurement_points"], data["measurement_index"])
         return rms
+
+    def _check_fit(self, left: Tensor, points: Tensor, index: Tensor) -> None:
+        """Whether what measurements leave unexplained ``[S, M]`` looks like noise; says so where it does not."""
+        self.alike.copy_(alikeness(left, points, index))
+        for seed in (self.alike > _ALIKE).nonzero()[:, 0].tolist():
+            logger.warning(
+                "pinn/%s on %s, seed %d: %s not found: neighbouring measurements are missed alike (%.0f standard "
+                "deviations), so the field is not fitted yet; its interval is all that was allowed. %s",
+                self.config.method,
+                self.system.name,
+                self.seeds[seed],
+                ", ".join(self.system.unknown),
+                float(self.alike[seed]),
+                "Raise finish_steps." if self.config.method == "gradient" else "Raise features or slabs.",
+            )
 
     def _misfit(self, data: Data) -> tuple[Tensor, Tensor]:
         """What measurements leave unexplained ``[S, M]``, and its derivative by ``log_unknown``, ``[S, M, P]``.
@@ -206,7 +228,7 @@ class PINN(Family):
 
     def examples(self, episodes: Data) -> Data:
         """Interior points; conditions and measurements are few and all used in every step."""
-        for name in ("condition_points", "condition_values", "condition_index", "interior"):
+        for name in ("condition_points", "condition_values", "condition_index", "interior", "validation"):
             self.register_buffer(f"_{name}", episodes[name], persistent=False)
         for name in ("measurement_points", "measurement_values", "measurement_index"):
             self.register_buffer(f"_{name}", episodes[name], persistent=False)
@@ -252,7 +274,7 @@ class PINN(Family):
     def _residuals(self, points: Tensor, log_unknown: Tensor, weights: Data | None = None) -> dict[str, Tensor]:
         """Residuals at ``points [S, N, d]``: each ``[S, N]``."""
         symbols = sorted({s for read in self.system.symbols.values() for s in read})
-        values = self.network.values(points, symbols, weights)
+        values = self.network.traced(points, symbols, weights)
         unknown = log_unknown.exp()[:, None].expand(-1, points.shape[1], -1)
         return {
             name: self.system.pointwise(equation, points, name)(values, unknown)
@@ -261,21 +283,42 @@ class PINN(Family):
 
     def _misses(self, weights: Data | None = None) -> dict[str, Tensor]:
         """By how much conditions and measurements are missed, each ``[S, n]``; measurements in units of their RMS."""
-        points, index, values = self._condition_points, self._condition_index, self._condition_values
-        found = self.network.values(
-            points.expand(len(self.seeds), -1, -1), sorted({c.symbol for c in self.system.conditions}), weights
-        )
+        misses = self._condition_misses(self._traced(self._condition_points, self._condition_symbols, weights))
+        if self._uses_measurements():
+            misses["data"] = self._data_misses(self._traced(self._measurement_points, self.system.fields, weights))
+        return misses
+
+    @property
+    def _condition_symbols(self) -> list[str]:
+        return sorted({c.symbol for c in self.system.conditions})
+
+    def _traced(
+        self, points: Tensor, symbols: Sequence[str], weights: Data | None, record: Record | None = None
+    ) -> dict[str, Tensor]:
+        """Symbols at ``points [N, d]`` that all seeds share: each ``[S, N]``."""
+        return self.network.traced(points.expand(len(self.seeds), -1, -1), symbols, weights, record)
+
+    def _condition_rows(self) -> dict[str, Tensor]:
+        """Which condition points belong to a term, in the order of its rows."""
+        kinds: dict[str, list[Tensor]] = {}
+        for number, condition in enumerate(self.system.conditions):
+            kinds.setdefault(self._kind(condition), []).append((self._condition_index == number).nonzero()[:, 0])
+        return {kind: torch.cat(parts) for kind, parts in kinds.items()}
+
+    def _condition_misses(self, found: Data) -> dict[str, Tensor]:
+        """Conditions from the symbols at all of their points."""
         missed: dict[str, list[Tensor]] = {}
         for number, condition in enumerate(self.system.conditions):
-            mine = index == number
-            missed.setdefault(self._kind(condition), []).append(found[condition.symbol][:, mine] - values[mine])
-        misses = {kind: torch.cat(parts, 1) for kind, parts in missed.items()}
-        if self._uses_measurements():
-            points, index, values = self._measurement_points, self._measurement_index, self._measurement_values
-            found = self.network.values(points.expand(len(self.seeds), -1, -1), self.system.fields, weights)
-            reached = torch.stack([found[f] for f in self.system.fields], -1)[:, torch.arange(len(index)), index]
-            misses["data"] = (reached - values) / values.square().mean().sqrt()
-        return misses
+            mine = self._condition_index == number
+            left = found[condition.symbol][:, mine] - self._condition_values[mine]
+            missed.setdefault(self._kind(condition), []).append(left)
+        return {kind: torch.cat(parts, 1) for kind, parts in missed.items()}
+
+    def _data_misses(self, found: Data) -> Tensor:
+        """Measurements from all fields at their points."""
+        index, values = self._measurement_index, self._measurement_values
+        reached = torch.stack([found[f] for f in self.system.fields], -1)[:, torch.arange(len(index)), index]
+        return (reached - values) / values.square().mean().sqrt()
 
     def _causal_weights(self, points: Tensor, residuals: Data) -> Tensor | float:
         """``exp(-epsilon Σ mean squares of all earlier pieces of time)``, ``[S, N]``; no gradient passes."""
@@ -339,7 +382,8 @@ class PINN(Family):
     def finish(self) -> Mapping[str, Tensor]:
         """A second-order method on all points, then the uncertainty of what was unknown."""
         x, unpack = self._flat()
-        value, inverse = torch.full((len(x),), torch.nan, dtype=x.dtype), None
+        value = torch.full((len(x),), torch.nan, dtype=x.dtype)
+        inverse, damping = None, None
         for number in range(self.config.finish_rounds if self.config.finish_steps else 0):
             self._refresh(self.config.schedule.steps + 1 + number)
             points = self._interior.roll(-number * self.config.finish_points, 0)[: self.config.finish_points]
@@ -348,7 +392,7 @@ class PINN(Family):
             if self.config.finish == "bfgs":
                 x, value, inverse = minimise(self._objective(interior, unpack), x, steps, inverse)
             else:
-                x, value = levenberg_marquardt(*self._rows(interior, unpack), x, steps)
+                x, value, damping = levenberg_marquardt(*self._rows(interior, unpack), x, steps, damping)
             self._set(*unpack(x))
         if self.system.unknown and len(self._measurement_values):
             self._laplace(*self._flat())
@@ -375,12 +419,11 @@ class PINN(Family):
 
     def _objective(self, interior: Tensor, unpack: Unpack) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Loss and gradient by the vector of all weights, for `minimise`."""
-        waves = self.network.waves
 
         def objective(x: Tensor) -> tuple[Tensor, Tensor]:
             x = x.detach().requires_grad_()
             log_unknown, weights = unpack(x)
-            loss = self._weighted(self._mean_squares(interior, log_unknown, {**weights, "waves": waves}))
+            loss = self._weighted(self._mean_squares(interior, log_unknown, weights))
             return loss.detach(), torch.autograd.grad(loss.sum(), x)[0]
 
         return objective
@@ -390,7 +433,6 @@ class PINN(Family):
 
         With the configured weights alone: balanced ones even out gradients, which Gauss-Newton steps do not need.
         """
-        waves = self.network.waves
 
         def scale(name: str, count: int) -> float:
             return math.sqrt(self._lambda(name) / count)
@@ -398,7 +440,6 @@ class PINN(Family):
         @torch.no_grad()
         def rows(x: Tensor) -> Tensor:
             log_unknown, weights = unpack(x)
-            weights["waves"] = waves
             found = self._residuals(interior, log_unknown, weights) | self._misses(weights)
             return torch.cat([scale(name, r.shape[1]) * r for name, r in found.items()], 1)
 
@@ -409,48 +450,41 @@ class PINN(Family):
 
         return rows, linearised
 
+    @staticmethod
+    def _spread(log_unknown: Tensor, points: Tensor) -> Tensor:
+        """Values of the unknown, one copy for every point to differentiate by: ``[S, N, P]``."""
+        return log_unknown.detach().exp()[:, None].expand(-1, points.shape[1], -1).clone().requires_grad_()
+
+    @torch.enable_grad()
     def _jacobian(self, x: Tensor, unpack: Unpack, interior: Tensor) -> dict[str, Tensor]:
         """Jacobian of every term's rows by all weights ``[S, R, n]``, in the order of `_residuals` and `_misses`.
 
-        A row depends on one point alone: one gradient per point, all points and seeds at once.
+        A row depends on one point alone: one backward pass gives every row's own gradient (see `jets`).
         """
-        network = self.network
+        network, count = self.network, len(self.system.unknown)
+        log_unknown, weights = unpack(x.detach())
+        record: Record = []
         symbols = sorted({s for read in self.system.symbols.values() for s in read})
+        values = network.traced(interior, symbols, weights, record)
+        unknown = self._spread(log_unknown, interior)
+        blocks = {}
+        for name, equation in self.system.equations.items():
+            rows = self.system.pointwise(equation, interior, name)(values, unknown)
+            blocks[name] = torch.cat([_by_log(rows, unknown), network.slopes(rows, record)], 2)
 
-        def residuals(flat: Tensor, waves: Tensor, point: Tensor) -> Tensor:
-            log_unknown, weights = unpack(flat)
-            values = network.values(point[None], symbols, {**weights, "waves": waves})
-            unknown = log_unknown.exp()[None]
-            found = [
-                self.system.pointwise(equation, point[None], name)(values, unknown)[0]
-                for name, equation in self.system.equations.items()
-            ]
-            return torch.stack(found)
+        def of_values(misses: Sequence[Tensor], record: Record) -> Tensor:
+            slopes = network.slopes(torch.cat(list(misses), 1), record)
+            return torch.cat([slopes.new_zeros(*slopes.shape[:2], count), slopes], 2)
 
-        def value(flat: Tensor, waves: Tensor, point: Tensor, symbol: str) -> Tensor:
-            return network.values(point[None], [symbol], {**unpack(flat)[1], "waves": waves})[symbol]
-
-        def every(row: Callable[..., Tensor], points: Tensor, *what: str) -> Tensor:
-            one = vmap(lambda f, w, p: jacrev(row)(f, w, p, *what), (None, None, 0), chunk_size=_ROWS_AT_ONCE)
-            return torch.stack([one(f, w, p) for f, w, p in zip(x, network.waves, points, strict=True)])
-
-        of_equations = every(residuals, interior)
-        blocks = {name: of_equations[:, :, i] for i, name in enumerate(self.system.equations)}
-        parts: dict[str, list[Tensor]] = {}
-        for number, condition in enumerate(self.system.conditions):
-            points = self._condition_points[self._condition_index == number].expand(len(x), -1, -1)
-            parts.setdefault(self._kind(condition), []).append(every(value, points, condition.symbol)[:, :, 0])
+        record = []
+        misses = self._condition_misses(self._traced(self._condition_points, self._condition_symbols, weights, record))
+        slopes = of_values(list(misses.values()), record)
+        blocks |= {kind: slopes[:, rows] for kind, rows in self._condition_rows().items()}
         if self._uses_measurements():
-            index, points = self._measurement_index, self._measurement_points
-            size = self._measurement_values.square().mean().sqrt()
-            block = x.new_zeros(len(x), len(index), x.shape[1])
-            for field in index.unique().tolist():
-                mine = index == field
-                block[:, mine] = (
-                    every(value, points[mine].expand(len(x), -1, -1), self.system.fields[field])[:, :, 0] / size
-                )
-            parts["data"] = [block]
-        return blocks | {kind: torch.cat(part, 1) for kind, part in parts.items()}
+            record = []
+            found = self._traced(self._measurement_points, self.system.fields, weights, record)
+            blocks["data"] = of_values([self._data_misses(found)], record)
+        return blocks
 
     @torch.no_grad()
     def _laplace(self, x: Tensor, unpack: Unpack) -> None:
@@ -475,7 +509,26 @@ class PINN(Family):
         ridge = 1e-12 * rows.norm(dim=(1, 2))[:, None, None] * torch.eye(rows.shape[2], dtype=rows.dtype)
         ridge[:, -count:] = 0
         corner = torch.linalg.qr(torch.cat([rows, ridge], 1), mode="r").R[:, -count:, -count:]
-        self.covariance.copy_(torch.linalg.inv(corner.mT @ corner))
+        self.covariance.copy_(torch.linalg.inv(corner.mT @ corner) + self._owed_to_the_equation())
+        self._check_fit(left["data"], self._measurement_points, index)
+
+    def _owed_to_the_equation(self) -> Tensor:
+        """Covariance ``[S, P, P]`` for what the network leaves of the equation at points it was not fitted to.
+
+        By how much the unknown would move if the residuals there had their way: their least squares on the slopes by
+        the unknown, squared.
+        """
+        points = self._validation.expand(len(self.seeds), -1, -1)
+        symbols = sorted({s for read in self.system.symbols.values() for s in read})
+        values = self.network.traced(points, symbols)
+        unknown = self._spread(self.log_unknown, points)
+        left, design = [], []
+        with torch.enable_grad():
+            for name, equation in self.system.equations.items():
+                left.append(self.system.pointwise(equation, points, name)(values, unknown))
+                design.append(_by_log(left[-1], unknown))
+        owed = least_squares(torch.cat(design, 1), torch.cat(left, 1).detach()[..., None], 1e-12)
+        return owed @ owed.mT
 
     # ------------------------------------------------------------ what it says
 
@@ -514,20 +567,67 @@ class PINN(Family):
         """Root mean square of all residuals: ``[S]``."""
         return torch.stack([r.square().mean(1) for r in self.residuals(points).values()]).mean(0).sqrt()
 
+    @property
+    def identified(self) -> Tensor:
+        """Whether measurements are explained up to noise, ``[S]``; else what was found is worth nothing."""
+        return self.alike <= _ALIKE
+
     @torch.no_grad()
     def found(self) -> dict[str, dict[str, Tensor]]:
-        """Unknown coefficients: ``value``, ends of the 95 % interval ``low`` and ``high``, each ``[S]``, by symbol."""
+        """Unknown coefficients: ``value``, ends of the 95 % interval ``low`` and ``high``, each ``[S]``, by symbol.
+
+        ``identified``: whether the field is fitted; where it is not, the interval is everything that was allowed.
+        """
         deviation = self.covariance.diagonal(dim1=1, dim2=2).sqrt()
-        return {
-            name: {
-                "value": self.log_unknown[:, i].exp(),
-                "low": (self.log_unknown[:, i] - _Z95 * deviation[:, i]).exp(),
-                "high": (self.log_unknown[:, i] + _Z95 * deviation[:, i]).exp(),
-            }
-            for i, name in enumerate(self.system.unknown)
-        }
+        entries = {}
+        for i, name in enumerate(self.system.unknown):
+            value, bounds = self.log_unknown[:, i], self.system.coefficients[name].bounds
+            low, high = (
+                torch.where(self.identified, (value + side * _Z95 * deviation[:, i]).exp(), bound)
+                for side, bound in zip((-1, 1), bounds, strict=True)
+            )
+            entries[name] = {"value": value.exp(), "low": low, "high": high, "identified": self.identified}
+        return entries
 
     def extra_summary(self) -> dict[str, Any]:
         """Coefficients found with their intervals, and the noise of the measurements."""
         found = {name: {k: v.tolist() for k, v in entry.items()} for name, entry in self.found().items()}
         return {"coefficients": found, "noise": self.noise.tolist()} if found else {}
+
+
+def _by_log(rows: Tensor, unknown: Tensor) -> Tensor:
+    """Slope of pointwise ``rows [S, N]`` by the logarithm of ``unknown [S, N, P]``: ``[S, N, P]``."""
+    if not unknown.shape[-1]:
+        return torch.zeros_like(unknown)
+    (direct,) = torch.autograd.grad(rows.sum(), [unknown], allow_unused=True, retain_graph=True)
+    return torch.zeros_like(unknown) if direct is None else direct * unknown.detach()
+
+
+def alikeness(left: Tensor, points: Tensor, index: Tensor) -> Tensor:
+    """How alike neighbours are missed: Moran's statistic over pairs of nearest measurements of a field.
+
+    Args:
+        left: what is missed ``[S, M]``. points: where ``[M, d]``. index: of which field ``[M]``.
+
+    Returns:
+        ``[S]``, about standard normal for noise, large where a model misses whole places; 0 for too few measurements.
+    """
+    first, second = [], []
+    for field in index.unique().tolist():
+        mine = (index == field).nonzero()[:, 0]
+        if len(mine) < _FEWEST_PAIRS:
+            continue
+        size = (points[mine].amax(0) - points[mine].amin(0)).clamp_min(1e-300)
+        apart = torch.cdist(points[mine] / size, points[mine] / size)
+        near = apart.fill_diagonal_(torch.inf).argmin(1)
+        pairs = torch.stack([torch.arange(len(mine)), near]).sort(0).values.unique(dim=1)
+        first.append(mine[pairs[0]])
+        second.append(mine[pairs[1]])
+    if not first:
+        return left.new_zeros(len(left))
+    a, b = torch.cat(first), torch.cat(second)
+    unit = torch.empty_like(left)
+    for field in index.unique().tolist():
+        mine = left[:, index == field]
+        unit[:, index == field] = mine / mine.square().mean(1, keepdim=True).sqrt().clamp_min(1e-300)
+    return (unit[:, a] * unit[:, b]).sum(1) / len(a) ** 0.5

@@ -11,7 +11,7 @@ LeJEPA). Nothing ever looks ahead in time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -33,6 +33,7 @@ from wm_pipelines.nets.vit import Predictor, take
 from wm_pipelines.pixels import FrameSystem
 
 _ERRORS = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
+_AT_ONCE = 1024  # frames averaged together
 
 
 class VJEPAConfig(FamilyConfig):
@@ -45,9 +46,11 @@ class VJEPAConfig(FamilyConfig):
     anti_collapse: Literal["ema", "sigreg"] = "sigreg"
     error: Literal["l1", "l2", "smooth_l1"] = "l2"
     clip: int = Field(16, ge=2, description="frames of one example")
+    latent: int = Field(16, ge=1, description="features of a token or frame")
     # predict: masked
     tubelet: int = Field(2, ge=1, description="frames per token")
     patch: int = Field(16, ge=1, description="pixels")
+    stem: tuple[int, int] = Field((16, 32), description="channels of the convolutions inside a patch")
     width: int = Field(64, ge=2)
     depth: int = Field(3, ge=1)
     heads: int = Field(4, ge=1)
@@ -56,11 +59,9 @@ class VJEPAConfig(FamilyConfig):
     predictor_depth: int = Field(3, ge=1)
     half_share: float = Field(0.5, ge=0, le=1, description="share of steps whose mask hides the clip's second half")
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of tokens hidden by blocks, in the other steps")
-    mask_block: tuple[int, int] = Field((3, 1), description="instants and places along a side of a block")
-    pooled_weight: float = Field(1.0, ge=0, description="of the error of what is predicted, averaged over places")
+    mask_block: tuple[int, int] = Field((2, 1), description="instants and places along a side of a block")
     # predict: rollout
     widths: tuple[int, ...] = Field((16, 32, 64), min_length=1, description="channels of the convolutional layers")
-    latent: int = Field(32, ge=1, description="features of a frame")
     memory: int = Field(4, ge=1, description="latents that the next one is predicted from")
     hidden: int = Field(256, ge=1, description="width of the dynamics' perceptron")
     layers: int = Field(2, ge=1, description="its hidden layers")
@@ -91,47 +92,61 @@ class _Masked(nn.Module):
         super().__init__()
         self.config = config
         size, shape = (system.height, system.width), {"heads": config.heads, "positions": config.positions}
-        video = {"channels": system.channels, "frames": config.clip, "tubelet": config.tubelet}
+        video = {"channels": system.channels, "tubelet": config.tubelet, "latent": config.latent, "stem": config.stem}
         self.encoder = TubeletEncoder(size, config.patch, width=config.width, depth=config.depth, **video, **shape)
+        self.grid = self.encoder.grid(config.clip)
         sizes = {"width": config.predictor_width, "depth": config.predictor_depth}
-        self.predictor = Predictor(self.encoder.grid, config.width, **sizes, **shape)
+        self.predictor = Predictor(self.grid, config.latent, **sizes, **shape)
         widen_weights(self.predictor)
         self.target = EMA(self.encoder) if config.anti_collapse == "ema" else None
 
     def masks(self, count: int, future: bool, generator: torch.Generator) -> Masks:
-        """Hide the second half, or blocks."""
+        """Hide the second half; or blocks of places for some instants, then others: as many places at every instant."""
         if future:
-            return temporal_half_mask(count, self.encoder.grid)
-        span, block = self.config.mask_block
-        return spatiotemporal_masks(count, self.encoder.grid, span, block, self.config.mask_ratio, generator=generator)
+            return temporal_half_mask(count, self.grid)
+        instants, (span, block) = self.grid[0], self.config.mask_block
+        turns, places = -(-instants // span), (1, *self.grid[1:])
+        drawn = spatiotemporal_masks(count * turns, places, 1, block, self.config.mask_ratio, generator=generator)
+        return Masks(*(self._through_time(part.unflatten(0, (count, turns)), span) for part in drawn))
+
+    def _through_time(self, places: Tensor, span: int) -> Tensor:
+        """Places ``[B, turns, K]``, each for ``span`` instants, as tokens of the clip."""
+        instants = torch.arange(self.grid[0])
+        return (places[:, instants // span] + self.encoder.places * instants[:, None]).flatten(1)
 
     def loss(self, x: Tensor, generator: torch.Generator, progress: float) -> tuple[dict[str, Tensor], Tensor]:  # noqa: ARG002
-        """Errors of hidden tokens, ``|P(E(x_seen), where) - E'(x)_hidden|`` (V-JEPA, eq. 1), and of their average."""
+        """Error of the hidden tokens, ``|P(E(x_seen), where) - E'(x)_hidden|`` (V-JEPA, eq. 1)."""
         future = bool(torch.rand((), generator=generator) < self.config.half_share)
         context, hidden = (m.to(x.device) for m in self.masks(len(x), future, generator))
-        whole = self.encoder(x) if self.target is None else self.target(x)
-        # Nothing looks ahead: alone or with its future, the first half has the same tokens.
-        shared = future and self.target is None
-        seen = take(whole, context) if shared else self.encoder(x, context)
+        found = self.encoder(x) if self.target is None else self.target(x)
+        units = self.encoder.units(found)
+        whole = self.encoder.standard(found, units)
+        if future and self.target is None:
+            seen = take(whole, context)  # instants are encoded apart: alone they have the very same tokens
+        else:
+            shown = x[:, : x.shape[1] // 2] if future else x
+            seen = self.encoder.standard(self.encoder(shown, context), units, context)
         predicted = self.predictor(seen, context, hidden)
-        error, latents = _ERRORS[self.config.error], self.encoder.pool(whole)
-        terms = {"tokens": error(predicted, take(whole, hidden)), "future": predicted.new_zeros(())}
-        if future:
-            pooled = self.encoder.pool(predicted, like=whole)
-            terms["future"] = self.config.pooled_weight * error(pooled, latents[:, -pooled.shape[1] :])
-        return terms, latents
+        latents = self.encoder.pool(whole)
+        # Two frames tell an energy; it never changes, is predicted without effort, and would be all that is learnt.
+        changes = latents - latents.mean(1, keepdim=True)
+        return {"prediction": _ERRORS[self.config.error](predicted, take(whole, hidden))}, changes
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Clip by clip, the last one shorter; frames beyond the last whole tubelet are left out."""
-        tubelet, encoder = self.config.tubelet, self.encoder if self.target is None else self.target
-        clips = frames[:, : frames.shape[1] // tubelet * tubelet].split(self.config.clip, dim=1)
-        tokens = torch.cat([encoder(clip.float() / 255) for clip in clips], 1)
+        """Tubelet by tubelet; frames beyond the last whole one are left out."""
+        tubelet = self.config.tubelet
+        whole = frames[:, : frames.shape[1] // tubelet * tubelet]
+        tokens = self._tokens(self.encoder if self.target is None else self.target, whole)
         return self.encoder.pool(tokens), tokens.unflatten(1, (-1, self.encoder.places))
+
+    def _tokens(self, encoder: nn.Module, clip: Tensor) -> Tensor:
+        tokens = encoder(clip)
+        return self.encoder.standard(tokens, self.encoder.units(tokens))
 
     def predict(self, context: Tensor, steps: int) -> Tensor:
         """Half a clip after half a clip; what follows that is predicted from predictions."""
-        seen, hidden = (m.to(context.device) for m in temporal_half_mask(len(context), self.encoder.grid))
-        tokens, instants = self.encoder(context.float() / 255), steps // self.config.tubelet
+        seen, hidden = (m.to(context.device) for m in temporal_half_mask(len(context), self.grid))
+        tokens, instants = self._tokens(self.encoder, context), steps // self.config.tubelet
         found: list[Tensor] = []
         while sum(z.shape[1] for z in found) < instants:
             tokens = self.predictor(tokens, seen, hidden)
@@ -167,11 +182,11 @@ class _RollOut(nn.Module):
 
     def encode(self, frames: Tensor) -> tuple[Tensor, None]:
         """Frame by frame."""
-        return self._each(self.encoder if self.target is None else self.target, frames.float() / 255), None
+        return self._each(self.encoder if self.target is None else self.target, frames), None
 
     def predict(self, context: Tensor, steps: int) -> Tensor:
         """Step after step."""
-        return self.predictor.roll_out(self._each(self.encoder, context.float() / 255), steps)
+        return self.predictor.roll_out(self._each(self.encoder, context), steps)
 
 
 @register
@@ -181,6 +196,27 @@ class VJEPA(PixelFamily):
     name: ClassVar[str] = "vjepa"
     Config: ClassVar[type[FamilyConfig]] = VJEPAConfig
     config: VJEPAConfig
+    mean_frame: Tensor  # [H, W, C], in [0, 1]
+    contrast: Tensor  # [C], standard deviation about it
+
+    def __init__(self, config: FamilyConfig, system: FrameSystem, seeds: Sequence[int]) -> None:
+        super().__init__(config, system, seeds)
+        self.register_buffer("mean_frame", torch.zeros(system.height, system.width, system.channels))
+        self.register_buffer("contrast", torch.ones(system.channels))
+
+    def examples(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Whole episodes; their mean frame is subtracted from all frames, and each channel gets unit variance."""
+        frames = episodes["frames"].flatten(0, 1)
+        self.mean_frame.copy_(sum(part.double().sum(0) for part in frames.split(_AT_ONCE)) / len(frames) / 255)
+        around = sum(
+            (part / 255 - self.mean_frame).square().mean((1, 2)).double().sum(0) for part in frames.split(_AT_ONCE)
+        )
+        self.contrast.copy_((around / len(frames)).sqrt().clamp_min(1e-3))
+        return super().examples(episodes)
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """What networks see of ``[..., H, W, C]`` uint8."""
+        return (frames / 255 - self.mean_frame) / self.contrast
 
     @classmethod
     def unsuitable(cls, system: Any) -> str | None:
@@ -215,7 +251,7 @@ class VJEPA(PixelFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of prediction in feature space, and what keeps features apart."""
         config = self.config
-        x = random_windows(frames, config.clip, generator).float() / 255
+        x = self.pixels(random_windows(frames, config.clip, generator))
         terms, latents = member.loss(x, generator, progress)
         error = torch.stack(list(terms.values())).sum()
         if config.anti_collapse == "ema":
@@ -240,11 +276,11 @@ class VJEPA(PixelFamily):
 
     def member_encode(self, member: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor | None]:
         """One latent per frame or tubelet, of the target encoder where there is one; tokens of the transformer."""
-        return member.encode(frames)
+        return member.encode(self.pixels(frames))
 
     def member_predict(self, member: nn.Module, context: Tensor, steps: int) -> tuple[None, Tensor]:
         """Latents of what follows."""
-        return None, member.predict(context[:, -self.context :], steps)
+        return None, member.predict(self.pixels(context[:, -self.context :]), steps)
 
     def illustrate(self, frames: Tensor) -> Mapping[str, Tensor]:
         """A clip's start with the places grey that one mask of blocks hides."""
@@ -252,7 +288,7 @@ class VJEPA(PixelFamily):
             return {}
         x = frames[:, : self.config.clip].float() / 255
         hidden = self.members[0].masks(len(x), False, torch.Generator().manual_seed(0)).targets
-        grid, patch = self.members[0].encoder.grid, self.config.patch
+        grid, patch = self.members[0].grid, self.config.patch
         shade = torch.zeros(len(x), grid[0] * grid[1] * grid[2]).scatter_(1, hidden, 1.0).view(len(x), *grid)
         for axis, times in ((1, self.config.tubelet), (2, patch), (3, patch)):
             shade = shade.repeat_interleave(times, axis)

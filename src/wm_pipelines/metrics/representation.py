@@ -79,6 +79,19 @@ def rankme(features: Float, eps: float = 1e-7) -> float:
     return _entropy_rank(_singular_values(features), eps) if np.isfinite(features).all() else 0.0
 
 
+def relative_spread(features: Float) -> float:
+    """Root mean square of the per-dimension standard deviations over that of the features, ``[N, D]``: 0 … 1.
+
+    Raises:
+        ValueError: the features are not ``[N, D]``.
+    """
+    features = _features(features)
+    size = np.abs(features).max()
+    if not size:
+        return 0.0
+    return float(np.sqrt(np.square(feature_std(features / size)).mean() / np.square(features / size).mean()))
+
+
 def is_collapsed(features: Float, least_spread: float = 0.05, least_rank: float = 0.05) -> bool:
     """Whether a representation has collapsed, to a point or to a few directions.
 
@@ -99,7 +112,8 @@ def is_collapsed(features: Float, least_spread: float = 0.05, least_rank: float 
 
     Args:
         features: ``[N, D]``, N ≥ 2, best N ≫ D.
-        least_spread: smallest share of the features' size that may vary.
+        least_spread: smallest share of the features' size that may vary. Where the pictures themselves hardly differ
+            (a small body before a still background), healthy features do not, either: allow for it.
         least_rank: smallest share of the dimensions that must be in use.
 
     Raises:
@@ -111,11 +125,7 @@ def is_collapsed(features: Float, least_spread: float = 0.05, least_rank: float 
         raise ValueError("is_collapsed needs at least two examples")
     if not np.isfinite(features).all():
         return True
-    size = np.abs(features).max()
-    spread = (
-        np.sqrt(np.square(feature_std(features / size)).mean() / np.square(features / size).mean()) if size else 0.0
-    )
-    if spread < least_spread:
+    if relative_spread(features) < least_spread:
         return True
     most = min(n - 1, dimension)
     return most > 1 and effective_rank(features) < max(1.1, least_rank * most)

@@ -6,6 +6,7 @@ Modules draw their weights from torch's global generator.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,6 @@ def _differences(window: list[Tensor]) -> Tensor:
     """Last value, last first difference, last second difference …: ``[..., M D]``."""
     found = [window[-1]]
     while len(window) > 1:
-        window = [b - a for a, b in zip(window, window[1:], strict=False)]
+        window = [b - a for a, b in pairwise(window)]
         found.append(window[-1])
     return torch.cat(found, dim=-1)

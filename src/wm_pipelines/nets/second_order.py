@@ -5,8 +5,9 @@ Appl. 9), which keeps a curvature that was overestimated early from staying; on 
 errors far below L-BFGS (Urbán, Stefanou, Pons 2025, J. Comput. Phys. 523). Its line search bisects for the weak Wolfe
 conditions (Lewis & Overton 2013, Math. Program. 141).
 
-`levenberg_marquardt`: Gauss-Newton steps, damped by the gain they bring (Nielsen 1999, IMM-REP-1999-05). Dearer per
-step, and best where there are fewer than some thousand unknowns.
+`levenberg_marquardt`: Gauss-Newton steps, their damping lowered fast and raised slowly (Transtrum & Sethna 2012, arXiv
+1201.5885): steps of long, narrow valleys stay short enough to follow them. Dearer per step, and best where there are
+fewer than some thousand unknowns.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Linearised = Callable[[Tensor], tuple[Tensor, Tensor]]
 """``x [S, n] -> rows [S, R], their Jacobian [S, R, n]``."""
 
 _DECREASE, _CURVATURE, _TRIALS = 1e-4, 0.9, 25
+_FIRST_DAMPING, _LOWER, _RAISE = 1e-3, 0.1, 1.5
 _LEAST_DAMPING, _MOST_DAMPING = 1e-15, 1e10  # relative to the largest diagonal entry
 
 
@@ -100,21 +102,27 @@ def _wolfe(
 
 
 def levenberg_marquardt(
-    rows: Callable[[Tensor], Tensor], linearised: Linearised, start: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
+    rows: Callable[[Tensor], Tensor],
+    linearised: Linearised,
+    start: Tensor,
+    steps: int,
+    damping: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Minimise the sum of squares of the rows of all problems together.
 
     Args:
         rows: ``x [S, n] -> [S, R]``. linearised: the same with the Jacobian. start: ``[S, n]``.
         steps: linearisations, at most.
+        damping: to start with ``[S]``, relative to the largest diagonal entry of the normal matrix: what an earlier
+            call ended with, where the rows have hardly changed.
 
     Returns:
-        The minimiser ``[S, n]`` and its sum of squares ``[S]``.
+        The minimiser ``[S, n]``, its sum of squares ``[S]`` and the damping ``[S]`` that the next step would take.
     """
     x = start.clone()
     left, jacobian = linearised(x)
     value = left.square().sum(1)
-    damping, growth = torch.full_like(value, 1e-3), torch.full_like(value, 2.0)
+    damping = torch.full_like(value, _FIRST_DAMPING) if damping is None else damping.clone()
     for _ in range(steps):
         normal = jacobian.mT @ jacobian
         slope = (jacobian.mT @ left[..., None])[..., 0]
@@ -123,22 +131,17 @@ def levenberg_marquardt(
         for _ in range(_TRIALS):
             step = _damped_step(normal, slope, damping * largest)
             after = rows(x + step).square().sum(1)
-            promised = (step * (damping * largest)[:, None] * step - step * slope).sum(1)
-            gain = (value - after) / promised.clamp_min(1e-300)
             better = ~accepted & (after < value)
             x, value = torch.where(better[:, None], x + step, x), torch.where(better, after, value)
-            shrink = (1 - (2 * gain.clamp(-1, 1) - 1) ** 3).clamp(1 / 3, 1)
-            waiting = ~accepted & ~better
-            damping = torch.where(better, damping * shrink, torch.where(waiting, damping * growth, damping))
-            growth = torch.where(better, 2.0, torch.where(waiting, 2 * growth, growth))
-            damping = damping.clamp(_LEAST_DAMPING, _MOST_DAMPING)
+            factor = torch.where(better, _LOWER, torch.where(accepted, 1.0, _RAISE))
+            damping = (damping * factor).clamp(_LEAST_DAMPING, _MOST_DAMPING)
             accepted |= better | (damping >= _MOST_DAMPING)
             if accepted.all():
                 break
         if bool((damping >= _MOST_DAMPING).all()):
             break
         left, jacobian = linearised(x)
-    return x, value
+    return x, value, damping
 
 
 def _damped_step(normal: Tensor, slope: Tensor, damping: Tensor) -> Tensor:

@@ -74,6 +74,7 @@ class ImageEvaluationConfig(PixelEvaluationConfig):
 
     probe_train: int | None = Field(None, ge=10, description="labelled pictures that probes learn from; null: all")
     labels: list[int] = Field([100, 1000], description="numbers of labels at which the linear probe is also judged")
+    attentive_steps: int = Field(400, ge=1, description="gradient steps of the attentive probe")
     attentive_train: int = Field(5000, ge=0, description="pictures that the attentive probe learns from; 0: none")
 
 

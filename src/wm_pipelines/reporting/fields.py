@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -32,8 +33,10 @@ from wm_pipelines.reporting.style import (
 Float = NDArray[np.float64]
 
 _MOST = 81  # points along one side of a map
+_CURVE_POINTS = 3  # a learning curve with fewer is not drawn
 _SMALLEST = 1e-17  # errors below rounding are drawn as this
 _ROW, _BELOW, _ABOVE = 190, 110, 40  # pixels
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _DESCRIPTIONS = {
     "relative_l2": "Length of the difference to the reference over the length of the reference, on the whole grid.",
@@ -43,6 +46,8 @@ _DESCRIPTIONS = {
     "balance_error": "Largest share of the content that appears or vanishes without a cause.",
     "coefficient_error": "Relative error of the coefficient that was found from measurements.",
     "coefficient_covered": "Share of seeds whose 95 % interval holds the true coefficient.",
+    "coefficient_identified": "Share of seeds that explain the measurements up to noise. The others have not found the "
+    "coefficient: their interval is everything that was allowed.",
     "coefficient": "The coefficient as found, with the mean 95 % interval, widened by the spread of the seeds.",
 }
 
@@ -122,7 +127,8 @@ def metric_columns(metrics: Sequence[str]) -> list[str]:
 
 def format_terminal(scores: pd.DataFrame) -> str:
     """Seeds pooled, as aligned text for a terminal."""
-    shown = ("relative_l2", "residual_norm", "divergence", "coefficient_error", "coefficient_covered", "train_seconds")
+    shown = ("relative_l2", "residual_norm", "divergence", "coefficient_error", "coefficient_covered",
+             "coefficient_identified", "train_seconds")  # fmt: skip
     wanted = [m for m in metric_columns(list(scores["metric"])) if m.startswith(shown)]
     return summary.format_terminal(summary.summary_table(scores), tuple(wanted), over="seeds")
 
@@ -159,12 +165,12 @@ def _section(
     content: FieldContent, shown: FieldMaps, index: int, table: pd.DataFrame, palette: Palette
 ) -> dict[str, Any]:
     figures = {f"map-{name}": field_map(shown, name) for name in shown.system.fields if shown.predicted}
-    curves = learning_curves(content.curves, shown.name, palette)
+    curves = learning_curves(drawn_curves(content.curves), shown.name, palette)
     embedded = [html._embedded(f"field-{index}-{name}", name, figure) for name, figure in figures.items()]
     if curves is not None:
         embedded.append(html._embedded(f"field-{index}-curves", "curves", curves))
     truths = [
-        f"{name} = {pretty_number(c.value)}{'' if c.unit == '1' else ' ' + c.unit}"
+        f"{name} = {pretty_number(c.value)}{'' if c.unit == '1' else ' ' + pretty_unit(c.unit)}"
         for name, c in shown.system.coefficients.items()
         if not c.known and shown.system.reference is not None
     ]
@@ -178,6 +184,11 @@ def _section(
     }
 
 
+def drawn_curves(curves: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Without those of too few points to show anything: what is solved in one go has a single one."""
+    return {n: curve for n, curve in curves.items() if "step" in curve and curve["step"].nunique() >= _CURVE_POINTS}
+
+
 def _table(own: pd.DataFrame) -> dict[str, Any]:
     """One row per model, one column per metric."""
     metrics = metric_columns(list(own["metric"]))
@@ -185,7 +196,8 @@ def _table(own: pd.DataFrame) -> dict[str, Any]:
         {"model": f"{family}/{variant}", "cells": [html._cell(found.get(m)) for m in metrics]}
         for _, _, family, variant, found in summary.rows_by_model(own)
     ]
-    return {"columns": html._columns(own, metrics), "rows": rows}
+    columns = [column | {"unit": pretty_unit(column["unit"])} for column in html._columns(own, metrics)]
+    return {"columns": columns, "rows": rows}
 
 
 def _glossary(scores: pd.DataFrame) -> list[dict[str, str]]:
@@ -235,7 +247,7 @@ def field_map(shown: FieldMaps, name: str) -> Figure:
             col=column,
         )
     _finish(figure, shown, kinds, len(rows))
-    unit = system.units.get(name, "")
+    unit = pretty_unit(system.units.get(name, ""))
     return Figure(
         figure,
         f"{name}{f' [{unit}]' if unit not in ('', '1') else ''}",
@@ -362,4 +374,9 @@ def _ticks(axis: str, values: Float) -> dict[str, Any]:
 
 def _titled(coordinate: str, units: Mapping[str, str]) -> str:
     unit = units.get(coordinate, "1")
-    return coordinate if unit == "1" else f"{coordinate} [{unit}]"
+    return coordinate if unit == "1" else f"{coordinate} [{pretty_unit(unit)}]"
+
+
+def pretty_unit(unit: str) -> str:
+    """``m^2/s`` as ``m²/s``."""
+    return re.sub(r"\^(-?\d+)", lambda power: power[1].translate(_RAISED), unit)

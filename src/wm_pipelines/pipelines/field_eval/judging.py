@@ -35,7 +35,10 @@ class FieldFamily(Protocol):
         """Fields and derivatives at ``points [N, d]``: each ``[S, N]``."""
 
     def found(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Unknown coefficients: ``value`` and ends of the 95 % interval ``low``, ``high``, each ``[S]``, by symbol."""
+        """Unknown coefficients by symbol, each ``[S]``: ``value``, ends of the 95 % interval ``low`` and ``high``.
+
+        ``identified``: whether the measurements are explained up to noise; without it the value is worth nothing.
+        """
 
 
 @dataclass(frozen=True)
@@ -224,13 +227,14 @@ def balance_breach(
 
 
 def _add_coefficients(table: Table, family: FieldFamily, system: FieldSystem, measurements: int) -> None:
-    """What was found, its 95 % interval, and, where the truth is known, its error and whether it is covered."""
+    """What was found, its 95 % interval, whether it counts, and, where the truth is known, its error and coverage."""
     for name, entry in family.found().items():
         value, low, high = (entry[key].numpy() for key in ("value", "low", "high"))
         coefficient = system.coefficients[name]
         table.add(f"coefficient_{name}", value, measurements, coefficient.unit, (low, high))
+        suffix = f"_{name}" if len(system.unknown) > 1 else ""
+        table.add(f"coefficient_identified{suffix}", entry["identified"].double().numpy(), measurements, "1")
         if system.reference is not None:
-            suffix = f"_{name}" if len(system.unknown) > 1 else ""
             error = metrics.coefficient_error(value, coefficient.value)
             table.add(f"coefficient_error{suffix}", error, measurements, "1")
             covered = metrics.covers(low, high, coefficient.value)

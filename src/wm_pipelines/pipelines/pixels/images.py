@@ -15,10 +15,11 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.metrics.representation import attentive_probe, knn_probe, linear_probe
 from wm_pipelines.pipelines.configuration import ImageEvaluationConfig
-from wm_pipelines.pipelines.pixels.judging import Float, Judgement, add_spread, encode
+from wm_pipelines.pipelines.pixels.judging import Float, Judgement, add_spread, encode, has_learned
 from wm_pipelines.worlds.episodes import Episodes
 
 _NEIGHBOURS = 6
+_RATE = 15.0  # steps times learning rate of the attentive probe: how far it can get
 
 
 def judge_images(
@@ -52,7 +53,7 @@ def judge_images(
     judged.add("linear_probe_by_labels", linear, "1", step=len(labels))
     if tokens is not None and config.attentive_train:
         judged.add("attentive_probe", _attentive(family, train.frames, labels, tokens, true, config), "1")
-    add_spread(judged, held_out, trained and any(True for _ in family.parameters()))
+    add_spread(judged, held_out, test.frames[:, 0] if trained and has_learned(family) else None)
     if trained:
         judged.arrays |= _pictures(family, train.frames, learned[0], test.frames, held_out[0], config.shown)
     return judged
@@ -70,12 +71,13 @@ def _attentive(
     some = slice(min(config.attentive_train, len(labels)))
     _, learned = encode(family, frames[some])
     assert learned is not None
-    return np.stack(
-        [
-            attentive_probe(x[:, 0].numpy(), labels[some], y[:, 0].numpy(), true, seed=seed)
-            for seed, x, y in zip(family.seeds, learned, tokens, strict=True)
-        ]
-    )
+    found = []
+    for seed, x, y in zip(family.seeds, learned[:, :, 0].numpy(), tokens[:, :, 0].numpy(), strict=True):
+        rate = _RATE / config.attentive_steps
+        found.append(
+            attentive_probe(x, labels[some], y, true, config.attentive_steps, learning_rate=rate, seed=seed)
+        )
+    return np.stack(found)
 
 
 def _pictures(

@@ -17,7 +17,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families import get_family
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.learning.artifacts import Models
-from wm_pipelines.metrics.representation import effective_rank, feature_std, is_collapsed, rankme
+from wm_pipelines.metrics.representation import effective_rank, feature_std, is_collapsed, rankme, relative_spread
 from wm_pipelines.metrics.statistics import Summary, summarise
 from wm_pipelines.pipelines.evaluation.judging import cost_rows, table
 from wm_pipelines.pixels import FrameSystem
@@ -26,6 +26,8 @@ from wm_pipelines.worlds.episodes import Episodes
 logger = logging.getLogger(__name__)
 
 Float = NDArray[np.float64]
+_LEAST_SPREAD = 0.05  # of the features' size, of pictures that vary by at least half of their own
+_PICTURES = 500  # whose spread is measured
 _RANKED = 4096  # features that spread and rank are measured on
 
 
@@ -122,15 +124,28 @@ def _call_collapsed(judged: Judgement, what: str) -> None:
         )
 
 
-def add_spread(judged: Judgement, features: Float, learned: bool) -> None:
-    """How many directions features ``[S, N, D]`` fill and, where they were ``learned``, whether that is a collapse."""
+def add_spread(judged: Judgement, features: Float, frames: NDArray[np.uint8] | None) -> None:
+    """How many directions features fill and whether that is a collapse.
+
+    Args:
+        judged: takes the rows. features: ``[S, N, D]``.
+        frames: ``[N, H, W, C]``, what the features are of: features may vary less than `_LEAST_SPREAD` of their size
+            where the pictures do. None where nothing was learned: then nothing can collapse.
+    """
     some = features[:, :_RANKED]
     count = some.shape[1]
     judged.add("feature_std", np.array([feature_std(z).mean() for z in some]), "1", count)
     judged.add("effective_rank", np.array([effective_rank(z) for z in some]), "1", count)
     judged.add("rankme", np.array([rankme(z) for z in some]), "1", count)
-    if learned:
-        judged.add("collapsed", np.array([float(is_collapsed(z)) for z in some]), "1", count)
+    if frames is not None:
+        pixels = relative_spread(frames[:: max(1, len(frames) // _PICTURES)].reshape(-1, frames[0].size) / 255.0)
+        least = _LEAST_SPREAD * min(1.0, 2 * pixels)
+        judged.add("collapsed", np.array([float(is_collapsed(z, least)) for z in some]), "1", count)
+
+
+def has_learned(family: PixelFamily) -> bool:
+    """Whether there is anything that training may have adjusted."""
+    return any(True for _ in family.parameters())
 
 
 def encode(family: PixelFamily, frames: NDArray[np.uint8]) -> tuple[Float, Tensor | None]:

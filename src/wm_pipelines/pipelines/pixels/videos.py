@@ -22,7 +22,7 @@ from wm_pipelines.metrics.representation import RidgeProbe, knn_probe, linear_pr
 from wm_pipelines.metrics.statistics import summarise
 from wm_pipelines.pipelines.configuration import VideoEvaluationConfig
 from wm_pipelines.pipelines.pixels import pictures, surprise
-from wm_pipelines.pipelines.pixels.judging import Float, Judgement, add_spread, encode
+from wm_pipelines.pipelines.pixels.judging import Float, Judgement, add_spread, encode, has_learned
 from wm_pipelines.pipelines.pixels.observables import Observables
 from wm_pipelines.system import System
 from wm_pipelines.worlds.episodes import Episodes
@@ -48,11 +48,8 @@ def judge_videos(
     assert test.frames is not None
     learned, _ = encode(family, train.frames[some])
     held_out, _ = encode(family, test.frames)
-    add_spread(
-        judged,
-        held_out.reshape(len(held_out), -1, held_out.shape[-1]),
-        trained and any(True for _ in family.parameters()),
-    )
+    pictures_of = test.frames.reshape(-1, *test.frames.shape[2:]) if trained and has_learned(family) else None
+    add_spread(judged, held_out.reshape(len(held_out), -1, held_out.shape[-1]), pictures_of)
     if train.label is not None and test.label is not None:
         _add_labels(judged, learned, np.asarray(train.label[some]), held_out, np.asarray(test.label), config)
     reader = None
