@@ -11,7 +11,7 @@ import yaml
 
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.families import family_names, get_family
-from wm_pipelines.families.pinn import PINN, PINNConfig
+from wm_pipelines.families.pinn import PINN, PINNConfig, alikeness
 from wm_pipelines.fields import Condition, FieldSystem
 from wm_pipelines.learning.artifacts import TrainedModel
 from wm_pipelines.learning.checkpoints import CheckpointStore
@@ -178,6 +178,52 @@ def test_a_perceptron_finds_the_diffusivity_too():
     assert found["value"].item() == pytest.approx(0.4, rel=0.02)
     width, expected = (float(f["high"] - f["low"]) for f in (found, reference))
     assert 0.5 < width / expected < 2
+
+
+def test_noise_is_not_alike_between_neighbours_and_a_missed_place_is():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(100, 2, generator=generator, dtype=torch.float64) * torch.tensor([1e-3, 50.0])
+    index = torch.arange(100) % 2
+    noise = torch.randn(500, 100, generator=generator, dtype=torch.float64)
+    found = alikeness(noise, points, index)
+    assert abs(float(found.mean())) < 0.3
+    assert 0.8 < float(found.std()) < 1.2
+    trend = 2 * torch.sin(2 * torch.pi * points[:, 0] / 1e-3)
+    assert float(alikeness(noise + trend, points, index).median()) > 3.5
+    # Far apart by the coordinate with the larger unit, not by the number: units do not matter.
+    torch.testing.assert_close(alikeness(noise, points * torch.tensor([1e6, 1.0]), index), found)
+    assert (alikeness(noise[:, :5], points[:5], index[:5]) == 0).all()
+
+
+@pytest.mark.parametrize("config", [COLLOCATION, GRADIENT], ids=["collocation", "gradient"])
+def test_a_field_that_does_not_explain_its_measurements_finds_nothing(config, caplog):
+    """The rod cools by its surface, too, which the equation does not know: no diffusivity explains that."""
+    system, data = problem(unknown={"alpha": [0.05, 3.0]}, measurements={"count": 100, "noise": 0.002})
+    x, t = data["measurement_points"].T
+    data["measurement_values"] += 0.1 * torch.sin(2 * torch.pi * x) * torch.sin(torch.pi * t)
+    config = {**config, "features": 60} if "method" not in config else {**config, "finish_steps": 20}
+    family = PINN(PINNConfig(**config), system, (0,))
+    train(family, data, LEARNING)
+    found = family.found()["alpha"]
+    assert not family.identified.any()
+    assert (float(found["low"]), float(found["high"])) == (0.05, 3.0)
+    assert family.extra_summary()["coefficients"]["alpha"]["identified"] == [False]
+    (line,) = [r.getMessage() for r in caplog.records if "not found" in r.getMessage()]
+    assert "alpha not found: neighbouring measurements are missed alike" in line
+
+
+def test_what_is_left_of_the_equation_widens_the_interval():
+    """A network whose residual follows the slope by the unknown: the unknown may be off by as much."""
+    system, data = problem(unknown={"alpha": [0.05, 3.0]}, measurements={"count": 20})
+    family = PINN(PINNConfig(method="gradient", hidden=(6,)), system, (0,))
+    family.examples(data)
+    symbols = {"u_t": torch.ones(1, 200), "u_xx": torch.full((1, 200), 2.0)}
+    symbols = {k: v.double() for k, v in symbols.items()}
+    family.network.traced = lambda points, wanted, weights=None, record=None: {s: symbols[s] for s in wanted}
+    alpha = 0.5 * 1.1  # u_t = 0.5 u_xx
+    with torch.no_grad():
+        family.log_unknown.fill_(np.log(alpha))
+    assert float(family._owed_to_the_equation().sqrt()) == pytest.approx(0.1 / 1.1)
 
 
 # ---------------------------------------------------------------- by gradient

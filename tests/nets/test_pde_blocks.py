@@ -202,7 +202,7 @@ def test_levenberg_and_marquardt_fit_decays():
         decay = torch.exp(-x[:, 1:] * t)
         return rows(x), torch.stack([decay, -x[:, :1] * t * decay], -1)
 
-    x, value = levenberg_marquardt(rows, linearised, torch.ones(2, 2, dtype=torch.float64), 50)
+    x, value, _ = levenberg_marquardt(rows, linearised, torch.ones(2, 2, dtype=torch.float64), 50)
     torch.testing.assert_close(x, truth, rtol=1e-7, atol=1e-7)
     assert value.max() < 1e-15
 
@@ -215,6 +215,6 @@ def test_levenberg_and_marquardt_stop_where_nothing_helps():
         return rows(x), torch.stack([x * 0, 2 * x], 1)
 
     start = torch.zeros(1, 1, dtype=torch.float64)
-    x, value = levenberg_marquardt(rows, linearised, start, 100)
+    x, value, _ = levenberg_marquardt(rows, linearised, start, 100)
     assert torch.equal(x, start)
     assert float(value) == math.pow(1.0, 2)

@@ -19,6 +19,7 @@ from wm_pipelines.errors import UserError, validate
 from wm_pipelines.fields import Balance
 from wm_pipelines.pipelines.field_eval.judging import balance_breach, judge_field
 from wm_pipelines.pipelines.field_eval.nodes import shown
+from wm_pipelines.reporting.fields import drawn_curves, pretty_unit
 from wm_pipelines.worlds.fields.data import FieldConfig, build_field_system, ingest_field
 
 COLUMNS = ["world", "family", "variant", "seed", "split", "metric", "step", "value", "ci_low", "ci_high", "n", "unit"]
@@ -128,6 +129,28 @@ def test_families_never_see_what_they_are_judged_by(heat):
     assert set(data) - set(shown(data)) == {"grid", "grid_shape", "reference"}
 
 
+def test_a_learning_curve_of_two_points_is_not_drawn():
+    curves = {f"heat/{n}": pd.DataFrame({"step": [k // 2 for k in range(2 * n)], "loss": 1.0}) for n in (1, 2, 3)}
+    assert set(drawn_curves({**curves, "heat/none": pd.DataFrame()})) == {"heat/3"}
+
+
+def test_units_read_as_on_paper():
+    assert [pretty_unit(u) for u in ("m^2/s", "1/s", "s^-12")] == ["m²/s", "1/s", "s⁻¹²"]
+
+
+def test_a_coefficient_that_was_not_found_says_so(heat):
+    data, _ = heat
+    config = validate(FieldConfig, {"world": "heat_1d", "points": SMALL, "unknown": {"alpha": [0.1, 1.0]},
+                                    "measurements": {"count": 20}}, "heat")  # fmt: skip
+    family = Heat(0.0, 0.0)
+    ends = {"value": [0.4, 0.7], "low": [0.39, 0.1], "high": [0.41, 1.0]}
+    found = {k: torch.tensor(v, dtype=torch.float64) for k, v in ends.items()}
+    family.found = lambda: {"alpha": {**found, "identified": torch.tensor([True, False])}}
+    judged = judge_field(family, {**data, "measurement_values": np.zeros(20)}, build_field_system(config))
+    assert values_of(judged, "coefficient_identified").tolist() == [1.0, 0.0]
+    assert values_of(judged, "coefficient_covered").tolist() == [1.0, 1.0]
+
+
 # ------------------------------------------------------------------------------------------ runs
 
 
@@ -159,7 +182,7 @@ def test_the_leaderboard_holds_every_field_with_its_laws_and_costs(solved):
     assert set(table["world"]) == WORLDS
     assert set(table["variant"]) == {"collocation", "gradient"}
     judged = {"relative_l2_u", "residual_norm", "boundary_error", "energy_balance_error", "step_ms"}
-    found = {"coefficient_alpha", "coefficient_error", "coefficient_covered"}
+    found = {"coefficient_alpha", "coefficient_error", "coefficient_covered", "coefficient_identified"}
     test = table[table["split"] == "test"]
     assert set(test.query("world == 'heat_1d'")["metric"]) == judged
     assert set(test.query("world == 'heat_1d_inverse'")["metric"]) == judged | found
@@ -185,7 +208,7 @@ def test_the_report_shows_every_field_and_reads_no_network(solved):
     for world in WORLDS:
         assert f"<h2>{world}</h2>" in text
     assert "heatmap" in text
-    assert "the truth is alpha = 0.400 m^2/s" in text
+    assert "the truth is alpha = 0.400 m²/s" in text
     assert not re.findall(r"""<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=["']?(https?:[^"' >]*)""", text)
     assert 'href="index.html"' not in text, "no link to a report that is not there"
 
