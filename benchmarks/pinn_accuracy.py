@@ -50,7 +50,12 @@ BARS: list[tuple[str, dict[str, Any], str, str, dict[str, float]]] = [
     ("taylor_green", {}, "taylor-green Re 100", "collocation", {"u": 1e-3}),
     ("taylor_green", {}, "taylor-green Re 100", "gradient", {"u": 1e-3}),
 ]
-INVERSE = [("heat_1d_inverse", "alpha"), ("burgers_1d_inverse", "nu")]
+INVERSE = [
+    ("heat_1d_inverse", "alpha", "collocation"),
+    ("burgers_1d_inverse", "nu", "collocation"),
+    ("heat_1d_inverse", "alpha", "gradient"),
+    ("burgers_1d_inverse", "nu", "gradient"),
+]
 
 
 def parameters(name: str, env: str) -> dict[str, Any]:
@@ -96,13 +101,15 @@ def forward(case: tuple[str, dict[str, Any], str, str, dict[str, float]], env: s
 def inverse(name: str, symbol: str, variant: str, env: str) -> dict[str, Any]:
     """Errors and intervals of an unknown coefficient over ten data sets."""
     settings = FamilyParameters(**parameters("pinn", env)).resolve(variant, name)
-    errors, held, seconds = [], 0, 0.0
+    errors, widths, held, identified, seconds = [], [], 0, 0, 0.0
     for seed in range(10):
         world = FieldConfig(**deep_merge(parameters(name, env), {"measurements": {"seed": seed}}))
         family, _, spent = fit(world, settings, (0,))
         truth, found = family.system.coefficients[symbol].value, family.found()[symbol]
         errors.append(float(found["value"]) / truth - 1)
         held += float(found["low"]) <= truth <= float(found["high"])
+        widths.append(float(found["high"] - found["low"]) / 2 / truth)
+        identified += int(found["identified"])
         seconds += spent / 10
     return {
         "world": name,
@@ -111,6 +118,8 @@ def inverse(name: str, symbol: str, variant: str, env: str) -> dict[str, Any]:
         "largest_relative_error": float(np.abs(errors).max()),
         "relative_errors": errors,
         "intervals_that_hold": held,
+        "mean_half_width": float(np.mean(widths)),
+        "identified": identified,
         "met": float(np.abs(errors).max()) <= 0.01 and held >= 8,
         "cpu_seconds_per_seed": seconds,
     }
@@ -129,9 +138,9 @@ def main() -> None:
         if given.only in case[2] and given.variant in ("", case[3]):
             rows.append(forward(case, given.env))
             print(json.dumps(rows[-1]), flush=True)
-    for name, symbol in INVERSE:
-        if given.only in name and given.variant in ("", "collocation"):
-            rows.append(inverse(name, symbol, "collocation", given.env))
+    for name, symbol, variant in INVERSE:
+        if given.only in name and given.variant in ("", variant):
+            rows.append(inverse(name, symbol, variant, given.env))
             print(json.dumps(rows[-1]), flush=True)
     if given.only or given.variant:
         return
