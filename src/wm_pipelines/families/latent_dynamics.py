@@ -6,7 +6,7 @@ variance_k)``, the density of every later frame given the past. Two kinds of lat
 
 ``local``: pictures moved by kernels that a convolutional network chooses place by place (nets/frame_predictor.py).
 ``layers``: the places of a few compact things over a still background, and what they look like (nets/layers.py). Since
-places can be read before anything is learned, f is first trained on places alone, then all of it on pixels.
+places can be read before anything is learned, f is first trained on places alone, then all of it on pixels, too.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class LatentDynamicsConfig(FamilyConfig):
     memory: int = Field(128, ge=4, description="width of f")
     followed: int = Field(1000, ge=1, description="training episodes whose things are followed before training")
     on_places: float = Field(0.5, ge=0, le=1, description="share of training on places alone")
+    on_pixels: float = Field(1.0, gt=0, le=1, description="share of the later steps on pixels; the others on places")
     place_batch: int = Field(128, ge=1, description="examples of a step on places")
 
 
@@ -139,16 +140,15 @@ class LatentDynamics(PixelFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error per frame (or negative log-likelihood per number) of a roll-out, or of places alone."""
         c = self.config
-        on_places = c.on_places if c.transition == "layers" else 0.0
-        if progress < on_places:
-            steps = self._steps(progress / on_places)
-            loss = self._place_loss(_layered(member), steps, generator)
-            return loss, {"places": loss}
-        steps = c.horizon if on_places else self._steps(progress)
+        if c.transition == "layers" and (progress < c.on_places or torch.rand((), generator=generator) >= c.on_pixels):
+            loss = self._place_loss(_layered(member), self._steps(progress / max(c.on_places, 1e-9)), generator)
+            return loss, {"pixels": torch.full_like(loss, math.nan), "places": loss}
+        steps = self._steps(progress if c.transition == "local" or not c.on_places else 1.0)
         video = self._window(to_pixels(frames), steps, generator)
         past, future = video[:, : c.context], video[:, c.context :]
         if isinstance(member, LayeredPredictor):
-            return _squared(member.predict(past, steps), future)
+            loss, terms = _squared(member.predict(past, steps), future)
+            return loss, {**terms, "places": torch.full_like(loss, math.nan)}
         assert isinstance(member, FramePredictor)
         latents = member.roll_out(member.encode(past), steps)
         mean = member.decode(latents)
