@@ -17,7 +17,7 @@ from wm_pipelines.pixels import FrameSystem
 SIZE, ROWS = 16, 16
 SYSTEM = FrameSystem("dot", 0.1, ROWS, SIZE, SIZE, 1)
 MASKED = {"predict": "masked", "clip": 8, "patch": 8, "width": 16, "depth": 2, "heads": 2}
-MASKED |= {"predictor_width": 16, "predictor_depth": 1, "mask_block": (1, 1)}
+MASKED |= {"predictor_width": 16, "predictor_depth": 1, "mask_block": (1, 1), "stem": (4, 8), "latent": 8}
 ROLLOUT = {"predict": "rollout", "clip": 8, "widths": (8, 16), "latent": 8, "memory": 2, "hidden": 32, "rollout": 3}
 BOTH = pytest.mark.parametrize("variant", [MASKED, ROLLOUT], ids=["masked", "rollout"])
 
@@ -87,7 +87,7 @@ def test_hidden_pixels_change_no_token_of_the_context():
 
 def test_half_a_clip_alone_has_the_tokens_it_has_with_its_future():
     """Why one pass serves as context and as target where the second half is hidden."""
-    encoder = made(MASKED).members[0].encoder
+    encoder = made(MASKED).members[0].encoder.eval()
     x = dots(4)[:, :8].float() / 255
     torch.testing.assert_close(encoder(x)[:, :8], encoder(x[:, :4]), rtol=0, atol=1e-5)
 
@@ -152,7 +152,8 @@ def test_a_shorter_prediction_is_the_beginning_of_a_longer_one(variant, short, m
 @BOTH
 def test_training_makes_the_prediction_better_than_the_last_latent_again(variant):
     """On a dot that runs round: two instants ahead, on episodes not trained on."""
-    family = fitted(made(variant, steps=250, sigreg_weight=0.02))
+    stronger = {"predictor_width": 32, "predictor_depth": 2, "half_share": 0.8}
+    family = fitted(made(variant, steps=250, sigreg_weight=0.02, **stronger))
     frames, context, stride = dots(32, seed=9), family.context, family.frames_per_latent
     latents = family.encode(frames[:, : context + 2 * stride]).pooled[0]
     predicted = family.predict(frames[:, :context], 2 * stride).latents[0, :, -1]
@@ -172,8 +173,9 @@ def test_dynamics_start_as_nothing_changes():
 
 def test_one_latent_per_whole_tubelet():
     encoding = made(MASKED).encode(dots(3)[:, :15])
-    assert encoding.pooled.shape == (1, 3, 7, 16)
-    assert encoding.tokens.shape == (1, 3, 7, 4, 16)
+    assert encoding.pooled.shape == (1, 3, 7, 8)
+    assert encoding.tokens.shape == (1, 3, 7, 4, 8)
+    torch.testing.assert_close(encoding.pooled, encoding.tokens.mean(3))
 
 
 # ---------------------------------------------------------------- training

@@ -91,12 +91,12 @@ class _Masked(nn.Module):
     def __init__(self, config: VJEPAConfig, system: FrameSystem) -> None:
         super().__init__()
         self.config = config
-        size, shape = (system.height, system.width), {"heads": config.heads, "positions": config.positions}
-        video = {"channels": system.channels, "tubelet": config.tubelet, "latent": config.latent, "stem": config.stem}
-        self.encoder = TubeletEncoder(size, config.patch, width=config.width, depth=config.depth, **video, **shape)
+        size, shared = (system.height, system.width), {"heads": config.heads, "positions": config.positions}
+        sizes: dict[str, Any] = config.model_dump(include={"stem", "width", "depth", "latent", "tubelet"}) | shared
+        self.encoder = TubeletEncoder(size, config.patch, channels=system.channels, **sizes)
         self.grid = self.encoder.grid(config.clip)
-        sizes = {"width": config.predictor_width, "depth": config.predictor_depth}
-        self.predictor = Predictor(self.grid, config.latent, **sizes, **shape)
+        sizes = {"width": config.predictor_width, "depth": config.predictor_depth} | shared
+        self.predictor = Predictor(self.grid, config.latent, **sizes)
         widen_weights(self.predictor)
         self.target = EMA(self.encoder) if config.anti_collapse == "ema" else None
 
@@ -128,9 +128,10 @@ class _Masked(nn.Module):
             seen = self.encoder.standard(self.encoder(shown, context), units, context)
         predicted = self.predictor(seen, context, hidden)
         latents = self.encoder.pool(whole)
-        # Two frames tell an energy; it never changes, is predicted without effort, and would be all that is learnt.
-        changes = latents - latents.mean(1, keepdim=True)
-        return {"prediction": _ERRORS[self.config.error](predicted, take(whole, hidden))}, changes
+        if self.config.tubelet > 1:
+            # Frames that tell an energy: it never changes, is predicted without effort and would be all that is learnt
+            latents = latents - latents.mean(1, keepdim=True)
+        return {"prediction": _ERRORS[self.config.error](predicted, take(whole, hidden))}, latents
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Tubelet by tubelet; frames beyond the last whole one are left out."""
@@ -247,7 +248,7 @@ class VJEPA(PixelFamily):
         return (_Masked if self.config.predict == "masked" else _RollOut)(self.config, self.system)
 
     def member_loss(
-        self, member: nn.Module, frames: Tensor, generator: torch.Generator, progress: float
+        self, member: Any, frames: Tensor, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of prediction in feature space, and what keeps features apart."""
         config = self.config
@@ -259,11 +260,14 @@ class VJEPA(PixelFamily):
         terms["sigreg"] = sigreg(latents.flatten(0, 1), generator, config.directions, config.knots)
         return (1 - config.sigreg_weight) * error + config.sigreg_weight * terms["sigreg"], terms
 
+    def _jepas(self) -> list[Any]:
+        return list(self.members)
+
     def after_step(self, progress: float) -> None:
         """Move the target encoders; the rate is exactly ``tau`` at the first step and 1 at the last."""
         done = round(progress * self.config.schedule.steps)
         rate = ema_schedule(self.config.tau, 1.0, (done - 1) / max(1, self.config.schedule.steps - 1))
-        for member in self.members:
+        for member in self._jepas():
             if member.target is not None:
                 member.target.update(member.encoder, rate)
 
@@ -271,14 +275,14 @@ class VJEPA(PixelFamily):
         """Spread and rank of the features, and how far the target encoder lags behind."""
         found = dict(super().monitor())
         if self.config.anti_collapse == "ema":
-            found["target_drift"] = torch.tensor([member.target.drift(member.encoder) for member in self.members])
+            found["target_drift"] = torch.tensor([member.target.drift(member.encoder) for member in self._jepas()])
         return found
 
-    def member_encode(self, member: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+    def member_encode(self, member: Any, frames: Tensor) -> tuple[Tensor, Tensor | None]:
         """One latent per frame or tubelet, of the target encoder where there is one; tokens of the transformer."""
         return member.encode(self.pixels(frames))
 
-    def member_predict(self, member: nn.Module, context: Tensor, steps: int) -> tuple[None, Tensor]:
+    def member_predict(self, member: Any, context: Tensor, steps: int) -> tuple[None, Tensor]:
         """Latents of what follows."""
         return None, member.predict(self.pixels(context[:, -self.context :]), steps)
 
@@ -287,8 +291,8 @@ class VJEPA(PixelFamily):
         if self.config.predict == "rollout":
             return {}
         x = frames[:, : self.config.clip].float() / 255
-        hidden = self.members[0].masks(len(x), False, torch.Generator().manual_seed(0)).targets
-        grid, patch = self.members[0].grid, self.config.patch
+        hidden = self._jepas()[0].masks(len(x), False, torch.Generator().manual_seed(0)).targets
+        grid, patch = self._jepas()[0].grid, self.config.patch
         shade = torch.zeros(len(x), grid[0] * grid[1] * grid[2]).scatter_(1, hidden, 1.0).view(len(x), *grid)
         for axis, times in ((1, self.config.tubelet), (2, patch), (3, patch)):
             shade = shade.repeat_interleave(times, axis)

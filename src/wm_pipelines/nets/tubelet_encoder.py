@@ -27,7 +27,7 @@ class PatchStem(nn.Module):
     """Rows of ``patchify`` -> tokens ``[..., K, D]`` by convolutions inside each patch, in place of one linear map.
 
     A few convolutions before attention make transformers learn in far fewer steps (Xiao et al. 2021, *Early
-    convolutions help transformers see better*). Here none reaches over the edge of a patch: what is hidden stays hidden.
+    convolutions help transformers see better*). None reaches over the edge of a patch: what is hidden stays so.
 
     Args:
         patch: pixels along a side, a multiple of 4. inputs: channels times frames. widths: after the two layers that
