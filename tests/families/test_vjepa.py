@@ -32,13 +32,13 @@ def dots(episodes=32, seed=0):
     return (255 * torch.exp(-far / 4)).to(torch.uint8)[..., None]
 
 
-def made(variant, seeds=(0,), steps=4, **changes):
-    config = VJEPAConfig(**{"schedule": {"steps": steps, "batch_size": 8, "learning_rate": 3e-3}, **variant, **changes})
-    return get_family("vjepa")(config, SYSTEM, seeds)
+def made(variant, seeds=(0,), steps=4, batch_size=8, **changes):
+    schedule = {"steps": steps, "batch_size": batch_size, "learning_rate": 3e-3}
+    return get_family("vjepa")(VJEPAConfig(**{"schedule": schedule, **variant, **changes}), SYSTEM, seeds)
 
 
-def fitted(family, store=None, name="model", **learning):
-    train(family, {"frames": dots()}, LearningConfig(progress=False, precision="32-true", **learning), store, name)
+def fitted(family, store=None, episodes=32, **learning):
+    train(family, {"frames": dots(episodes)}, LearningConfig(progress=False, precision="32-true", **learning), store)
     return family
 
 
@@ -152,8 +152,8 @@ def test_a_shorter_prediction_is_the_beginning_of_a_longer_one(variant, short, m
 @BOTH
 def test_training_makes_the_prediction_better_than_the_last_latent_again(variant):
     """On a dot that runs round: two instants ahead, on episodes not trained on."""
-    stronger = {"predictor_width": 32, "predictor_depth": 2, "half_share": 0.8}
-    family = fitted(made(variant, steps=250, sigreg_weight=0.02, **stronger))
+    enough = {"predictor_width": 32, "predictor_depth": 2, "half_share": 0.8, "latent": 4, "sigreg_weight": 0.1}
+    family = fitted(made(variant, steps=250, batch_size=16, **enough), episodes=64)
     frames, context, stride = dots(32, seed=9), family.context, family.frames_per_latent
     latents = family.encode(frames[:, : context + 2 * stride]).pooled[0]
     predicted = family.predict(frames[:, :context], 2 * stride).latents[0, :, -1]

@@ -52,7 +52,7 @@ class VJEPAConfig(FamilyConfig):
     patch: int = Field(16, ge=1, description="pixels")
     stem: tuple[int, int] = Field((16, 32), description="channels of the convolutions inside a patch")
     width: int = Field(64, ge=2)
-    depth: int = Field(3, ge=1)
+    depth: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
     positions: Literal["sincos", "rope"] = "sincos"
     predictor_width: int = Field(64, ge=2)
@@ -69,7 +69,7 @@ class VJEPAConfig(FamilyConfig):
     ramp: float = Field(0.5, ge=0, le=1, description="share of training during which K grows from 1")
     # against collapse
     tau: float = Field(0.996, ge=0, le=1, description="first rate of the target encoder; the last is 1")
-    sigreg_weight: float = Field(0.02, ge=0, le=1)
+    sigreg_weight: float = Field(0.05, ge=0, le=1)
     directions: int = Field(64, ge=1)
     knots: int = Field(9, ge=2)
 
