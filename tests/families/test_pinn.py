@@ -17,6 +17,7 @@ from wm_pipelines.learning.artifacts import TrainedModel
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.loop import train, training_fingerprint
+from wm_pipelines.pipelines.configuration import FamilyParameters
 from wm_pipelines.system import System
 from wm_pipelines.worlds.fields import _REGISTERED
 from wm_pipelines.worlds.fields.data import FieldConfig, build_field_system, ingest_field
@@ -422,3 +423,32 @@ def test_the_documented_field_is_solved_and_its_coefficient_found():
     found = family.found()["k"]
     assert found["low"].item() <= 0.5 <= found["high"].item()
     assert error(family, data).max() < 5e-3
+
+
+def by_gradient_as_configured(name):
+    """A world of ``conf/base`` solved by its settings for the gradient."""
+    world, family = (
+        yaml.safe_load((Path(__file__).parents[2] / f"conf/base/parameters_{n}.yml").read_text())[n]
+        for n in (name, "pinn")
+    )
+    config = validate(FieldConfig, world, name)
+    system, data = build_field_system(config), {k: torch.tensor(v) for k, v in ingest_field(config).items()}
+    settings = validate(FamilyParameters, family, "pinn").resolve("gradient", name)
+    solved = PINN(validate(PINNConfig, settings, "pinn"), system, (0,))
+    train(solved, data, LEARNING)
+    return solved, data
+
+
+@pytest.mark.slow
+def test_the_gradient_meets_its_bar_for_heat_as_configured():
+    assert error(*by_gradient_as_configured("heat_1d")).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_the_gradient_finds_the_viscosity_of_a_layer_as_configured():
+    family, _ = by_gradient_as_configured("burgers_1d_inverse")
+    truth, found = family.system.coefficients["nu"].value, family.found()["nu"]
+    assert family.identified.all()
+    assert float(found["value"]) == pytest.approx(truth, rel=0.03)
+    assert float(found["low"]) < truth < float(found["high"])
+    assert float(found["high"] - found["low"]) < 0.2 * truth

@@ -218,3 +218,25 @@ def test_levenberg_and_marquardt_stop_where_nothing_helps():
     x, value, _ = levenberg_marquardt(rows, linearised, start, 100)
     assert torch.equal(x, start)
     assert float(value) == math.pow(1.0, 2)
+
+
+def test_levenberg_and_marquardt_go_on_where_they_stopped():
+    """Rosenbrock's valley: two calls that hand on their damping take the steps of one."""
+
+    def rows(x):
+        return torch.stack([10 * (x[:, 1] - x[:, 0] ** 2), 1 - x[:, 0]], 1)
+
+    def linearised(x):
+        one, zero = torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0])
+        jacobian = torch.stack([torch.stack([-20 * x[:, 0], 10 * one], 1), torch.stack([-one, zero], 1)], 1)
+        return rows(x), jacobian
+
+    start = torch.tensor([[-1.2, 1.0], [3.0, -2.0]], dtype=torch.float64)
+    whole, value, _ = levenberg_marquardt(rows, linearised, start, 6)
+    half, _, damping = levenberg_marquardt(rows, linearised, start, 3)
+    both, _, _ = levenberg_marquardt(rows, linearised, half, 3, damping)
+    assert torch.equal(both, whole)
+    again, _, _ = levenberg_marquardt(rows, linearised, half, 3)
+    assert not torch.equal(again, whole)
+    assert float(levenberg_marquardt(rows, linearised, start, 60)[1].max()) < 1e-20
+    assert value.max() < rows(start).square().sum(1).min()

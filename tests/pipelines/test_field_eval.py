@@ -19,7 +19,7 @@ from wm_pipelines.errors import UserError, validate
 from wm_pipelines.fields import Balance
 from wm_pipelines.pipelines.field_eval.judging import balance_breach, judge_field
 from wm_pipelines.pipelines.field_eval.nodes import shown
-from wm_pipelines.reporting.fields import drawn_curves, pretty_unit
+from wm_pipelines.reporting.fields import drawn_curves, metric_columns, pretty_unit
 from wm_pipelines.worlds.fields.data import FieldConfig, build_field_system, ingest_field
 
 COLUMNS = ["world", "family", "variant", "seed", "split", "metric", "step", "value", "ci_low", "ci_high", "n", "unit"]
@@ -132,6 +132,14 @@ def test_families_never_see_what_they_are_judged_by(heat):
 def test_a_learning_curve_of_two_points_is_not_drawn():
     curves = {f"heat/{n}": pd.DataFrame({"step": [k // 2 for k in range(2 * n)], "loss": 1.0}) for n in (1, 2, 3)}
     assert set(drawn_curves({**curves, "heat/none": pd.DataFrame()})) == {"heat/3"}
+
+
+def test_what_was_found_stands_before_what_is_said_about_it():
+    names = ["coefficient_error", "coefficient_nu", "train_seconds", "coefficient_alpha", "coefficient_covered"]
+    assert metric_columns([*names, "coefficient_identified", "energy_balance_error", "relative_l2_u"]) == [
+        "relative_l2_u", "coefficient_alpha", "coefficient_nu", "coefficient_error", "coefficient_covered",
+        "coefficient_identified", "energy_balance_error", "train_seconds",
+    ]  # fmt: skip
 
 
 def test_units_read_as_on_paper():

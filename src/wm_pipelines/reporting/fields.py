@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import product
 from typing import Any
@@ -34,6 +34,10 @@ Float = NDArray[np.float64]
 
 _MOST = 81  # points along one side of a map
 _CURVE_POINTS = 3  # a learning curve with fewer is not drawn
+_CURVE_CAPTION = (
+    "Training loss, mean over seeds: gradient steps, their weights balanced anew all the time, and as the last point "
+    "what the second-order finish leaves. Most of the work is done there; its residual is in the table."
+)
 _SMALLEST = 1e-17  # errors below rounding are drawn as this
 _ROW, _BELOW, _ABOVE = 190, 110, 40  # pixels
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -115,12 +119,16 @@ class FieldContent:
 
 def metric_columns(metrics: Sequence[str]) -> list[str]:
     """The order of columns: errors against the reference, the laws, coefficients, costs. Duplicates removed."""
-    places = ["relative_l2_", "residual_norm", "divergence", "boundary_error", "coefficient_"]
+    places = ["relative_l2_", "residual_norm", "divergence", "boundary_error"]
+    # What was found comes before what is said about it.
+    said = ["coefficient_error", "coefficient_covered", "coefficient_identified"]
+    places += ["coefficient_", *said]
 
     def place(metric: str) -> tuple[int, str]:
         if metric in COST_METRICS:
             return len(places) + 1 + COST_METRICS.index(metric), metric
-        return next((i for i, start in enumerate(places) if metric.startswith(start)), len(places)), metric
+        found = [i for i, start in enumerate(places) if metric.startswith(start)]
+        return (found[-1] if found else len(places)), metric
 
     return sorted(set(metrics), key=place)
 
@@ -168,6 +176,7 @@ def _section(
     curves = learning_curves(drawn_curves(content.curves), shown.name, palette)
     embedded = [html._embedded(f"field-{index}-{name}", name, figure) for name, figure in figures.items()]
     if curves is not None:
+        curves = replace(curves, caption=_CURVE_CAPTION)
         embedded.append(html._embedded(f"field-{index}-curves", "curves", curves))
     truths = [
         f"{name} = {pretty_number(c.value)}{'' if c.unit == '1' else ' ' + pretty_unit(c.unit)}"
