@@ -15,10 +15,12 @@ from wm_pipelines.nets.masks import (
     block_masks,
     multi_block_masks,
     random_masks,
+    shade,
     spatiotemporal_masks,
     temporal_half_mask,
     tube_masks,
 )
+from wm_pipelines.nets.vit import patchify
 
 SEED = st.integers(0, 2**31)
 MULTI = {
@@ -306,3 +308,14 @@ def test_masks_cost_milliseconds(name):
     finally:
         torch.set_num_threads(threads)
     assert min(times) < 0.010  # about 1 to 4 ms on an idle core
+
+
+def test_shade_greys_what_is_hidden_and_nothing_else():
+    grid, video = (2, 4, 4), torch.rand(3, 4, 16, 16, 1, generator=torch.Generator().manual_seed(0))
+    hidden = spatiotemporal_masks(
+        3, grid, span=1, block=2, ratio=0.5, generator=torch.Generator().manual_seed(1)
+    ).targets
+    shaded = patchify(shade(video, hidden, grid), 4, 2)
+    covered = torch.zeros(3, 32, dtype=torch.bool).scatter_(1, hidden, True)
+    assert (shaded[covered] == 0.5).all()
+    assert torch.equal(shaded[~covered], patchify(video, 4, 2)[~covered])

@@ -8,6 +8,7 @@ share of the steps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,7 +20,7 @@ from wm_pipelines.families import register
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.families.protocol import FamilyConfig, Schedule
 from wm_pipelines.nets.augment import random_windows
-from wm_pipelines.nets.masks import Masks, random_masks
+from wm_pipelines.nets.masks import Masks, random_masks, shade
 from wm_pipelines.nets.vit import Predictor, VisionTransformer, patchify, take, unpatchify
 
 _FLAT = 1e-6  # variance below which a patch has no contrast (He et al. 2022, reference code)
@@ -192,3 +193,19 @@ class MAE(PixelFamily):
             painted = mean + spread * pixels
         time = painted.shape[1] // (grid[1] * grid[2])
         return unpatchify(painted, (time, *grid[1:]), self.config.patch, self.config.tubelet).clamp(0, 1)
+
+    @torch.no_grad()
+    def illustrate(self, frames: Tensor) -> Mapping[str, Tensor]:
+        """The start of each episode with hidden patches grey, and, where pixels are painted as they are, repainted."""
+        member: Any = self.members[0]
+        x = frames[:, : self._clip].float() / 255
+        masks = self._masks(member.encoder.grid, len(x), torch.Generator().manual_seed(1))
+        drawn = {"mask": shade(x, masks.targets, member.encoder.grid)}
+        if not self.config.normalise:
+            patches = patchify(x, self.config.patch, self.frames_per_latent)
+            places = masks.targets[..., None].expand(-1, -1, patches.shape[-1])
+            painted = patches.scatter(1, places, member.paint(x, masks))
+            drawn["reconstruction"] = unpatchify(
+                painted, member.encoder.grid, self.config.patch, self.frames_per_latent
+            )
+        return drawn

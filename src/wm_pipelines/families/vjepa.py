@@ -26,7 +26,7 @@ from wm_pipelines.families.protocol import FamilyConfig, Schedule
 from wm_pipelines.nets.augment import random_windows
 from wm_pipelines.nets.ema import EMA, ema_schedule
 from wm_pipelines.nets.frame_encoder import FrameEncoder, LatentDynamics
-from wm_pipelines.nets.masks import Masks, spatiotemporal_masks, temporal_half_mask
+from wm_pipelines.nets.masks import Masks, shade, spatiotemporal_masks, temporal_half_mask
 from wm_pipelines.nets.regularisers import sigreg
 from wm_pipelines.nets.tubelet_encoder import TubeletEncoder, widen_weights
 from wm_pipelines.nets.vit import Predictor, take
@@ -290,10 +290,6 @@ class VJEPA(PixelFamily):
         """A clip's start with the places grey that one mask of blocks hides."""
         if self.config.predict == "rollout":
             return {}
-        x = frames[:, : self.config.clip].float() / 255
-        hidden = self._jepas()[0].masks(len(x), False, torch.Generator().manual_seed(0)).targets
-        grid, patch = self._jepas()[0].grid, self.config.patch
-        shade = torch.zeros(len(x), grid[0] * grid[1] * grid[2]).scatter_(1, hidden, 1.0).view(len(x), *grid)
-        for axis, times in ((1, self.config.tubelet), (2, patch), (3, patch)):
-            shade = shade.repeat_interleave(times, axis)
-        return {"mask": torch.where(shade[:, : x.shape[1], ..., None].to(x.device) > 0, 0.5, x)}
+        jepa, x = self._jepas()[0], frames[:, : self.config.clip].float() / 255
+        hidden = jepa.masks(len(x), False, torch.Generator().manual_seed(0)).targets
+        return {"mask": shade(x, hidden, jepa.grid)}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from wm_pipelines.errors import UserError
 
@@ -339,3 +340,17 @@ def _shuffled_tiling(
             place = torch.multinomial(free, 1, generator=generator)[:, 0]
             corner[:, j] = torch.stack((place // len(columns), place % len(columns)), dim=1)
     return corner
+
+
+def shade(video: Tensor, hidden: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """Grey where tokens are hidden, for pictures of masks.
+
+    Args:
+        video: ``[B, T, H, W, C]`` in [0, 1]. hidden: tokens ``[B, …]``. grid: of the tokens, cut from the whole video.
+
+    Returns:
+        ``[B, T, H, W, C]``.
+    """
+    cover = torch.zeros(len(video), math.prod(grid)).scatter_(1, hidden.flatten(1).cpu(), 1.0)
+    cover = interpolate(cover.view(len(video), 1, *grid), video.shape[1:4], mode="nearest")[:, 0, ..., None]
+    return torch.where(cover.to(video.device) > 0, 0.5, video)
