@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.families.pictures import (
-    ANYWHERE,
     LEARNING,
     PICTURES,
     VIDEO,
@@ -16,7 +15,6 @@ from tests.families.pictures import (
     moving_dots,
     resumes,
     seeds_are_independent,
-    separates,
 )
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.contrastive import Contrastive, ContrastiveConfig
@@ -45,7 +43,7 @@ def random_draw(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(2, 12), st.floats(0.05, 2.0))
 def test_equal_pictures_cannot_be_told_apart(count, temperature):
     """All views alike: the partner is one of B equal candidates, the loss ln B at any temperature."""
@@ -67,7 +65,7 @@ def test_orthogonal_pictures_give_the_closed_form():
     assert float(loss) == pytest.approx(math.log(1 + 4 * math.exp(-2.0)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 9), st.integers(1, 12))
 def test_partners_are_near_frames_of_one_episode(seed, anchors, rows, near):
     """Frames carry their episode and time as grey levels."""
@@ -115,10 +113,26 @@ def test_a_video_teaches_where_things_are():
     assert errors[1] < 0.8 * errors[0]
 
 
-def test_training_makes_features_that_say_more():
-    schedule = {"steps": 60, "batch_size": 32, "learning_rate": 5e-3, "warmup": 5}
-    before, after = separates(lambda: model(schedule=schedule, augment=ANYWHERE), noise=0.8)
-    assert after > before + 0.03
+def clouds(count, seed):
+    """Smooth random pictures, no two alike."""
+    coarse = torch.rand(count, 1, 5, 5, generator=random_draw(seed))
+    smooth = torch.nn.functional.interpolate(coarse, (28, 28), mode="bicubic", align_corners=True)
+    return (255 * smooth.clamp(0, 1)).permute(0, 2, 3, 1)[:, None].to(torch.uint8)
+
+
+def test_training_finds_the_other_view_of_a_picture_not_seen():
+    """Share of held-out pictures whose second view has the nearest features, by cosine, of all 128."""
+    family = model(schedule={"steps": 60, "batch_size": 32, "learning_rate": 5e-3, "warmup": 5})
+    held, draw = clouds(128, 1)[:, 0].float() / 255, random_draw(2)
+    views = [affine_view(held, family.config.augment, draw) for _ in range(2)]
+    found = []
+    for trained in (False, True):
+        if trained:
+            train(family, {"frames": clouds(192, 0)}, LEARNING)
+        a, b = (family.encode((255 * v)[:, None]).pooled[0, :, 0] for v in views)
+        a, b = (torch.nn.functional.normalize(z - z.mean(0), dim=1) for z in (a, b))
+        found.append(float(((a @ b.T).argmax(1) == torch.arange(128)).float().mean()))
+    assert found[1] > found[0] + 0.05
 
 
 @pytest.mark.parametrize("changes", [{}, {"encoder": "vit"}])
@@ -144,14 +158,14 @@ def test_pictures_too_small_are_one_line():
 # ---------------------------------------------------------------- views
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(8, 20), st.integers(8, 20), st.integers(1, 3))
 def test_a_view_without_changes_is_the_picture(height, width, channels):
     x = torch.rand(3, height, width, channels)
     torch.testing.assert_close(affine_view(x, Augmentation(**STILL), random_draw()), x, rtol=0, atol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10_000))
 def test_views_turn_and_shift_no_further_than_asked(seed):
     """A spot off the centre of a picture that is not square stays within reach of its place."""

@@ -38,7 +38,7 @@ class ContrastiveConfig(FamilyConfig):
         None, description="features of a frame: mean over places, or a linear map of all; null: mean of pictures only"
     )
     latent: int = Field(32, ge=1, description="features of a frame, for pool: places")
-    projector: tuple[int, int] = Field((128, 64), description="hidden and output width")
+    projector: tuple[int, ...] = Field((128, 64), min_length=1, description="widths of its layers, the output last")
     temperature: float = Field(0.2, gt=0)
     augment: Augmentation = Field(Augmentation(), description="of the two views of a picture")
     near: int = Field(2, ge=1, description="frames of one episode at most so far apart belong together")
@@ -57,7 +57,7 @@ class _Contrasted(nn.Module):
             self.gather = nn.Sequential(
                 nn.Flatten(), nn.Linear(encoder.tokens * encoder.width, width), nn.BatchNorm1d(width, affine=False)
             )
-        self.projector = projector(width, *config.projector)
+        self.projector = projector(width, config.projector)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """``[B, N, D]`` -> features of a frame, ``[B, D']``."""

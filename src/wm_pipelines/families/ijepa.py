@@ -40,7 +40,7 @@ class IJEPAConfig(FamilyConfig):
     anti_collapse: Literal["ema", "sigreg", "vicreg"] = "ema"
     error: Literal["smooth_l1", "l2"] = "smooth_l1"
     stem: tuple[int, ...] | None = Field(
-        None, description="channels of halving convolutions before the last one of `width`; null: patches"
+        None, min_length=1, description="channels of convolutions that halve, below one of `width`; null: patches"
     )
     patch: int = Field(7, ge=1, description="pixels, without a stem")
     width: int = Field(64, ge=2)
@@ -58,7 +58,7 @@ class IJEPAConfig(FamilyConfig):
     # predict: view
     views: int = Field(2, ge=1, description="masked views per picture")
     mask_ratio: float = Field(0.5, gt=0, lt=1)
-    projector: tuple[int, int] = Field((256, 64), description="hidden and output width")
+    projector: tuple[int, ...] = Field((256, 64), min_length=1, description="widths of its layers, the output last")
     # regularisers
     sigreg_weight: float = Field(0.05, ge=0, le=1)
     directions: int = Field(64, ge=1)
@@ -87,7 +87,7 @@ class _JEPA(nn.Module):
             sizes: dict[str, Any] = {"width": config.predictor_width, "depth": depth, "heads": config.heads}
             self.predictor = Predictor(encoder.grid, config.width, positions=config.positions, **sizes)
         else:
-            self.projector = projector(config.width, *config.projector)
+            self.projector = projector(config.width, config.projector)
 
 
 @register

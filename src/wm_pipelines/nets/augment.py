@@ -20,11 +20,13 @@ class Augmentation(BaseModel):
     rotation: float = Field(0.3, ge=0, description="radians")
     scale: float = Field(0.2, ge=0, lt=1, description="share by which lengths grow or shrink")
     shift: float = Field(2.0, ge=0, description="pixels along either axis")
+    shear: float = Field(0.0, ge=0, description="slope of what was upright")
+    stretch: float = Field(0.0, ge=0, lt=1, description="share by which width grows and height shrinks, or vice versa")
     elastic: float = Field(0.0, ge=0, description="pixels of smooth displacement, independent every quarter picture")
 
 
 def affine_view(pictures: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Rotate, scale, shift and bend each picture by random numbers of its own; what comes from outside is black.
+    """Rotate, scale, stretch, shear, shift and bend each picture by random numbers of its own; outside it is black.
 
     Args:
         pictures: ``[B, H, W, C]`` floats. how: sizes of the changes. generator: on the CPU.
@@ -33,12 +35,13 @@ def affine_view(pictures: Tensor, how: Augmentation, generator: torch.Generator)
         ``[B, H, W, C]``, sampled bilinearly.
     """
     count, height, width, channels = pictures.shape
-    drawn = 2 * torch.rand(4, count, generator=generator) - 1
-    angle, size = how.rotation * drawn[0], 1 + how.scale * drawn[1]
-    cosine, sine = angle.cos() / size, angle.sin() / size
+    drawn = 2 * torch.rand(6, count, generator=generator) - 1
+    angle, size, slope = how.rotation * drawn[0], 1 + how.scale * drawn[1], how.shear * drawn[4]
+    wide, tall = size * (1 + how.stretch * drawn[5]), size / (1 + how.stretch * drawn[5])
+    cosine, sine = angle.cos(), angle.sin()
     aspect = width / height  # rotation happens in pixels, the grid's coordinates span [-1, 1] on either axis
-    rows = [cosine, -sine / aspect, 2 * how.shift * drawn[2] / width]
-    rows += [sine * aspect, cosine, 2 * how.shift * drawn[3] / height]
+    rows = [cosine / wide, (slope * cosine - sine) / tall / aspect, 2 * how.shift * drawn[2] / width]
+    rows += [sine / wide * aspect, (slope * sine + cosine) / tall, 2 * how.shift * drawn[3] / height]
     theta = torch.stack(rows, dim=1).view(count, 2, 3).to(pictures)
     grid = affine_grid(theta, [count, channels, height, width], align_corners=False)
     if how.elastic:

@@ -16,25 +16,20 @@ from wm_pipelines.nets.vit import Trunk, take
 class ConvolutionalEncoder(nn.Module):
     """Convolutions with batch normalisation: ``[B, H, W, C] -> [B, N, D]``, one token per place of the last map.
 
+    Works on centred pixels ``2 x - 1``: zero, what lies beyond the border, is neither black nor white.
+
     Args:
         size: height and width of a frame.
         channels: ``C``.
-        widths: channels after each layer, ``D`` last.
-        halvings: how many of the layers, the first ones, halve the sides (rounded up); default: all but the last.
+        widths: channels after each layer, ``D`` last; all layers but the last halve the sides (rounded up).
 
     Raises:
         UserError: less than two places would be left along a side.
     """
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        channels: int,
-        widths: Sequence[int] = (32, 64, 128),
-        halvings: int | None = None,
-    ) -> None:
+    def __init__(self, size: tuple[int, int], channels: int, widths: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
-        halvings = len(widths) - 1 if halvings is None else halvings
+        halvings = len(widths) - 1
         height, width = (math.ceil(side / 2**halvings) for side in size)
         if min(height, width) < 2:
             raise UserError(
@@ -46,6 +41,7 @@ class ConvolutionalEncoder(nn.Module):
         for k, (before, after) in enumerate(zip((channels, *widths), widths, strict=False)):
             kernel = 5 if k == 0 else 3
             convolution = nn.Conv2d(before, after, kernel, 2 if k < halvings else 1, kernel // 2, bias=False)
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             layers += [convolution, nn.BatchNorm2d(after), nn.GELU()]
         self.layers = nn.Sequential(*layers)
         for parameter in self.layers.parameters():
@@ -57,8 +53,8 @@ class ConvolutionalEncoder(nn.Module):
         """Places of the last map."""
         return math.prod(self.grid)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Encode pictures in [0, 1].
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Encode pictures in [0, 1], or only those pixels where ``seen [B, H, W, 1]`` is 1 and not 0.
 
         Raises:
             UserError: the pictures are not of the size that the encoder was built for.
@@ -66,19 +62,20 @@ class ConvolutionalEncoder(nn.Module):
         if x.shape[1:] != (*self.size, self.channels):
             expected = f"[B, {self.size[0]}, {self.size[1]}, {self.channels}]"
             raise UserError(f"the encoder takes {expected}, got {list(x.shape)}")
-        return self.layers(x.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        centred = 2 * x - 1 if seen is None else (2 * x - 1) * seen
+        return self.layers(centred.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
 
 
 class StemmedTransformer(nn.Module):
     """Convolutions instead of patches, then a transformer (Xiao et al. 2021): used like a vision transformer of images.
 
-    Tokens are the places of the last map. Convolutions overlap, so that what is hidden is painted black before the
+    Tokens are the places of the last map. Convolutions overlap, so that what is hidden is painted over before the
     first of them: it cannot influence the tokens that are kept.
 
     Args:
         size: height and width of a frame.
         channels: ``C``.
-        widths: channels after each convolution, each halves the sides; the last is the transformer's width ``D``.
+        widths: of the `ConvolutionalEncoder`; the last is the transformer's width ``D``.
         depth: transformer blocks; none is possible.
         heads: attention heads per block.
         positions: as for `VisionTransformer`.
@@ -95,7 +92,7 @@ class StemmedTransformer(nn.Module):
         positions: str = "sincos",
     ) -> None:
         super().__init__()
-        self.stem = ConvolutionalEncoder(size, channels, widths, halvings=len(widths))
+        self.stem = ConvolutionalEncoder(size, channels, widths)
         self.size, self.grid, self.width, self.tokens = size, self.stem.grid, widths[-1], self.stem.tokens
         self.trunk = Trunk(self.grid, self.width, depth, heads, positions=positions)
 
@@ -104,16 +101,21 @@ class StemmedTransformer(nn.Module):
         pictures = x[:, 0]
         if keep is None:
             return self._blocks(self.stem(pictures), torch.arange(self.tokens, device=x.device))
-        seen = torch.zeros(len(x), self.tokens, dtype=x.dtype, device=x.device).scatter_(1, keep, 1.0)
-        window = interpolate(seen.unflatten(1, (1, *self.grid[1:])), self.size, mode="nearest")
-        return self._blocks(take(self.stem(pictures * window.permute(0, 2, 3, 1)), keep), keep)
+        places = torch.zeros(len(x), self.tokens, dtype=x.dtype, device=x.device).scatter_(1, keep, 1.0)
+        seen = interpolate(places.unflatten(1, (1, *self.grid[1:])), self.size, mode="nearest").permute(0, 2, 3, 1)
+        return self._blocks(take(self.stem(pictures, seen), keep), keep)
 
     def _blocks(self, tokens: Tensor, indices: Tensor) -> Tensor:
         return self.trunk(self.trunk.place(tokens, indices), indices)
 
 
-def projector(width: int, hidden: int, out: int) -> nn.Sequential:
-    """The head whose output is compared and which is thrown away after training (Chen et al. 2020, section 4.2)."""
-    return nn.Sequential(
-        nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out)
-    )
+def projector(width: int, widths: Sequence[int]) -> nn.Sequential:
+    """The head whose output is compared and which is thrown away after training (Chen et al. 2020, section 4.2).
+
+    Args:
+        width: of the features. widths: after each layer, the output last; all but that are normalised over the batch.
+    """
+    layers: list[nn.Module] = []
+    for before, after in zip((width, *widths), widths[:-1], strict=False):
+        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear((width, *widths)[-2], widths[-1]))
