@@ -2,8 +2,9 @@
 
 Trained by ``|Dec(f(...f(Enc(x_<=t))...)) - x_{t+k}|^2`` over roll-outs of growing length, every latent from the
 latents before it. The *stochastic* variant decodes a variance too and maximises ``log N(x_{t+k}; mean_k, diag
-variance_k)``, the density of every later frame given the past. Two kinds of latent:
+variance_k)``, the density of every later frame given the past. Three kinds of latent:
 
+``vector``: one vector per frame (nets/vector_predictor.py); encodings are decoded too, and predicted from all places.
 ``local``: pictures moved by kernels that a convolutional network chooses place by place (nets/frame_predictor.py).
 ``layers``: the places of a few compact things over a still background, and what they look like (nets/layers.py). Since
 places can be read before anything is learned, f is first trained on places alone, then all of it on pixels, too.
@@ -26,9 +27,10 @@ from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.families.protocol import FamilyConfig, Schedule
 from wm_pipelines.nets.frame_predictor import FramePredictor
 from wm_pipelines.nets.layers import LayeredPredictor
+from wm_pipelines.nets.vector_predictor import VectorPredictor
 from wm_pipelines.pixels import FrameSystem
 
-Latent = FramePredictor | LayeredPredictor
+Latent = VectorPredictor | FramePredictor | LayeredPredictor
 
 _AT_ONCE = 64  # videos encoded or predicted together
 Symmetry = Literal["rows", "columns", "transpose", "time"]
@@ -40,7 +42,7 @@ class LatentDynamicsConfig(FamilyConfig):
     schedule: Schedule = Schedule(
         steps=400, batch_size=16, learning_rate=2e-3, warmup=20, betas=(0.9, 0.99), gradient_clip=1.0
     )
-    transition: Literal["local", "layers"] = "local"
+    transition: Literal["vector", "local", "layers"] = "vector"
     context: int = Field(4, ge=1, description="frames that a prediction starts from")
     horizon: int = Field(8, ge=1, description="K, steps of the longest roll-out in training")
     ramp: float = Field(0.5, ge=0, le=1, description="share of training during which K grows from 1")
@@ -48,13 +50,17 @@ class LatentDynamicsConfig(FamilyConfig):
         (),
         description="of the world, by which whole videos are turned at random",
     )
-    stochastic: bool = Field(False, description="decode a variance and train by likelihood; transition: local")
+    stochastic: bool = Field(False, description="decode a variance and train by likelihood; not with layers")
     sample: bool = Field(False, description="predict a sample instead of the mean; stochastic: true")
-    blocks: int = Field(1, ge=0, description="residual blocks per level")
+    widths: tuple[int, ...] = Field((16, 32, 64), min_length=1, description="channels per level of the convolutions")
+    blocks: int = Field(1, ge=0, description="residual blocks per level, of local and layers")
+    # transition: vector
+    latent: int = Field(32, ge=1, description="features of a frame")
+    hidden: int = Field(256, ge=1, description="width of f")
+    latent_weight: float = Field(0.1, ge=0, description="of the error of predicted latents")
     # transition: local
     patch: int = Field(4, ge=1, description="pixels along a side of a latent's place")
     maps: int = Field(3, ge=1, description="pictures in a latent")
-    widths: tuple[int, ...] = Field((32, 48, 64), min_length=1, description="channels per level of f's pyramid")
     reach: int = Field(4, ge=0, description="pixels that content can move in one step")
     # transition: layers
     layers: int = Field(2, ge=1, description="things")
@@ -83,10 +89,10 @@ class LatentDynamics(PixelFamily):
 
     def __init__(self, config: LatentDynamicsConfig, system: FrameSystem, seeds: Sequence[int]) -> None:
         if config.stochastic and config.transition == "layers":
-            raise UserError("latent_dynamics: stochastic needs transition: local; layers predict means")
+            raise UserError("latent_dynamics: stochastic needs transition: vector or local; layers predict means")
         if config.sample and not config.stochastic:
             raise UserError("latent_dynamics: sample needs stochastic: true; a mean has nothing to sample from")
-        if config.transition == "layers" and "transpose" in config.symmetries and system.height != system.width:
+        if "transpose" in config.symmetries and system.height != system.width:
             raise UserError("latent_dynamics: symmetry transpose needs square frames")
         super().__init__(config, system, seeds)
 
@@ -96,11 +102,13 @@ class LatentDynamics(PixelFamily):
         return self.config.context
 
     def make_member(self) -> nn.Module:
-        """`FramePredictor` or `LayeredPredictor`."""
+        """The networks of one kind of latent."""
         c, s = self.config, self.system
         size = (s.height, s.width)
         if c.transition == "layers":
             return LayeredPredictor(size, s.channels, c.context, c.layers, c.extent, c.width, c.blocks, c.memory)
+        if c.transition == "vector":
+            return VectorPredictor(size, s.channels, c.widths, c.latent, c.context, c.hidden, variance=c.stochastic)
         net = FramePredictor(
             size, s.channels, c.patch, c.maps, c.context, c.widths, c.blocks, c.reach, variance=c.stochastic
         )
@@ -109,14 +117,14 @@ class LatentDynamics(PixelFamily):
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Whole episodes; for layers, the background (the median frame) and the places in some of them, beforehand."""
+        """Whole episodes; before, the background (the median frame) and, for layers, the places in some of them."""
         frames, needed = episodes["frames"], self.config.context + self.config.horizon
         if frames.shape[1] < needed:
             raise UserError(
                 f"latent_dynamics: episodes of {frames.shape[1]} frames are shorter than context {self.config.context} "
                 f"+ horizon {self.config.horizon} = {needed}; lengthen the episodes or lower one of the two"
             )
-        if self.config.transition == "layers":
+        if self.config.transition != "local":
             self._look_around(frames)
         return super().examples(episodes)
 
@@ -124,16 +132,16 @@ class LatentDynamics(PixelFamily):
     def _look_around(self, frames: Tensor) -> None:
         some = frames[:, :: max(1, frames.shape[1] // 4)].flatten(0, 1)[:1000]
         background = to_pixels(some[None])[0].median(0).values
-        members = [_layered(member) for member in self.members]
-        for member in members:
-            member.background.copy_(background)
-        parts = frames[: self.config.followed].split(_AT_ONCE)
-        places = torch.cat([members[0].paths(to_pixels(part)) for part in parts])
-        self.register_buffer("_followed", places, persistent=False)
+        for member in self.members:
+            member.get_buffer("background").copy_(background)
+        if self.config.transition == "layers":
+            eye, parts = _layered(self.members[0]), frames[: self.config.followed].split(_AT_ONCE)
+            places = torch.cat([eye.paths(to_pixels(part)) for part in parts])
+            self.register_buffer("_followed", places, persistent=False)
 
     def monitor(self) -> Mapping[str, Tensor]:
-        """Spread and rank of local latents; places are not learned and cannot collapse."""
-        return super().monitor() if self.config.transition == "local" else {}
+        """Spread and rank of learned latents; places are not learned and cannot collapse."""
+        return super().monitor() if self.config.transition != "layers" else {}
 
     def member_loss(
         self, member: nn.Module, frames: Tensor, generator: torch.Generator, progress: float
@@ -143,28 +151,49 @@ class LatentDynamics(PixelFamily):
         if c.transition == "layers" and (progress < c.on_places or torch.rand((), generator=generator) >= c.on_pixels):
             loss = self._place_loss(_layered(member), self._steps(progress / max(c.on_places, 1e-9)), generator)
             return loss, {"pixels": torch.full_like(loss, math.nan), "places": loss}
-        steps = self._steps(progress if c.transition == "local" or not c.on_places else 1.0)
-        video = self._window(to_pixels(frames), steps, generator)
+        steps = self._steps(progress if c.transition != "layers" or not c.on_places else 1.0)
+        length = c.context + (2 * c.horizon if c.transition == "vector" else steps)
+        video = self._window(to_pixels(frames), min(length, frames.shape[1]), generator)
+        if isinstance(member, VectorPredictor):
+            return self._vector_loss(member, video, steps)
         past, future = video[:, : c.context], video[:, c.context :]
         if isinstance(member, LayeredPredictor):
             loss, terms = _squared(member.predict(past, steps), future)
             return loss, {**terms, "places": torch.full_like(loss, math.nan)}
         assert isinstance(member, FramePredictor)
-        latents = member.roll_out(member.encode(past), steps)
+        return self._pixel_loss(member, member.roll_out(member.encode(past), steps), future)
+
+    def _pixel_loss(
+        self, member: VectorPredictor | FramePredictor, latents: Tensor, future: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of decoded latents, or their negative log-likelihood."""
         mean = member.decode(latents)
-        if not c.stochastic:
+        if not self.config.stochastic:
             return _squared(mean, future)
         loss = gaussian_nll(future, mean, member.decode_log_variance(latents)).mean()
         return loss, {"nll": loss, "pixels": (mean - future).square().mean()}
+
+    def _vector_loss(self, member: VectorPredictor, video: Tensor, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of a roll-out, of decoded encodings, and of latents predicted from every place of the video."""
+        memory = self.config.context
+        z = member.encode(video)
+        starts = range(z.shape[1] - memory - steps + 1)
+        past = torch.stack([z[:, i : i + memory] for i in starts], 1)
+        came = torch.stack([z[:, i + memory : i + memory + steps] for i in starts], 1)
+        predicted = member.roll_out(past, steps)
+        shown = video[:, memory : memory + steps]
+        loss, terms = self._pixel_loss(member, predicted[:, 0], shown)
+        decoded, _ = _squared(member.decode(came[:, 0]), shown)
+        latent = (predicted - came).square().mean()
+        return loss + decoded + self.config.latent_weight * latent, {**terms, "decoded": decoded, "latent": latent}
 
     def _steps(self, progress: float) -> int:
         """K grows linearly to the horizon during the ramp."""
         share = 1.0 if self.config.ramp == 0 else min(1.0, progress / self.config.ramp)
         return max(1, math.ceil(share * self.config.horizon))
 
-    def _window(self, video: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    def _window(self, video: Tensor, length: int, generator: torch.Generator) -> Tensor:
         """A random piece of ``[B, T, C, H, W]``, turned by a random symmetry; the same for the whole batch."""
-        length = self.config.context + steps
         first = int(torch.randint(video.shape[1] - length + 1, (), generator=generator))
         video = video[:, first : first + length]
         turned = torch.rand(4, generator=generator) < 0.5
@@ -201,7 +230,7 @@ class LatentDynamics(PixelFamily):
     # ------------------------------------------------------------------------------------------------------------ use
 
     def member_encode(self, member: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        """One vector per frame, from it and the frames before it: low-pass latents, or places from top to bottom."""
+        """One vector per frame, from it and the frames before it: what `pooled` of its networks says."""
         return torch.cat([_of(member).pooled(to_pixels(part)) for part in frames.split(_AT_ONCE)]), None
 
     def member_predict(self, member: nn.Module, context: Tensor, steps: int) -> tuple[Tensor | None, Tensor | None]:

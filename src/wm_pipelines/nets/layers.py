@@ -39,12 +39,14 @@ def follow(frames: Tensor, layers: int, extent: int) -> Tensor:
         frames: differences from the background ``[B, T, C, H, W]``. extent: pixels across a thing.
 
     Returns:
-        Places ``[B, T, L, 2]``, the middle of mass of each thing.
+        Places ``[B, T, L, 2]``, the middle of mass of each thing, the most massive thing first.
     """
     paths = follow_mass(frames.abs().mean(2), layers, extent)
     for reach in _SEARCH:
         paths = _match(frames, paths, extent, reach)
-    return paths + _middle(_stabilised(frames, paths, extent).median(2).values)[:, None]
+    pictures = _stabilised(frames, paths, extent).median(2).values
+    order = pictures.abs().sum((2, 3, 4)).argsort(1, descending=True)[:, None, :, None]
+    return (paths + _middle(pictures)[:, None]).gather(2, order.expand_as(paths))
 
 
 def follow_mass(mass: Tensor, layers: int, extent: int) -> Tensor:
@@ -327,12 +329,12 @@ class LayeredPredictor(nn.Module):
         return follow(frames - self.background, self.layers, self.extent)
 
     def pooled(self, frames: Tensor) -> Tensor:
-        """Places from top to bottom in every frame, read from it and those before it: ``[B, T, 2 L]``."""
-        length = self.frames
-        padded = torch.cat([frames[:, :1].expand(-1, length - 1, -1, -1, -1), frames], 1)
-        last = [self.paths(padded[:, t : t + length])[:, -1] for t in range(frames.shape[1])]
-        places = torch.stack(last, 1)
-        return places.gather(2, places[..., :1].argsort(2).expand_as(places)).flatten(2)
+        """What differs from the background, averaged over cells, ``[B, T, C * h * w]``.
+
+        Not the places themselves: to follow things anew up to every frame would cost more than all else.
+        """
+        cells = avg_pool2d((frames - self.background).flatten(0, 1), _COARSE[0])
+        return cells.flatten(1).unflatten(0, frames.shape[:2])
 
     def predict(self, frames: Tensor, steps: int) -> Tensor:
         """Frames ``[B, T, C, H, W]`` in [0, 1] -> the next ones ``[B, steps, C, H, W]``."""
