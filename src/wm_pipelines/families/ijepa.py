@@ -21,9 +21,9 @@ from wm_pipelines.families import register
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.families.protocol import FamilyConfig, Schedule
 from wm_pipelines.nets.augment import Augmentation, affine_view, random_windows
-from wm_pipelines.nets.convolutional import StemmedTransformer, projector
+from wm_pipelines.nets.convolutional import StemmedTransformer, projector, unit_gain
 from wm_pipelines.nets.ema import EMA, ema_schedule
-from wm_pipelines.nets.masks import multi_block_masks, random_masks
+from wm_pipelines.nets.masks import multi_block_masks, random_masks, shade
 from wm_pipelines.nets.regularisers import sigreg, vicreg_terms
 from wm_pipelines.nets.vit import Predictor, VisionTransformer, take
 
@@ -78,9 +78,7 @@ class _JEPA(nn.Module):
     def __init__(self, encoder: VisionTransformer | StemmedTransformer, config: IJEPAConfig) -> None:
         super().__init__()
         self.encoder = encoder
-        for layer in encoder.modules():
-            if isinstance(layer, nn.Linear):  # the usual 0.02 is for widths of many hundreds
-                nn.init.xavier_uniform_(layer.weight)
+        unit_gain(encoder)
         self.target = EMA(encoder) if config.anti_collapse == "ema" else None
         if config.predict == "blocks":
             depth = config.predictor_depth or max(1, config.depth // 2)
@@ -174,3 +172,16 @@ class IJEPA(PixelFamily):
         encoder = member.target if target else member.encoder
         tokens = encoder(frames.flatten(0, 1)[:, None].float() / 255).unflatten(0, frames.shape[:2])
         return tokens.mean(2), tokens
+
+    def illustrate(self, frames: Tensor) -> Mapping[str, Tensor]:
+        """The first frame of each episode, grey where one draw of the masks hides it."""
+        encoder, x = self._members()[0].encoder, frames[:, :1].float() / 255
+        generator = torch.Generator().manual_seed(0)
+        if self.config.predict == "blocks":
+            grid = encoder.grid[1:]
+            hidden = multi_block_masks(
+                len(x), grid, self.config.blocks, self.config.block_scale, generator=generator
+            ).targets
+        else:
+            hidden = random_masks(len(x), encoder.tokens, self.config.mask_ratio, generator=generator).targets
+        return {"mask": shade(x, hidden, encoder.grid)}

@@ -20,6 +20,7 @@ from wm_pipelines.families import register
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.families.protocol import FamilyConfig, Schedule
 from wm_pipelines.nets.augment import random_windows
+from wm_pipelines.nets.convolutional import unit_gain
 from wm_pipelines.nets.masks import Masks, random_masks, shade
 from wm_pipelines.nets.vit import Predictor, VisionTransformer, patchify, take, unpatchify
 
@@ -62,6 +63,7 @@ class _Autoencoder(nn.Module):
     def __init__(self, encoder: VisionTransformer, decoder: Predictor) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
+        unit_gain(self)
 
     def paint(self, x: Tensor, masks: Masks) -> Tensor:
         """What the decoder puts at hidden tokens, ``[B, M, P]``, when the encoder sees the others."""

@@ -13,6 +13,14 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.nets.vit import Trunk, take
 
 
+def channels_last(layers: nn.Sequential) -> nn.Sequential:
+    """Store the weights of convolutions in the order in which CPUs convolve fastest; in place."""
+    for parameter in layers.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return layers
+
+
 class ConvolutionalEncoder(nn.Module):
     """Convolutions with batch normalisation: ``[B, H, W, C] -> [B, N, D]``, one token per place of the last map.
 
@@ -43,10 +51,7 @@ class ConvolutionalEncoder(nn.Module):
             convolution = nn.Conv2d(before, after, kernel, 2 if k < halvings else 1, kernel // 2, bias=False)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             layers += [convolution, nn.BatchNorm2d(after), nn.GELU()]
-        self.layers = nn.Sequential(*layers)
-        for parameter in self.layers.parameters():
-            if parameter.dim() == 4:  # the order in which CPUs convolve fastest
-                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+        self.layers = channels_last(nn.Sequential(*layers))
 
     @property
     def tokens(self) -> int:
@@ -107,6 +112,16 @@ class StemmedTransformer(nn.Module):
 
     def _blocks(self, tokens: Tensor, indices: Tensor) -> Tensor:
         return self.trunk(self.trunk.place(tokens, indices), indices)
+
+
+def unit_gain(module: nn.Module) -> None:
+    """Draw all linear weights anew so that activations keep their size (Glorot & Bengio 2010).
+
+    The customary standard deviation of 0.02 is for widths of many hundreds; narrow transformers hardly move with it.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
 
 
 def projector(width: int, widths: Sequence[int]) -> nn.Sequential:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.nets.convolutional import channels_last
 
 
 class FrameEncoder(nn.Module):
@@ -39,7 +40,7 @@ class FrameEncoder(nn.Module):
         for k, (before, after) in enumerate(zip((channels, *widths), widths, strict=False)):
             kernel = 5 if k == 0 else 3
             layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2, bias=False), nn.BatchNorm2d(after), nn.SiLU()]
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = channels_last(nn.Sequential(*layers))
         places = (size[0] // unit) * (size[1] // unit)
         self.out = nn.Linear(widths[-1] * places, latent, bias=False)
         self.norm = nn.BatchNorm1d(latent, affine=False)

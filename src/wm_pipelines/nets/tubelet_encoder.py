@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wm_pipelines.nets.convolutional import channels_last
 from wm_pipelines.nets.vit import Grid, VisionTransformer
 
 
@@ -40,7 +41,7 @@ class PatchStem(nn.Module):
         layers: list[nn.Module] = []
         for before, after, kernel in zip((tubelet * channels, widths[0]), widths, (5, 3), strict=True):
             layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2, bias=False), nn.BatchNorm2d(after), nn.SiLU()]
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = channels_last(nn.Sequential(*layers))
         side = -(-patch // 4)
         self.out = nn.Linear(widths[1] * side**2, width)
 

@@ -276,7 +276,7 @@ class VisionTransformer(nn.Module):
         self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
         self.grid = token_grid(self.size, patch, frames, tubelet)
         self.patch, self.tubelet, self.channels, self.frames, self.width = patch, tubelet, channels, frames, width
-        self.embed = nn.Linear(tubelet * patch * patch * channels, width)
+        self.embed: nn.Module = nn.Linear(tubelet * patch * patch * channels, width)
         self.trunk = Trunk(self.grid, width, depth, heads, mlp_ratio, positions, causal, checkpointing)
         _initialise(self)
         nn.init.xavier_uniform_(self.embed.weight)
