@@ -74,9 +74,7 @@ def _attentive(
     found = []
     for seed, x, y in zip(family.seeds, learned[:, :, 0].numpy(), tokens[:, :, 0].numpy(), strict=True):
         rate = _RATE / config.attentive_steps
-        found.append(
-            attentive_probe(x, labels[some], y, true, config.attentive_steps, learning_rate=rate, seed=seed)
-        )
+        found.append(attentive_probe(x, labels[some], y, true, config.attentive_steps, learning_rate=rate, seed=seed))
     return np.stack(found)
 
 
