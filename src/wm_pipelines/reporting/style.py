@@ -173,6 +173,7 @@ _HIGHER_IS_BETTER = {
     "success_rate",
     "return",
     "coefficient_covered",
+    "coefficient_identified",
 }
 _LOWER_IS_BETTER = {
     "lpips",
