@@ -333,7 +333,7 @@ class LayeredPredictor(nn.Module):
 
         Not the places themselves: to follow things anew up to every frame would cost more than all else.
         """
-        cells = avg_pool2d((frames - self.background).flatten(0, 1), _COARSE[0])
+        cells = avg_pool2d((frames - self.background).flatten(0, 1), _FINE[0])
         return cells.flatten(1).unflatten(0, frames.shape[:2])
 
     def predict(self, frames: Tensor, steps: int) -> Tensor:
