@@ -17,8 +17,9 @@ from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.families.protocol import FamilyConfig
 from wm_pipelines.metrics.explained import explained_variance
 from wm_pipelines.pipelines.configuration import ImageEvaluationConfig, VideoEvaluationConfig
+from wm_pipelines.pipelines.evaluation.judging import Judgement
 from wm_pipelines.pipelines.pixels.images import as_colours, judge_images
-from wm_pipelines.pipelines.pixels.judging import Judgement, _call_collapsed, add_spread, frame_system
+from wm_pipelines.pipelines.pixels.judging import _call_collapsed, add_spread, frame_system
 from wm_pipelines.pipelines.pixels.observables import Observables
 from wm_pipelines.pipelines.pixels.surprise import surprises
 from wm_pipelines.pipelines.pixels.videos import ReadOut, judge_videos

@@ -113,7 +113,7 @@ def test_a_family_may_learn_from_pictures_and_from_videos(monkeypatch, tmp_path)
     (tmp_path / "base" / "globals.yml").write_text(lists + "video_worlds: [b]\nvideo_families: [mae]\n")
     monkeypatch.setattr(lists_of, "_environment", {"conf_source": tmp_path, "env": "local"})
     assert combinations().worlds_of_families() == {"mlp": ("rod",), "mae": ("a", "b")}
-    assert combinations().elsewhere() == ("a", "b")
+    assert combinations().elsewhere() == {"image_eval": ("a",), "video_eval": ("b",)}
 
 
 def test_a_name_in_both_lists_is_one_clear_line(monkeypatch, tmp_path):

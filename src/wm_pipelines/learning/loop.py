@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import math
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,6 +35,8 @@ from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.cost import CostMeter, FlopCounter
 
 logger = logging.getLogger(__name__)
+
+_SILENCE = 60  # seconds, after which a training that shows no bar says how far it is
 
 
 @dataclass
@@ -140,6 +143,7 @@ class _Gradient:
             self.fabric.world_size,
         )
         self.result = TrainingRun(steps=self.schedule.steps)
+        self._spoken = time.monotonic()
 
     def run(self, found: Checkpoint | None) -> TrainingRun:
         """Train from the beginning, or on from a checkpoint, to the last step."""
@@ -209,7 +213,12 @@ class _Gradient:
                     f"{self.schedule.steps}; lower schedule.learning_rate or set schedule.gradient_clip"
                 )
             self.result.curve.append({"step": done, "seed": seed, **{k: v[i] for k, v in values.items()}})
-        bar.set_postfix(loss=f"{sum(values['loss']) / len(values['loss']):.3e}", refresh=False)
+        loss = f"{sum(values['loss']) / len(values['loss']):.3e}"
+        bar.set_postfix(loss=loss, refresh=False)
+        silent = bar.disable and self.learning.progress and self.fabric.is_global_zero
+        if silent and time.monotonic() > self._spoken + _SILENCE:
+            self._spoken = time.monotonic()
+            logger.info("%s: step %d of %d, loss %s.", self.name, done, self.schedule.steps, loss)
 
     def _save(self, done: int, seconds: float) -> None:
         tensors = {

@@ -40,9 +40,10 @@ class Combinations:
                 met[family] = (*met.get(family, ()), *worlds)
         return met
 
-    def elsewhere(self) -> tuple[str, ...]:
-        """Worlds that have a report of their own, beside the main one."""
-        return tuple(w for kind in KINDS[1:] for w in getattr(self, kind + "worlds"))
+    def elsewhere(self) -> dict[str, tuple[str, ...]]:
+        """Evaluation pipelines that have a report of their own beside the main one, and its worlds."""
+        found = {f"{kind}eval": getattr(self, kind + "worlds") for kind in KINDS[1:]}
+        return {pipeline: worlds for pipeline, worlds in found.items() if worlds}
 
 
 def use_environment(conf_source: str | os.PathLike[str], env: str | None) -> None:

@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from wm_pipelines.fields import FieldSystem
-from wm_pipelines.reporting import html, summary
+from wm_pipelines.reporting import page, summary
 from wm_pipelines.reporting.figures import Figure, learning_curves, thinned
 from wm_pipelines.reporting.style import (
     COST_DESCRIPTIONS,
@@ -141,31 +139,25 @@ def format_terminal(scores: pd.DataFrame) -> str:
     return summary.format_terminal(summary.summary_table(scores), tuple(wanted), over="seeds")
 
 
-def build_field_report(content: FieldContent, *, beside: bool = False) -> str:
+def build_field_report(content: FieldContent, *, beside: Sequence[str] = ()) -> str:
     """Write the report; equal content gives equal bytes.
 
     Args:
-        content: what to show. beside: link to ``index.html`` in the same folder.
+        content: what to show. beside: evaluation pipelines whose reports lie in the same folder, to link to.
     """
     table = summary.summary_table(content.scores)
     models = model_order(table["family"] + "/" + table["variant"])
     palette = Palette(models)
-    page = Environment(
-        loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    page.filters |= {"label": model_label, "number": pretty_number}
-    return page.get_template("fields.html.j2").render(
+    return page.render(
+        "fields.html.j2",
+        models,
+        figures=bool(content.fields),
+        provenance=content.provenance,
+        beside=beside,
         title=content.title,
-        style=Markup(html._template_text("report.css")),
-        script=Markup(html._template_text("report.js")),
-        plotly=Markup(html._plotly_source()) if content.fields else None,
-        colours={m: palette.colour(m) for m in models},
         worlds=[_section(content, shown, i, table, palette) for i, shown in enumerate(content.fields)],
         glossary=_glossary(content.scores),
-        provenance=html._nested(content.provenance),
         seeds=int(content.scores["seed"].nunique()),
-        beside=beside,
     )
 
 
@@ -174,10 +166,10 @@ def _section(
 ) -> dict[str, Any]:
     figures = {f"map-{name}": field_map(shown, name) for name in shown.system.fields if shown.predicted}
     curves = learning_curves(drawn_curves(content.curves), shown.name, palette)
-    embedded = [html._embedded(f"field-{index}-{name}", name, figure) for name, figure in figures.items()]
+    embedded = [page.embedded(f"field-{index}-{name}", name, figure) for name, figure in figures.items()]
     if curves is not None:
         curves = replace(curves, caption=_CURVE_CAPTION)
-        embedded.append(html._embedded(f"field-{index}-curves", "curves", curves))
+        embedded.append(page.embedded(f"field-{index}-curves", "curves", curves))
     truths = [
         f"{name} = {pretty_number(c.value)}{'' if c.unit == '1' else ' ' + pretty_unit(c.unit)}"
         for name, c in shown.system.coefficients.items()
@@ -202,10 +194,10 @@ def _table(own: pd.DataFrame) -> dict[str, Any]:
     """One row per model, one column per metric."""
     metrics = metric_columns(list(own["metric"]))
     rows = [
-        {"model": f"{family}/{variant}", "cells": [html._cell(found.get(m)) for m in metrics]}
+        {"model": f"{family}/{variant}", "cells": [page.cell(found.get(m)) for m in metrics]}
         for _, _, family, variant, found in summary.rows_by_model(own)
     ]
-    columns = [column | {"unit": pretty_unit(column["unit"])} for column in html._columns(own, metrics)]
+    columns = [column | {"unit": pretty_unit(column["unit"])} for column in page.columns(own, metrics)]
     return {"columns": columns, "rows": rows}
 
 

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from wm_pipelines.reporting import html, summary
+from wm_pipelines.reporting import page, summary
 from wm_pipelines.reporting.animation import animate
 from wm_pipelines.reporting.figures import Figure, _layout, _line, learning_curves, thinned
 from wm_pipelines.reporting.style import (
@@ -27,12 +25,9 @@ from wm_pipelines.reporting.style import (
     metric_title,
     model_label,
     model_order,
-    pretty_number,
 )
 
 _TITLES = {"image": "What models learn from pictures", "video": "What models of videos know of physics"}
-_PAGES = {"physics_eval": ("Motions", "index.html"), "field_eval": ("Fields", "fields.html"),
-          "image_eval": ("Pictures", "images.html"), "video_eval": ("Videos", "videos.html")}  # fmt: skip
 _TERMINAL = {
     "image": ("linear_probe", "knn_probe", "attentive_probe", "rankme", "collapsed", "train_seconds"),
     "video": (
@@ -114,22 +109,16 @@ def build_pixel_report(content: PixelContent, *, beside: Sequence[str] = ()) -> 
     table = summary.summary_table(content.scores)
     models = model_order(table["family"] + "/" + table["variant"])
     palette = Palette(models)
-    page = Environment(
-        loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    page.filters |= {"label": model_label, "number": pretty_number}
-    return page.get_template("pixels.html.j2").render(
+    return page.render(
+        "pixels.html.j2",
+        models,
+        figures=bool(len(content.scores)),
+        provenance=content.provenance,
+        beside=beside,
         title=_TITLES[content.kind],
-        style=Markup(html._template_text("report.css")),
-        script=Markup(html._template_text("report.js")),
-        plotly=Markup(html._plotly_source()) if len(content.scores) else None,
-        colours={m: palette.colour(m) for m in models},
         worlds=[_section(content, world, i, table, palette) for i, world in enumerate(content.worlds)],
         glossary=_glossary(content.scores),
-        provenance=html._nested(content.provenance),
         seeds=int(content.scores["seed"].nunique()),
-        beside=[_PAGES[name] for name in beside if name in _PAGES and name != f"{content.kind}_eval"],
     )
 
 
@@ -150,9 +139,9 @@ def _section(content: PixelContent, world: str, index: int, table: pd.DataFrame,
         "findings": _findings(own),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
         "table": _table(own),
-        "legend": html._legend(drawn),
+        "legend": page.legend(drawn),
         "animations": _animations(content, world),
-        "figures": [html._embedded(f"{content.kind}-{index}-{name}", name, figure) for name, figure in drawn.items()],
+        "figures": [page.embedded(f"{content.kind}-{index}-{name}", name, figure) for name, figure in drawn.items()],
         "pictures": _pictures(content, world),
         "not_applicable": [(f, why) for w, f, why in content.not_applicable if w == world],
     }
@@ -189,10 +178,10 @@ def _table(own: pd.DataFrame) -> dict[str, Any]:
     """One row per model, one column per metric."""
     metrics = metric_order(own["metric"])
     rows = [
-        {"model": f"{family}/{variant}", "cells": [html._cell(found.get(m)) for m in metrics]}
+        {"model": f"{family}/{variant}", "cells": [page.cell(found.get(m)) for m in metrics]}
         for _, _, family, variant, found in summary.rows_by_model(own)
     ]
-    return {"columns": html._columns(own, metrics), "rows": rows}
+    return {"columns": page.columns(own, metrics), "rows": rows}
 
 
 def _glossary(scores: pd.DataFrame) -> list[dict[str, str]]:

@@ -190,6 +190,16 @@ _LOWER_IS_BETTER = {
     *COST_METRICS,
 }
 
+_AT_MOST_ONE = {
+    "violation_rate",
+    "collapsed",
+    "ssim",
+    "codebook_usage",
+    "success_rate",
+    "coefficient_covered",
+    "coefficient_identified",
+}
+
 
 def lower_is_better(metric: str) -> bool | None:
     """Which way is good; None where a metric has no better or worse."""
@@ -203,6 +213,12 @@ def lower_is_better(metric: str) -> bool | None:
     if name in _HIGHER_IS_BETTER or name in _LOWER_IS_BETTER:
         return name in _LOWER_IS_BETTER
     return None
+
+
+def largest_value(metric: str) -> float:
+    """The most that a metric can be: 1 for shares, correlations and the like, infinity where nothing limits it."""
+    name = metric.removesuffix("_probed")
+    return 1.0 if name in _AT_MOST_ONE or name.startswith("r2_") or name.endswith(("_auc", "_probe")) else math.inf
 
 
 def metric_title(metric: str) -> str:

@@ -13,6 +13,7 @@ from wm_pipelines.reporting.style import (
     COST_METRICS,
     REFERENCES,
     UNTRAINED,
+    largest_value,
     lower_is_better,
     metric_order,
     metric_title,
@@ -25,11 +26,12 @@ _GROUP = ["world", "split", "family", "variant", "metric", "unit"]
 _TERMINAL_METRICS = ("horizon", "violation_rate", "energy_error", "mse", "train_seconds", "step_ms")
 
 
-def _pool_seeds(rows: pd.DataFrame) -> dict[str, float | int]:
+def _pool_seeds(rows: pd.DataFrame, metric: str) -> dict[str, float | int]:
     """One metric of one model over its seeds.
 
     The seeds are judged on the same episodes, so the uncertainty that the choice of episodes brings does not shrink by
-    averaging over seeds: its mean half-width stays, and Student's t of the seeds is added to it in quadrature.
+    averaging over seeds: its mean half-width stays, and Student's t of the seeds is added to it in quadrature. An
+    interval ends where the metric does: few seeds would else promise more than all.
     """
     value = rows["value"].to_numpy(dtype=np.float64)
     low, high = rows["ci_low"].to_numpy(dtype=np.float64), rows["ci_high"].to_numpy(dtype=np.float64)
@@ -47,6 +49,7 @@ def _pool_seeds(rows: pd.DataFrame) -> dict[str, float | int]:
     ci_low, ci_high = mean - np.hypot(of_episodes[0], of_seeds), mean + np.hypot(of_episodes[1], of_seeds)
     if value.min() >= 0.0:
         ci_low = max(ci_low, 0.0)
+    ci_high = min(ci_high, largest_value(metric))
     return summary | {"ci_low": float(ci_low), "ci_high": float(ci_high)}
 
 
@@ -65,7 +68,7 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
     """
     overall = leaderboard[leaderboard["step"] < 0]
     rows = [
-        dict(zip(_GROUP, key, strict=True)) | _pool_seeds(group)
+        dict(zip(_GROUP, key, strict=True)) | _pool_seeds(group, str(key[_GROUP.index("metric")]))
         for key, group in overall.groupby(_GROUP, sort=True, observed=True, dropna=False)
     ]
     columns = [*_GROUP, "value", "median", "ci_low", "ci_high", "seeds", "n", "best"]

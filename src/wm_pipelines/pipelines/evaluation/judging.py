@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,50 @@ _COST_UNITS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Judgement:
-    """Leaderboard rows (without world, family, variant), and arrays for the figures by name."""
+    """What was found out about one model: leaderboard rows (without world, family, variant), arrays for the report.
 
-    rows: list[dict[str, Any]]
-    arrays: dict[str, NDArray[np.float64]]
+    Attributes:
+        seeds: of the model. split: what it was judged on. resamples: of the bootstrap.
+        rows: as `table` takes them. arrays: by name.
+    """
+
+    seeds: Sequence[int]
+    split: str = "test"
+    resamples: int = 1000
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def add(
+        self, metric: str, values: NDArray[np.float64] | Sequence[Summary], unit: str, n: int = 1, step: int = -1
+    ) -> None:
+        """Add a value per seed.
+
+        Args:
+            metric: its name. unit: of the value. n: what a value is a mean of. step: of the prediction; -1: of none.
+            values: ``[S]``; ``[S, N]`` observations, to be averaged with an interval; or a summary per seed.
+        """
+        for seed, value in zip(self.seeds, values, strict=True):
+            if isinstance(value, Summary):
+                summary = value
+            elif np.ndim(value):
+                summary = summarise(np.asarray(value, np.float64), resamples=self.resamples)
+            else:
+                summary = Summary.scalar(float(value), n=n)
+            self.rows.append(
+                {
+                    "split": self.split,
+                    "metric": metric,
+                    "seed": seed,
+                    "step": step,
+                    "value": float(summary.value),
+                    "ci_low": float(summary.ci_low),
+                    "ci_high": float(summary.ci_high),
+                    "n": int(summary.n),
+                    "unit": unit,
+                }
+            )
 
 
 def judge(model: TrainedModel, split: str, episodes: Episodes, system: System, config: EvaluationConfig) -> Judgement:
@@ -70,38 +108,32 @@ def judge(model: TrainedModel, split: str, episodes: Episodes, system: System, c
         config.tolerance,
         config.horizon_threshold,
     )
-    rows = [{"split": split, **row} for row in metric_rows(rollout, seeds, config)]
-    step_ms = 1e3 * seconds / steps / len(seeds)
-    rows += [{"split": split, **_row("step_ms", seed, step_ms, 1, _COST_UNITS["step_ms"])} for seed in seeds]
-    return Judgement(rows, _figure_arrays(rollout, config.rollout_episodes))
+    judged = Judgement(seeds, split, config.resamples, arrays=_figure_arrays(rollout, config.rollout_episodes))
+    add_metrics(judged, rollout, config.error_steps)
+    judged.add("step_ms", np.full(len(seeds), 1e3 * seconds / steps / len(seeds)), _COST_UNITS["step_ms"])
+    return judged
 
 
-def metric_rows(rollout: Rollout, seeds: list[int], config: EvaluationConfig) -> Iterator[dict[str, Any]]:
-    """One row per metric and seed, and one per step for metrics that are functions of the step."""
+def add_metrics(judged: Judgement, rollout: Rollout, error_steps: Sequence[int]) -> None:
+    """A row per metric and seed, and one per step of ``error_steps`` for metrics that are functions of the step."""
     for name, metric in STATE_METRICS.items():
         if not metric.applies(rollout):
             continue
-        values = metric(rollout)
-        by_step = metric.by_step(rollout) if metric.by_step else None
-        for i, seed in enumerate(seeds):
-            yield _row(name, seed, summarise(values[i], resamples=config.resamples), values.shape[1], metric.unit)
-            if by_step is None:
-                continue
-            wanted = [k for k in config.error_steps if k < by_step.shape[2]]
-            at = summarise(by_step[i][:, wanted], resamples=config.resamples)
-            for j, k in enumerate(wanted):
-                one = Summary(at.value[j], at.ci_low[j], at.ci_high[j], at.n)
-                yield {**_row(name, seed, one, at.n, metric.unit), "step": k}
+        judged.add(name, metric(rollout), metric.unit)
+        if metric.by_step is not None:
+            by_step = metric.by_step(rollout)
+            for k in error_steps:
+                if k < by_step.shape[2]:
+                    judged.add(name, by_step[:, :, k], metric.unit, step=k)
 
 
-def cost_rows(cost: Mapping[str, Any], seeds: list[int]) -> list[dict[str, Any]]:
+def cost_rows(cost: Mapping[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """What the training cost, per seed."""
-    return [
-        {"split": "train", **_row(name, seed, float(value), 1, _COST_UNITS[name])}
-        for name, value in cost.items()
-        if value is not None
-        for seed in seeds
-    ]
+    judged = Judgement(seeds, "train")
+    for name, value in cost.items():
+        if value is not None:
+            judged.add(name, np.full(len(seeds), float(value)), _COST_UNITS[name])
+    return judged.rows
 
 
 def table(rows: list[dict[str, Any]], world: str, family: str) -> pd.DataFrame:
@@ -112,14 +144,6 @@ def table(rows: list[dict[str, Any]], world: str, family: str) -> pd.DataFrame:
         {**dict.fromkeys(text, "str"), "seed": "int64", "step": "int64", "n": "int64"}
         | dict.fromkeys(["value", "ci_low", "ci_high"], "float64")
     )
-
-
-def _row(metric: str, seed: int, value: Summary | float, n: int, unit: str) -> dict[str, Any]:
-    if isinstance(value, Summary):
-        numbers = {"value": float(value.value), "ci_low": float(value.ci_low), "ci_high": float(value.ci_high)}
-    else:
-        numbers = {"value": value, "ci_low": np.nan, "ci_high": np.nan}
-    return {"metric": metric, "seed": seed, "step": -1, "n": n, "unit": unit, **numbers}
 
 
 def _figure_arrays(rollout: Rollout, episodes: int) -> dict[str, NDArray[np.float64]]:

@@ -19,6 +19,8 @@ from torch import Tensor
 from wm_pipelines.errors import UserError
 from wm_pipelines.fields import Balance, Equation, FieldSystem
 from wm_pipelines.metrics import fields as metrics
+from wm_pipelines.metrics.statistics import Summary
+from wm_pipelines.pipelines.evaluation.judging import Judgement
 
 Float = NDArray[np.float64]
 Data = Mapping[str, NDArray[Any]]
@@ -39,14 +41,6 @@ class FieldFamily(Protocol):
 
         ``identified``: whether the measurements are explained up to noise; without it the value is worth nothing.
         """
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """Leaderboard rows (without world, family, variant), and arrays for the report's maps by name."""
-
-    rows: list[dict[str, Any]]
-    maps: dict[str, Float]
 
 
 @dataclass(frozen=True)
@@ -126,53 +120,28 @@ def judge_field(family: Any, data: Data, system: FieldSystem, split: str = "test
         family.predict(torch.tensor(solution.points), 0)
     seconds = time.perf_counter() - began
     count = len(solution.points)
-    table = Table([int(s) for s in family.seeds], split)
-    table.add("residual_norm", metrics.residual_norm(list(solution.residuals.values())), count, "SI")
+    judged = Judgement([int(s) for s in family.seeds], split)
+    judged.add("residual_norm", metrics.residual_norm(list(solution.residuals.values())), "SI", count)
     if split == "validation":
-        return Judgement(table.rows, {})
+        return judged
     shape = tuple(int(n) for n in data["grid_shape"])
     if "reference" in data:
         errors = metrics.relative_l2(solution.fields, data["reference"])
         for i, name in enumerate(system.fields):
-            table.add(f"relative_l2_{name}", errors[:, i], count, "1")
+            judged.add(f"relative_l2_{name}", errors[:, i], "1", count)
     if system.divergence is not None:
-        table.add("divergence", metrics.rms(solution.evaluate(system.divergence, "divergence")), count, "1/s")
-    _add_boundary(table, solution)
+        judged.add("divergence", metrics.rms(solution.evaluate(system.divergence, "divergence")), "1/s", count)
+    _add_boundary(judged, solution)
     for name, balance in system.balances.items():
-        table.add(f"{name}_balance_error", balance_breach(family, system, balance, name, shape), count, "1")
-    _add_coefficients(table, family, system, len(data["measurement_values"]))
+        judged.add(f"{name}_balance_error", balance_breach(family, system, balance, name, shape), "1", count)
+    _add_coefficients(judged, family, system, len(data["measurement_values"]))
     steps = 1 if system.time is None else shape[system.coordinates.index(system.time)] - 1
-    table.add("step_ms", np.full(len(table.seeds), 1e3 * seconds / steps / len(table.seeds)), 1, "ms")
-    return Judgement(table.rows, _maps(solution))
+    judged.add("step_ms", np.full(len(judged.seeds), 1e3 * seconds / steps / len(judged.seeds)), "ms", 1)
+    judged.arrays |= _maps(solution)
+    return judged
 
 
-class Table:
-    """Leaderboard rows of one model: a value per seed and metric."""
-
-    def __init__(self, seeds: Sequence[int], split: str) -> None:
-        self.seeds, self.split = list(seeds), split
-        self.rows: list[dict[str, Any]] = []
-
-    def add(self, metric: str, values: Float, n: int, unit: str, interval: tuple[Float, Float] | None = None) -> None:
-        """Add ``values [S]``; ``interval``: their ends, where a value has one of its own."""
-        low, high = interval or (np.full(len(values), np.nan),) * 2
-        for seed, value, first, last in zip(self.seeds, values, low, high, strict=True):
-            self.rows.append(
-                {
-                    "split": self.split,
-                    "metric": metric,
-                    "seed": seed,
-                    "step": -1,
-                    "value": float(value),
-                    "ci_low": float(first),
-                    "ci_high": float(last),
-                    "n": n,
-                    "unit": unit,
-                }
-            )
-
-
-def _add_boundary(table: Table, solution: Solution) -> None:
+def _add_boundary(judged: Judgement, solution: Solution) -> None:
     """How far the initial and boundary conditions are missed, at the grid's points on the faces."""
     system, points = solution.system, solution.points
     reached, given = [], []
@@ -186,7 +155,7 @@ def _add_boundary(table: Table, solution: Solution) -> None:
             given.append(np.asarray(condition.value(points[on_face]), np.float64))
     if given:
         together = np.concatenate(given)
-        table.add("boundary_error", metrics.boundary_error(np.concatenate(reached, 1), together), len(together), "1")
+        judged.add("boundary_error", metrics.boundary_error(np.concatenate(reached, 1), together), "1", len(together))
 
 
 def balance_breach(
@@ -226,19 +195,20 @@ def balance_breach(
     )
 
 
-def _add_coefficients(table: Table, family: FieldFamily, system: FieldSystem, measurements: int) -> None:
+def _add_coefficients(judged: Judgement, family: FieldFamily, system: FieldSystem, measurements: int) -> None:
     """What was found, its 95 % interval, whether it counts, and, where the truth is known, its error and coverage."""
     for name, entry in family.found().items():
         value, low, high = (entry[key].numpy() for key in ("value", "low", "high"))
         coefficient = system.coefficients[name]
-        table.add(f"coefficient_{name}", value, measurements, coefficient.unit, (low, high))
+        ends = zip(value, low, high, strict=True)
+        judged.add(f"coefficient_{name}", [Summary.scalar(*e, n=measurements) for e in ends], coefficient.unit)
         suffix = f"_{name}" if len(system.unknown) > 1 else ""
-        table.add(f"coefficient_identified{suffix}", entry["identified"].double().numpy(), measurements, "1")
+        judged.add(f"coefficient_identified{suffix}", entry["identified"].double().numpy(), "1", measurements)
         if system.reference is not None:
             error = metrics.coefficient_error(value, coefficient.value)
-            table.add(f"coefficient_error{suffix}", error, measurements, "1")
+            judged.add(f"coefficient_error{suffix}", error, "1", measurements)
             covered = metrics.covers(low, high, coefficient.value)
-            table.add(f"coefficient_covered{suffix}", covered, measurements, "1")
+            judged.add(f"coefficient_covered{suffix}", covered, "1", measurements)
 
 
 def _maps(solution: Solution) -> dict[str, Float]:

@@ -72,7 +72,7 @@ def evaluate_field(
         whole = {name: value for name, value in cost[variant].items() if name != "train_flops"}
         costs = cost_rows(whole, list(model.card["seeds"]))
         rows += [{"variant": variant, **row} for row in (*costs, *judged.rows)]
-        maps |= {f"{variant}/{name}": array for name, array in judged.maps.items()}
+        maps |= {f"{variant}/{name}": array for name, array in judged.arrays.items()}
     return table(rows, world_name, family_name), maps
 
 
@@ -114,4 +114,4 @@ def write_field_report(
             system, caption = build_field_system(config, name), build_field_world(config, name).describe()
             fields.append(FieldMaps.create(name, caption, system, of_world))
     content = FieldContent(scores, fields, learning_curves(curves), provenance(scores, facts))
-    return build_field_report(content, beside="physics_eval" in leaderboard_parts)
+    return build_field_report(content, beside=[name for name in leaderboard_parts if name != "field_eval"])

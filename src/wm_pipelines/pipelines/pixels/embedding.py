@@ -18,8 +18,8 @@ from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.learning.artifacts import Models
 from wm_pipelines.metrics.distances import mmd
 from wm_pipelines.metrics.statistics import Summary
-from wm_pipelines.pipelines.evaluation.judging import table
-from wm_pipelines.pipelines.pixels.judging import Judgement, encode, frame_system
+from wm_pipelines.pipelines.evaluation.judging import Judgement, table
+from wm_pipelines.pipelines.pixels.judging import encode, frame_system
 from wm_pipelines.worlds.episodes import Episodes
 
 _Z95 = 1.959964

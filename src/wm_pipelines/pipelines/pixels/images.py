@@ -15,7 +15,8 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.metrics.representation import attentive_probe, knn_probe, linear_probe
 from wm_pipelines.pipelines.configuration import ImageEvaluationConfig
-from wm_pipelines.pipelines.pixels.judging import Float, Judgement, add_spread, encode, has_learned
+from wm_pipelines.pipelines.evaluation.judging import Judgement
+from wm_pipelines.pipelines.pixels.judging import Float, add_spread, encode, has_learned
 from wm_pipelines.worlds.episodes import Episodes
 
 _NEIGHBOURS = 6
@@ -42,7 +43,7 @@ def judge_images(
     learned, _ = encode(family, train.frames[some])
     held_out, tokens = encode(family, test.frames)
     learned, held_out = learned[:, :, 0], held_out[:, :, 0]
-    judged = Judgement(list(family.seeds), config.resamples)
+    judged = Judgement(family.seeds, resamples=config.resamples)
     pairs = list(zip(learned, held_out, strict=True))
     linear = np.stack([linear_probe(x, labels, y, true) for x, y in pairs])
     judged.add("linear_probe", linear, "1")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,7 @@ from wm_pipelines.families import get_family
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.learning.artifacts import Models
 from wm_pipelines.metrics.representation import effective_rank, feature_std, is_collapsed, rankme, relative_spread
-from wm_pipelines.metrics.statistics import Summary, summarise
-from wm_pipelines.pipelines.evaluation.judging import cost_rows, table
+from wm_pipelines.pipelines.evaluation.judging import Judgement, cost_rows, table
 from wm_pipelines.pixels import FrameSystem
 from wm_pipelines.worlds.episodes import Episodes
 
@@ -29,44 +27,6 @@ Float = NDArray[np.float64]
 _LEAST_SPREAD = 0.05  # of the features' size, of pictures that vary by at least half of their own
 _PICTURES = 500  # whose spread is measured
 _RANKED = 4096  # features that spread and rank are measured on
-
-
-@dataclass
-class Judgement:
-    """Leaderboard rows (without world, family, variant), and arrays for the report by name."""
-
-    seeds: Sequence[int]
-    resamples: int = 1000
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    def add(self, metric: str, values: Float | Sequence[Summary], unit: str, n: int = 1, step: int = -1) -> None:
-        """Add a value per seed.
-
-        Args:
-            metric: its name. unit: of the value. n: what it is a mean of. step: of the prediction.
-            values: ``[S]``; ``[S, N]`` observations, to be averaged with an interval; or a summary per seed.
-        """
-        for seed, value in zip(self.seeds, values, strict=True):
-            if isinstance(value, Summary):
-                summary = value
-            elif np.ndim(value):
-                summary = summarise(np.asarray(value, np.float64), resamples=self.resamples)
-            else:
-                summary = Summary.scalar(float(value), n=n)
-            self.rows.append(
-                {
-                    "split": "test",
-                    "metric": metric,
-                    "seed": seed,
-                    "step": step,
-                    "value": float(summary.value),
-                    "ci_low": float(summary.ci_low),
-                    "ci_high": float(summary.ci_high),
-                    "n": int(summary.n),
-                    "unit": unit,
-                }
-            )
 
 
 def frame_system(episodes: Episodes, name: str) -> FrameSystem:

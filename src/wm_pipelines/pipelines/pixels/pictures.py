@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wm_pipelines.metrics.distances import I3DFeatures, fvd
 from wm_pipelines.metrics.perception import frame_mse, lpips, psnr, ssim
 from wm_pipelines.pipelines.configuration import VideoEvaluationConfig
-from wm_pipelines.pipelines.pixels.judging import Judgement
+from wm_pipelines.pipelines.evaluation.judging import Judgement
 
 
 def add_frames(

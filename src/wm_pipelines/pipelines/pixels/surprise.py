@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.metrics.statistics import Summary
 from wm_pipelines.metrics.surprise import auc, worst_surprise
-from wm_pipelines.pipelines.pixels.judging import Float, Judgement
+from wm_pipelines.pipelines.evaluation.judging import Judgement
+from wm_pipelines.pipelines.pixels.judging import Float
 from wm_pipelines.worlds.episodes import Episodes
 
 _PREFIX = "impossible_"

@@ -21,8 +21,9 @@ from wm_pipelines.metrics.registry import STATE_METRICS, Rollout
 from wm_pipelines.metrics.representation import RidgeProbe, knn_probe, linear_probe, ridge_probe, windows
 from wm_pipelines.metrics.statistics import summarise
 from wm_pipelines.pipelines.configuration import VideoEvaluationConfig
+from wm_pipelines.pipelines.evaluation.judging import Judgement
 from wm_pipelines.pipelines.pixels import pictures, surprise
-from wm_pipelines.pipelines.pixels.judging import Float, Judgement, add_spread, encode, has_learned
+from wm_pipelines.pipelines.pixels.judging import Float, add_spread, encode, has_learned
 from wm_pipelines.pipelines.pixels.observables import Observables
 from wm_pipelines.system import System
 from wm_pipelines.worlds.episodes import Episodes
@@ -42,7 +43,7 @@ def judge_videos(
         UserError: the episodes are too short for what is asked.
     """
     train, test = episodes["train"], episodes["test"]
-    judged = Judgement(list(family.seeds), config.resamples)
+    judged = Judgement(family.seeds, resamples=config.resamples)
     some = slice(config.probe_episodes)
     assert train.frames is not None
     assert test.frames is not None

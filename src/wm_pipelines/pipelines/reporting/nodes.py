@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -9,15 +11,16 @@ import pandas as pd
 from wm_pipelines.pipelines.configuration import EvaluationConfig
 from wm_pipelines.worlds.episodes import WorldConfig
 
+_NOWHERE: Mapping[str, Sequence[str]] = MappingProxyType({})
 FIGURES = ("energy_error", "error_growth")
 
 
 def summarise(
-    leaderboard: pd.DataFrame, *, elsewhere: tuple[str, ...] = ()
+    leaderboard: pd.DataFrame, *, elsewhere: Mapping[str, Sequence[str]] = _NOWHERE
 ) -> tuple[pd.DataFrame, dict[str, Any], str, str]:
     """Seeds pooled: as a table, as numbers for `dvc metrics`, as text for the terminal, as Markdown.
 
-    The texts leave out the worlds that are reported ``elsewhere``.
+    The texts leave out the worlds that are reported ``elsewhere``, by evaluation pipeline.
     """
     from wm_pipelines.reporting.summary import format_markdown, format_terminal, summary_table
 
@@ -31,7 +34,7 @@ def summarise(
         numbers.setdefault(row["world"], {}).setdefault(row["split"], {}).setdefault(key, {})[row["metric"]] = row[
             "value"
         ]
-    own = summary[~summary["world"].isin(elsewhere)]
+    own = summary[~summary["world"].isin([world for worlds in elsewhere.values() for world in worlds])]
     return summary, numbers, format_terminal(own) + "\n", format_markdown(own) + "\n"
 
 
@@ -62,21 +65,23 @@ def write_report(
     *parts: Any,
     worlds: tuple[str, ...],
     families: tuple[str, ...],
-    elsewhere: tuple[str, ...] = (),
+    elsewhere: Mapping[str, Sequence[str]] = _NOWHERE,
 ) -> str:
     """The whole report as one HTML page that needs nothing else.
 
     Args:
         leaderboard: the long table. evaluation: how it came about.
         parts: the worlds' configurations, then roll-outs, curves and facts of every family. worlds, families: names.
-        elsewhere: worlds that have a report of their own, which is linked to where it has any results.
+        elsewhere: evaluation pipelines and their worlds that have a report of their own; linked to if there is any.
     """
     from wm_pipelines.pipelines.reporting.gathering import report_content
-    from wm_pipelines.reporting.html import build_report
+    from wm_pipelines.reporting.motions import build_report
 
     configs, rest = dict(zip(worlds, parts[: len(worlds)], strict=True)), parts[len(worlds) :]
     count = len(families)
     rollouts, curves, facts = (dict(zip(families, rest[i * count : (i + 1) * count], strict=True)) for i in range(3))
-    others = leaderboard["world"].isin(elsewhere)
+    belongs = {name: leaderboard["world"].isin(theirs) for name, theirs in elsewhere.items()}
+    beside = [name for name, rows in belongs.items() if rows.any()]
+    others = pd.concat(belongs, axis=1).any(axis=1) if belongs else leaderboard["world"].isin([])
     content = report_content(leaderboard[~others], configs, rollouts, curves, facts, evaluation)
-    return build_report(content, fields=bool(others.any()))
+    return build_report(content, beside=beside)

@@ -18,8 +18,9 @@ from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.tuning import TuningConfig
 from wm_pipelines.mappings import deep_merge, nested
 from wm_pipelines.pipelines.configuration import ImageEvaluationConfig, VideoEvaluationConfig, check_seeds
+from wm_pipelines.pipelines.evaluation.judging import Judgement
 from wm_pipelines.pipelines.pixels.images import judge_images
-from wm_pipelines.pipelines.pixels.judging import Judgement, frame_system
+from wm_pipelines.pipelines.pixels.judging import frame_system
 from wm_pipelines.pipelines.pixels.videos import judge_videos
 from wm_pipelines.pipelines.training.fitting import fit_variant
 from wm_pipelines.pipelines.tuning.objective import base_settings

@@ -1,29 +1,23 @@
-"""The report: one HTML file that needs nothing but a browser."""
+"""The report on motions: who obeys physics, for how long, at what cost."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.io import to_json
 
 from wm_pipelines.metrics.registry import STATE_METRICS
+from wm_pipelines.reporting import page
 from wm_pipelines.reporting.animation import Animation, animate
 from wm_pipelines.reporting.content import ReportContent, WorldRollouts
-from wm_pipelines.reporting.figures import Figure, main_split, models_of, world_figures
+from wm_pipelines.reporting.figures import main_split, models_of, world_figures
 from wm_pipelines.reporting.style import (
     COST_DESCRIPTIONS,
     COST_METRICS,
     REFERENCES,
-    Palette,
     lower_is_better,
     metric_order,
     metric_title,
@@ -37,7 +31,7 @@ from wm_pipelines.reporting.summary import rows_by_model, summary_table
 Rows = dict[tuple[str, str], dict[str, dict[str, Any]]]  # (world, "family/variant") -> metric -> summary row
 
 
-def build_report(content: ReportContent, animation_budget: int = 300_000, *, fields: bool = False) -> str:
+def build_report(content: ReportContent, animation_budget: int = 300_000, *, beside: Sequence[str] = ()) -> str:
     """Write the report.
 
     The page embeds everything it shows, reads no network, holds no clock and no random name: equal content gives equal
@@ -46,47 +40,31 @@ def build_report(content: ReportContent, animation_budget: int = 300_000, *, fie
     Args:
         content: what to show; sections without data vanish.
         animation_budget: largest size of one world's animation in bytes.
-        fields: link to the report on fields, ``fields.html`` in the same folder.
+        beside: evaluation pipelines whose reports lie in the same folder, to link to.
 
     Returns:
         The HTML text.
     """
     summary = summary_table(content.leaderboard)
     models = models_of(content)
-    page = Environment(
-        loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    page.filters |= {"label": model_label, "number": pretty_number}
     main = _main_rows(summary)
     worlds = [
         _world_section(content, world, i, summary, main, animation_budget) for i, world in enumerate(content.worlds)
     ]
-    palette = Palette(models)
-    return page.get_template("report.html.j2").render(
+    return page.render(
+        "report.html.j2",
+        models,
+        figures=any(w["figures"] for w in worlds),
+        provenance=content.provenance,
+        beside=beside,
         title=content.title,
-        style=Markup(_template_text("report.css")),
-        script=Markup(_template_text("report.js")),
-        plotly=Markup(_plotly_source()) if any(w["figures"] for w in worlds) else None,
-        colours={m: palette.colour(m) for m in models},
         findings=headline(main, content),
         matrix=_matrix(content, main, models),
         worlds=worlds,
         leaderboard=_leaderboard(summary),
         glossary=_glossary(summary),
-        provenance=_nested(content.provenance),
         seeds=int(content.leaderboard["seed"].nunique()),
-        fields=fields,
     )
-
-
-def _template_text(name: str) -> str:
-    return files("wm_pipelines.reporting").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _plotly_source() -> str:
-    # What plotly.offline.get_plotlyjs reads, without the notebook machinery that it imports.
-    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
 
 
 def _main_rows(summary: pd.DataFrame) -> Rows:
@@ -221,46 +199,18 @@ def _matrix_cell(rows: dict[str, dict[str, Any]] | None, length: float | None, r
     return cell
 
 
-def _cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A number as a table shows it: text, interval, sorting key, whether it is the best."""
-    if row is None:
-        return {"text": "", "interval": "", "key": "", "best": False, "diverged": False}
-    value = float(row["value"])
-    low, high = float(row["ci_low"]), float(row["ci_high"])
-    known = not np.isnan([low, high]).any() and np.isfinite(value) and pretty_number(low) != pretty_number(high)
-    return {
-        "text": pretty_number(value),
-        "interval": f"{pretty_number(low)} … {pretty_number(high)}" if known else "",
-        "key": f"{value:.17g}",
-        "best": bool(row["best"]),
-        "diverged": bool(np.isinf(value)),
-        "n": int(row["n"]),
-        "seeds": int(row["seeds"]),
-    }
-
-
-def _columns(summary: pd.DataFrame, metrics: list[str]) -> list[dict[str, Any]]:
-    units = summary.drop_duplicates("metric").set_index("metric")["unit"].to_dict()
-    columns = []
-    for metric in metrics:
-        direction = {True: "lower is better", False: "higher is better", None: ""}[lower_is_better(metric)]
-        unit = "" if units[metric] == "1" else units[metric]
-        columns.append({"title": metric_title(metric), "unit": unit, "direction": direction})
-    return columns
-
-
 def _leaderboard(summary: pd.DataFrame) -> dict[str, Any] | None:
     """One row per world, split and model, one column per metric."""
     if summary.empty:
         return None
     metrics = metric_order(summary["metric"])
     rows = [
-        {"world": w, "split": s, "model": f"{f}/{v}", "cells": [_cell(r.get(m)) for m in metrics]}
+        {"world": w, "split": s, "model": f"{f}/{v}", "cells": [page.cell(r.get(m)) for m in metrics]}
         for w, s, f, v, r in rows_by_model(summary)
     ]
     worlds = list(dict.fromkeys(row["world"] for row in rows))
     splits = list(dict.fromkeys(row["split"] for row in rows))
-    return {"columns": _columns(summary, metrics), "rows": rows, "worlds": worlds, "splits": splits}
+    return {"columns": page.columns(summary, metrics), "rows": rows, "worlds": worlds, "splits": splits}
 
 
 def _cost_table(summary: pd.DataFrame, main: Rows, world: str) -> dict[str, Any] | None:
@@ -268,8 +218,8 @@ def _cost_table(summary: pd.DataFrame, main: Rows, world: str) -> dict[str, Any]
     metrics = [m for m in COST_METRICS if any(m in rows for rows in own.values())]
     if not metrics:
         return None
-    rows = [{"model": m, "cells": [_cell(own[m].get(c)) for c in metrics]} for m in model_order(own)]
-    return {"columns": _columns(summary, metrics), "rows": rows}
+    rows = [{"model": m, "cells": [page.cell(own[m].get(c)) for c in metrics]} for m in model_order(own)]
+    return {"columns": page.columns(summary, metrics), "rows": rows}
 
 
 def _glossary(summary: pd.DataFrame) -> list[dict[str, str]]:
@@ -300,44 +250,9 @@ def _world_section(
         "name": world,
         "anchor": f"world-{index}",
         "caption": rollouts.caption if rollouts is not None else "",
-        "legend": _legend(figures),
-        "figures": [_embedded(f"world-{index}-{name}", name, figure) for name, figure in figures.items()],
+        "legend": page.legend(figures),
+        "figures": [page.embedded(f"world-{index}-{name}", name, figure) for name, figure in figures.items()],
         "animation": animation,
         "costs": _cost_table(summary, main, world),
         "not_applicable": [(f, reason) for w, f, reason in content.not_applicable if w == world],
     }
-
-
-def _legend(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
-    """One key for all figures of a world: model, dash of its line."""
-    dashes = {
-        trace.legendgroup: trace.line.dash
-        for shown in figures.values()
-        for trace in shown.figure.data
-        if trace.legendgroup not in (None, "truth") and trace.line.dash is not None
-    }
-    return [{"model": m, "solid": dashes[m] == "solid"} for m in model_order(dashes)]
-
-
-def _embedded(identifier: str, name: str, shown: Figure) -> dict[str, Any]:
-    """A figure as JSON inside a script element, in which ``</`` would end the element."""
-    # One key serves all figures of a world.
-    figure = go.Figure(shown.figure).update_layout(showlegend=False)
-    text = to_json(figure, validate=False, engine="json").replace("<", "\\u003c")
-    return {
-        "id": identifier,
-        "wide": name == "portraits",
-        "title": shown.title,
-        "caption": shown.caption,
-        "height": int(shown.figure.layout.height or 400),
-        "json": Markup(text),
-    }
-
-
-def _nested(value: Any) -> Any:
-    """Provenance as nested (name, value) lists of text; what is neither mapping nor sequence is printed."""
-    if isinstance(value, Mapping):
-        return [(str(name), _nested(v)) for name, v in value.items()]
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(v) for v in value)
-    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from wm_pipelines.reporting.content import LEADERBOARD_COLUMNS, ReportContent
-from wm_pipelines.reporting.html import build_report
+from wm_pipelines.reporting.motions import build_report
 
 VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
 

@@ -1,0 +1,139 @@
+"""The frame that all reports share: one HTML file that needs nothing but a browser, and the pieces it is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.io import to_json
+
+from wm_pipelines.reporting.figures import Figure
+from wm_pipelines.reporting.style import (
+    Palette,
+    lower_is_better,
+    metric_title,
+    model_label,
+    model_order,
+    pretty_number,
+)
+
+PAGES = {
+    "physics_eval": ("Motions", "index.html"),
+    "field_eval": ("Fields", "fields.html"),
+    "image_eval": ("Pictures", "images.html"),
+    "video_eval": ("Videos", "videos.html"),
+}
+"""Title and file of the report of every evaluation pipeline; they lie in one folder and link to each other."""
+
+
+def render(
+    template: str,
+    models: Sequence[str],
+    *,
+    figures: bool,
+    provenance: Mapping[str, Any],
+    beside: Sequence[str] = (),
+    **content: Any,
+) -> str:
+    """Fill a template that extends ``page.html.j2``; equal content gives equal bytes.
+
+    Args:
+        template: its file. models: ``"family/variant"``, to be coloured. figures: whether the page has any.
+        provenance: nested mappings. beside: other evaluation pipelines whose reports there are, to link to.
+        content: what the template wants beside that.
+    """
+    environment = Environment(
+        loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"label": model_label, "number": pretty_number}
+    palette = Palette(models)
+    return environment.get_template(template).render(
+        style=Markup(_template_text("report.css")),
+        script=Markup(_template_text("report.js")),
+        plotly=Markup(_plotly_source()) if figures else None,
+        colours={m: palette.colour(m) for m in models},
+        provenance=nested(provenance),
+        beside=[PAGES[name] for name in PAGES if name in beside],
+        **content,
+    )
+
+
+def _template_text(name: str) -> str:
+    return files("wm_pipelines.reporting").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _plotly_source() -> str:
+    # What plotly.offline.get_plotlyjs reads, without the notebook machinery that it imports.
+    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+
+
+def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A number as a table shows it: text, interval, sorting key, whether it is the best."""
+    if row is None:
+        return {"text": "", "interval": "", "key": "", "best": False, "diverged": False}
+    value = float(row["value"])
+    low, high = float(row["ci_low"]), float(row["ci_high"])
+    known = not np.isnan([low, high]).any() and np.isfinite(value) and pretty_number(low) != pretty_number(high)
+    return {
+        "text": pretty_number(value),
+        "interval": f"{pretty_number(low)} … {pretty_number(high)}" if known else "",
+        "key": f"{value:.17g}",
+        "best": bool(row["best"]),
+        "diverged": bool(np.isinf(value)),
+        "n": int(row["n"]),
+        "seeds": int(row["seeds"]),
+    }
+
+
+def columns(summary: pd.DataFrame, metrics: list[str]) -> list[dict[str, Any]]:
+    """Titles, units and good directions of the columns of a table."""
+    units = summary.drop_duplicates("metric").set_index("metric")["unit"].to_dict()
+    found = []
+    for metric in metrics:
+        direction = {True: "lower is better", False: "higher is better", None: ""}[lower_is_better(metric)]
+        unit = "" if units[metric] == "1" else units[metric]
+        found.append({"title": metric_title(metric), "unit": unit, "direction": direction})
+    return found
+
+
+def legend(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
+    """One key for all figures of a world: model, dash of its line."""
+    dashes = {
+        trace.legendgroup: trace.line.dash
+        for shown in figures.values()
+        for trace in shown.figure.data
+        if trace.legendgroup not in (None, "truth") and trace.line.dash is not None
+    }
+    return [{"model": m, "solid": dashes[m] == "solid"} for m in model_order(dashes)]
+
+
+def embedded(identifier: str, name: str, shown: Figure) -> dict[str, Any]:
+    """A figure as JSON inside a script element, in which ``</`` would end the element."""
+    # One key serves all figures of a world.
+    figure = go.Figure(shown.figure).update_layout(showlegend=False)
+    text = to_json(figure, validate=False, engine="json").replace("<", "\\u003c")
+    return {
+        "id": identifier,
+        "wide": name == "portraits",
+        "title": shown.title,
+        "caption": shown.caption,
+        "height": int(shown.figure.layout.height or 400),
+        "json": Markup(text),
+    }
+
+
+def nested(value: Any) -> Any:
+    """Provenance as nested (name, value) lists of text; what is neither mapping nor sequence is printed."""
+    if isinstance(value, Mapping):
+        return [(str(name), nested(v)) for name, v in value.items()]
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(v) for v in value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
