@@ -1,10 +1,10 @@
 """Videos as layers: a still background and a few compact things that move over it, each a picture and a place.
 
-The encoder follows the things by expectation maximisation over whole paths, a mixture of round Gaussians whose means
-move smoothly (neural EM, Greff, van Steenkiste, Schmidhuber 2017, is its learned relative), then by cross-correlation
-with their median pictures. Learned networks see a thing held still, make its picture, and move its place. Layers: Wang,
-Adelson, *Representing moving images with layers* (1994); learned from video: Hsieh et al., *Learning to decompose and
-disentangle representations for video prediction* (2018).
+The encoder follows the things by expectation maximisation over short pieces of their paths, a mixture of round
+Gaussians whose means move smoothly (neural EM, Greff, van Steenkiste, Schmidhuber 2017, is its learned relative), joins
+the pieces, and then looks for the things' median pictures by cross-correlation. Learned networks see a thing held
+still, make its picture, and move its place. Layers: Wang, Adelson, *Representing moving images with layers* (1994);
+learned from video: Hsieh et al., *Learning to decompose and disentangle representations for video prediction* (2018).
 
 Shapes: ``B`` videos, ``T`` frames, ``K`` predicted frames, ``L`` layers, ``N`` cells; places in pixels, (row, column).
 """
@@ -12,6 +12,7 @@ Shapes: ``B`` videos, ``T`` frames, ``K`` predicted frames, ``L`` layers, ``N`` 
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.nets.frame_predictor import Residual
 
 _STARTS, _COARSE, _FINE = 12, (8, 8), (4, 6)  # paths tried; pixels per cell and iterations of the two passes
+_PIECES = ((5, 3), (4, 2))  # frames of a piece, and from one's start to the next's; what explains more is kept
 _SEARCH = (6, 6, 3)  # pixels to every side in which a thing is looked for, round by round
 _WAVES = 5  # octaves of position, so that a wall can be sharp
 _BLURS = (1.0, 2.5)  # pixels, of the pictures that an uncertain place is drawn with
@@ -41,12 +43,58 @@ def follow(frames: Tensor, layers: int, extent: int) -> Tensor:
     Returns:
         Places ``[B, T, L, 2]``, the middle of mass of each thing, the most massive thing first.
     """
-    paths = follow_mass(frames.abs().mean(2), layers, extent)
-    for reach in _SEARCH:
+    mass = frames.abs().mean(2)
+    tried = [_match(frames, _by_pieces(mass, layers, extent, *piece), extent, _SEARCH[0]) for piece in _PIECES]
+    misfits = torch.stack([_misfit(frames, paths, extent) for paths in tried])
+    paths = torch.stack(tried)[misfits.argmin(0), torch.arange(len(frames), device=frames.device)]
+    for reach in _SEARCH[1:]:
         paths = _match(frames, paths, extent, reach)
     pictures = _stabilised(frames, paths, extent).median(2).values
     order = pictures.abs().sum((2, 3, 4)).argsort(1, descending=True)[:, None, :, None]
     return (paths + _middle(pictures)[:, None]).gather(2, order.expand_as(paths))
+
+
+def _misfit(frames: Tensor, paths: Tensor, extent: int) -> Tensor:
+    """Mean square of what median pictures leave unexplained, ``[B]``."""
+    pictures = _stabilised(frames, paths, extent).median(2).values
+    covered = torch.cat([pictures, pictures.abs().amax(2, keepdim=True)], 2)
+    drawn = compose(_drawn(covered, paths, (frames.shape[-2], frames.shape[-1])).transpose(1, 2))
+    return (drawn - frames).square().mean((1, 2, 3, 4))
+
+
+def _drawn(pictures: Tensor, paths: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[B, L, C, s, s]`` at the places ``[B, T, L, 2]`` of all times: ``[B, L, T, C, H, W]``."""
+    still = pictures[:, :, None].expand(-1, -1, paths.shape[1], -1, -1, -1)
+    return place(still.flatten(0, 2), paths.transpose(1, 2).flatten(0, 2), size).unflatten(0, still.shape[:3])
+
+
+def _by_pieces(mass: Tensor, layers: int, extent: int, length: int, hop: int) -> Tensor:
+    """`follow_mass` of overlapping pieces, in which nothing turns back twice, joined where they overlap.
+
+    Args:
+        mass: as for `follow_mass`. length: frames of a piece. hop: frames between their starts, fewer than ``length``.
+
+    Returns:
+        Places ``[B, T, L, 2]``.
+    """
+    time = mass.shape[1]
+    length = min(length, time)
+    starts = [*range(0, time - length, hop), time - length]
+    paths = follow_mass(mass[:, :length], layers, extent)
+    for start in starts[1:]:
+        shared = paths.shape[1] - start
+        piece = _in_order(follow_mass(mass[:, start : start + length], layers, extent), paths[:, start:])
+        both = (paths[:, start:] + piece[:, :shared]) / 2
+        paths = torch.cat([paths[:, :start], both, piece[:, shared:]], 1)
+    return paths
+
+
+def _in_order(piece: Tensor, before: Tensor) -> Tensor:
+    """The layers of ``piece [B, T', L, 2]`` in the order in which they come nearest to ``before [B, T, L, 2]``."""
+    orders = torch.tensor(list(permutations(range(piece.shape[2]))), device=piece.device)
+    apart = [(piece[:, : before.shape[1], order] - before).norm(dim=-1).mean((1, 2)) for order in orders]
+    best = orders[torch.stack(apart, 1).argmin(1)]
+    return piece.gather(2, best[:, None, :, None].expand_as(piece))
 
 
 def follow_mass(mass: Tensor, layers: int, extent: int) -> Tensor:
@@ -124,8 +172,7 @@ def _match(frames: Tensor, paths: Tensor, side: int, reach: int) -> Tensor:
     batch, time, layers = paths.shape[:3]
     centres = paths.transpose(1, 2).flatten(0, 2)
     picture = _stabilised(frames, paths, side).median(2, keepdim=True).values  # [B, L, 1, C, s, s]
-    drawn = place(picture.expand(-1, -1, time, -1, -1, -1).flatten(0, 2), centres, (frames.shape[-2], frames.shape[-1]))
-    drawn = drawn.unflatten(0, (batch, layers, time))
+    drawn = _drawn(picture[:, :, 0], paths, (frames.shape[-2], frames.shape[-1]))
     rest = frames[:, None] - (drawn.sum(1, keepdim=True) - drawn)
     wide, taps = side + 2 * reach, 2 * reach + 1
     seen = crop(rest.flatten(0, 2), centres, wide).unflatten(0, (batch, layers, time))
@@ -166,26 +213,23 @@ def crop(frames: Tensor, centres: Tensor, side: int) -> Tensor:
     steps = torch.arange(side, device=frames.device) - (side - 1) / 2
     rows = (2 * (centres[:, 0, None] + steps) + 1) / height - 1
     columns = (2 * (centres[:, 1, None] + steps) + 1) / width - 1
-    grid = torch.stack([columns[:, None, :].expand(-1, side, -1), rows[:, :, None].expand(-1, -1, side)], -1)
-    return grid_sample(frames, grid, align_corners=False)
+    return _sampled(frames, rows, columns)
 
 
 def place(pictures: Tensor, centres: Tensor, size: tuple[int, int]) -> Tensor:
     """The transpose of `crop`: ``[N, C, s, s]`` on empty frames ``[N, C, H, W]``, differentiable in the place."""
-    side, edge = pictures.shape[-1], pictures.shape[-1] + 1
-    corner = centres - (side - 1) / 2
-    whole = corner.detach().floor()
-    down, right = (corner - whole)[:, :, None, None, None].unbind(1)
-    pictures = (1 - down) * pad(pictures, (0, 0, 0, 1)) + down * pad(pictures, (0, 0, 1, 0))
-    pictures = (1 - right) * pad(pictures, (0, 1)) + right * pad(pictures, (1, 0))
-    height, width = size[0] + 2 * edge, size[1] + 2 * edge
-    first = whole.long() + edge
-    row = first[:, :1].clamp(0, height - edge) + torch.arange(edge, device=pictures.device)
-    column = first[:, 1:].clamp(0, width - edge) + torch.arange(edge, device=pictures.device)
-    index = (row[:, :, None] * width + column[:, None, :]).flatten(1)[:, None].expand(-1, pictures.shape[1], -1)
-    empty = pictures.new_zeros(*pictures.shape[:2], height * width)
-    canvas = empty.scatter_add(2, index, pictures.flatten(2)).unflatten(2, (height, width))
-    return canvas[..., edge:-edge, edge:-edge]
+    side = pictures.shape[-1]
+    rows, columns = (
+        2 * (torch.arange(n, device=pictures.device) - centres[:, axis, None]) / side for axis, n in enumerate(size)
+    )
+    return _sampled(pictures, rows, columns)
+
+
+def _sampled(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Bilinear values of ``[N, C, H, W]`` at rows ``[N, h]`` and columns ``[N, w]``, both -1 to 1 from edge to edge."""
+    shape = (-1, rows.shape[1], columns.shape[1])
+    grid = torch.stack([columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)], -1)
+    return grid_sample(pictures, grid, align_corners=False)
 
 
 def blurred(pictures: Tensor, width: float) -> Tensor:
