@@ -68,8 +68,7 @@ class LatentDynamicsConfig(FamilyConfig):
     width: int = Field(32, ge=1, description="channels of the network that cleans their pictures")
     memory: int = Field(128, ge=4, description="width of f")
     followed: int = Field(1000, ge=1, description="training episodes whose things are followed before training")
-    on_places: float = Field(0.5, ge=0, le=1, description="share of training on places alone")
-    on_pixels: float = Field(1.0, gt=0, le=1, description="share of the later steps on pixels; the others on places")
+    on_places: float = Field(0.9, ge=0, le=1, description="share of training on places alone, the rest is on pixels")
     place_batch: int = Field(128, ge=1, description="examples of a step on places")
 
 
@@ -148,8 +147,8 @@ class LatentDynamics(PixelFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error per frame (or negative log-likelihood per number) of a roll-out, or of places alone."""
         c = self.config
-        if c.transition == "layers" and (progress < c.on_places or torch.rand((), generator=generator) >= c.on_pixels):
-            loss = self._place_loss(_layered(member), self._steps(progress / max(c.on_places, 1e-9)), generator)
+        if c.transition == "layers" and progress < c.on_places:
+            loss = self._place_loss(_layered(member), self._steps(progress / c.on_places), generator)
             return loss, {"pixels": torch.full_like(loss, math.nan), "places": loss}
         steps = self._steps(progress if c.transition != "layers" or not c.on_places else 1.0)
         length = c.context + (2 * c.horizon if c.transition == "vector" else steps)
