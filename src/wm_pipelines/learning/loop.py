@@ -60,6 +60,7 @@ def train(
     store: CheckpointStore | None = None,
     name: str = "model",
     data_hash: str = "",
+    called: str | None = None,
 ) -> TrainingRun:
     """Fit a family in place: in closed form if it can, else by gradient.
 
@@ -67,7 +68,7 @@ def train(
         family: an untrained family (all its seeds are trained together).
         episodes: training episodes as tensors, see `Family.examples`.
         learning: devices, precision, checkpoints. store: where checkpoints go; None keeps none.
-        name: of the training, in messages and as the checkpoint's file name. data_hash: of the episodes.
+        name: of the checkpoint's file. data_hash: of the episodes. called: what messages call the training.
 
     Raises:
         UserError: the loss became NaN or infinite, or the data do not fit the family.
@@ -76,10 +77,13 @@ def train(
     found = store.load(name, fingerprint) if store is not None and learning.resume else None
     with _threads(learning.threads), _seeded(family.seeds):
         if found is not None and found.facts["finished"]:
-            logger.info("%s: these very settings, data and code were trained already, taken from the checkpoint.", name)
+            logger.info(
+                "%s: these very settings, data and code were trained already, taken from the checkpoint.",
+                called or name,
+            )
             family.to(family.dtype).load_state_dict(found.under("model"))
             return TrainingRun(**found.facts["run"])
-        run = _fit(family, episodes, learning, store, name, fingerprint, found)
+        run = _fit(family, episodes, learning, store, name, fingerprint, found, called or name)
     if store is not None:
         facts = {"fingerprint": fingerprint, "finished": True, "run": vars(run)}
         store.save(name, Checkpoint(_prefixed("model", family.state_dict()), facts))
@@ -94,6 +98,7 @@ def _fit(
     name: str,
     fingerprint: str,
     found: Checkpoint | None,
+    called: str,
 ) -> TrainingRun:
     with CostMeter() as cost:
         closed_form = family.fit(episodes)
@@ -106,7 +111,7 @@ def _fit(
     examples = family.examples(episodes)
     if not examples:
         return TrainingRun()
-    return _Gradient(family, examples, learning, store, name, fingerprint).run(found)
+    return _Gradient(family, examples, learning, store, name, fingerprint, called).run(found)
 
 
 class _Gradient:
@@ -120,8 +125,10 @@ class _Gradient:
         store: CheckpointStore | None,
         name: str,
         fingerprint: str,
+        called: str,
     ) -> None:
         self.learning, self.store, self.name, self.fingerprint = learning, store, name, fingerprint
+        self.called = called
         self.schedule: Schedule = family.config.schedule
         self.fabric = _fabric(learning)
         dtype = torch.float64 if learning.precision == "64-true" else torch.float32
@@ -209,7 +216,7 @@ class _Gradient:
         for i, seed in enumerate(self.family.seeds):
             if not math.isfinite(values["loss"][i]):
                 raise UserError(
-                    f"{self.name}: the training loss of seed {seed} is {values['loss'][i]} at step {done} of "
+                    f"{self.called}: the training loss of seed {seed} is {values['loss'][i]} at step {done} of "
                     f"{self.schedule.steps}; lower schedule.learning_rate or set schedule.gradient_clip"
                 )
             self.result.curve.append({"step": done, "seed": seed, **{k: v[i] for k, v in values.items()}})
@@ -218,7 +225,7 @@ class _Gradient:
         silent = bar.disable and self.learning.progress and self.fabric.is_global_zero
         if silent and time.monotonic() > self._spoken + _SILENCE:
             self._spoken = time.monotonic()
-            logger.info("%s: step %d of %d, loss %s.", self.name, done, self.schedule.steps, loss)
+            logger.info("%s: step %d of %d, loss %s.", self.called, done, self.schedule.steps, loss)
 
     def _save(self, done: int, seconds: float) -> None:
         tensors = {
@@ -246,14 +253,14 @@ class _Gradient:
         if self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(found.tensors["random.cuda"], self.fabric.device)
         self.result = TrainingRun(**found.facts["run"])
-        logger.info("%s: going on from step %d of %d.", self.name, found.facts["step"], self.schedule.steps)
+        logger.info("%s: going on from step %d of %d.", self.called, found.facts["step"], self.schedule.steps)
         return int(found.facts["step"])
 
     def _progress(self, start: int) -> tqdm:
         return tqdm(
             total=self.schedule.steps,
             initial=start,
-            desc=self.name,
+            desc=self.called,
             unit="step",
             mininterval=0.5,
             leave=False,

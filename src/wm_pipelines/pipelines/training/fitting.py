@@ -99,7 +99,7 @@ def fit_variant(
     config = validate(family_class.Config, settings, f"{family} ({variant} on {world})")
     model = family_class(config, system, seeds)
     fingerprint = training_fingerprint(model, learning, data_hash)
-    run = train(model, data, learning, store, f"{variant}", data_hash)
+    run = train(model, data, learning, store, variant, data_hash, f"{family}/{variant} on {world}")
     count = sum(p.numel() for p in model.parameters()) // len(seeds)
     logger.info(
         "%s/%s on %s: %d parameters, %.1f s for %d seeds.", family, variant, world, count, run.seconds, len(seeds)
