@@ -91,3 +91,15 @@ def test_an_interval_ends_where_its_metric_does(metric, most):
     ]
     expected = stats.t.interval(0.95, 1, loc=0.945, scale=stats.sem([0.9, 0.99]))
     np.testing.assert_allclose([row["ci_low"], row["ci_high"]], [expected[0], min(expected[1], most)])
+
+
+def test_a_collapsed_model_cannot_win():
+    values = {"ijepa": (1.0, (0.0, 1.0)), "mae": (9.0, (0.0, 0.0))}  # one seed of two is enough
+    rows = []
+    for family, (seconds, collapsed) in values.items():
+        for seed in (0, 1):
+            rows.append(("w", family, seed, "train_seconds", seconds, np.nan, np.nan))
+            rows.append(("w", family, seed, "collapsed", collapsed[seed], np.nan, np.nan))
+    table = summary_table(board(*rows))
+    best = table[table["best"]]
+    assert list(zip(best["family"], best["metric"], strict=True)) == [("mae", "train_seconds")]

@@ -179,7 +179,6 @@ _LOWER_IS_BETTER = {
     "lpips",
     "mse_per_frame",
     "embedding_mmd",
-    "collapsed",
     "fvd",
     "fid",
     "perplexity",

@@ -62,9 +62,8 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per world, split, family, variant, metric, unit with ``value`` (mean over seeds), ``median``,
         ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: whether no other
-        trained family is better there (several may tie). Oracle, persistence, raw pixels and untrained
-        models are never the best; a metric that
-        diverged is not either. Sorted by world, split, family as in the report, metric.
+        trained family is better there (several may tie). Oracle, persistence, raw pixels, untrained models and models
+        of which a seed collapsed are never the best; a metric that diverged is not either. Sorted by world, split, family as in the report, metric.
     """
     overall = leaderboard[leaderboard["step"] < 0]
     rows = [
@@ -76,8 +75,9 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     table = pd.DataFrame(rows)
     table["best"] = False
+    collapsed = _collapsed(table)
     for key, group in table.groupby(["world", "split", "metric"], observed=True):
-        floor = group["family"].isin(REFERENCES) | group["variant"].str.endswith(UNTRAINED)
+        floor = group["family"].isin(REFERENCES) | group["variant"].str.endswith(UNTRAINED) | collapsed[group.index]
         contenders = group[~floor & np.isfinite(group["value"])]
         direction = lower_is_better(str(key[2]))
         if len(contenders) and direction is not None:
@@ -89,6 +89,12 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
     table["_model"] = (table["family"] + "/" + table["variant"]).map({m: i for i, m in enumerate(models)})
     table["_metric"] = table["metric"].map({m: i for i, m in enumerate(metric_order(table["metric"]))})
     return table.sort_values(["world", "split", "_model", "_metric"], ignore_index=True)[columns]
+
+
+def _collapsed(table: pd.DataFrame) -> pd.Series:
+    """Whether a row is of a model whose features tell nothing apart in at least one seed of its world."""
+    model = table["world"] + "/" + table["family"] + "/" + table["variant"]
+    return model.isin(model[(table["metric"] == "collapsed") & (table["value"] > 0)])
 
 
 def wide_table(summary: pd.DataFrame, metrics: tuple[str, ...] = _TERMINAL_METRICS) -> list[list[str]]:
