@@ -143,6 +143,14 @@ def test_divergence_is_spelled_out(content):
     assert "nan" not in page.text.lower().split()
 
 
+def test_other_reports_are_linked_to_and_not_the_page_itself(content):
+    text = build_report(replace(content, rollouts={}, curves={}), beside=["video_eval", "physics_eval", "field_eval"])
+    assert [text.find(f'href="{name}.html"') > 0 for name in ("fields", "videos", "images", "index")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert text.index("fields.html") < text.index("videos.html")
+
+
 def test_equal_content_equal_bytes(content, report):
     assert build_report(content) == report
 

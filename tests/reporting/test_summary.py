@@ -86,9 +86,8 @@ def test_an_empty_leaderboard_says_so():
 
 @pytest.mark.parametrize(("metric", "most"), [("r2_position_probed", 1.0), ("knn_probe", 1.0), ("psnr", np.inf)])
 def test_an_interval_ends_where_its_metric_does(metric, most):
-    row = summary_table(board(*(("w", "vjepa", s, metric, v, np.nan, np.nan) for s, v in enumerate((0.9, 0.99))))).iloc[
-        0
-    ]
+    seeds = [("w", "vjepa", seed, metric, value, np.nan, np.nan) for seed, value in enumerate((0.9, 0.99))]
+    row = summary_table(board(*seeds)).iloc[0]
     expected = stats.t.interval(0.95, 1, loc=0.945, scale=stats.sem([0.9, 0.99]))
     np.testing.assert_allclose([row["ci_low"], row["ci_high"]], [expected[0], min(expected[1], most)])
 

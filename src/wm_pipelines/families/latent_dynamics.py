@@ -7,7 +7,7 @@ variance_k)``, the density of every later frame given the past. Three kinds of l
 ``vector``: one vector per frame (nets/vector_predictor.py); encodings are decoded too, and predicted from all places.
 ``local``: pictures moved by kernels that a convolutional network chooses place by place (nets/frame_predictor.py).
 ``layers``: the places of a few compact things over a still background, and what they look like (nets/layers.py). Since
-places can be read before anything is learned, f is first trained on places alone, then all of it on pixels, too.
+places can be read before anything is learned, f is first trained on places alone, then all of it on pixels.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LatentDynamicsConfig(FamilyConfig):
     maps: int = Field(3, ge=1, description="pictures in a latent")
     reach: int = Field(4, ge=0, description="pixels that content can move in one step")
     # transition: layers
-    layers: int = Field(2, ge=1, description="things")
+    layers: int = Field(2, ge=1, le=6, description="things; all orders of them are compared")
     extent: int = Field(32, ge=4, description="pixels across the largest")
     width: int = Field(32, ge=1, description="channels of the network that cleans their pictures")
     memory: int = Field(128, ge=4, description="width of f")

@@ -150,6 +150,7 @@ def build_field_report(content: FieldContent, *, beside: Sequence[str] = ()) -> 
     palette = Palette(models)
     return page.render(
         "fields.html.j2",
+        "field_eval",
         models,
         figures=bool(content.fields),
         provenance=content.provenance,
@@ -192,13 +193,8 @@ def drawn_curves(curves: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 def _table(own: pd.DataFrame) -> dict[str, Any]:
     """One row per model, one column per metric."""
-    metrics = metric_columns(list(own["metric"]))
-    rows = [
-        {"model": f"{family}/{variant}", "cells": [page.cell(found.get(m)) for m in metrics]}
-        for _, _, family, variant, found in summary.rows_by_model(own)
-    ]
-    columns = [column | {"unit": pretty_unit(column["unit"])} for column in page.columns(own, metrics)]
-    return {"columns": columns, "rows": rows}
+    table = page.numbers(own, metric_columns(list(own["metric"])))
+    return table | {"columns": [column | {"unit": pretty_unit(column["unit"])} for column in table["columns"]]}
 
 
 def _glossary(scores: pd.DataFrame) -> list[dict[str, str]]:

@@ -53,6 +53,7 @@ def build_report(content: ReportContent, animation_budget: int = 300_000, *, bes
     ]
     return page.render(
         "report.html.j2",
+        "physics_eval",
         models,
         figures=any(w["figures"] for w in worlds),
         provenance=content.provenance,

@@ -23,6 +23,7 @@ from wm_pipelines.reporting.style import (
     model_order,
     pretty_number,
 )
+from wm_pipelines.reporting.summary import rows_by_model
 
 PAGES = {
     "physics_eval": ("Motions", "index.html"),
@@ -35,6 +36,7 @@ PAGES = {
 
 def render(
     template: str,
+    own: str,
     models: Sequence[str],
     *,
     figures: bool,
@@ -45,8 +47,9 @@ def render(
     """Fill a template that extends ``page.html.j2``; equal content gives equal bytes.
 
     Args:
-        template: its file. models: ``"family/variant"``, to be coloured. figures: whether the page has any.
-        provenance: nested mappings. beside: other evaluation pipelines whose reports there are, to link to.
+        template: its file. own: the evaluation pipeline that is reported. figures: whether the page has any.
+        models: ``"family/variant"``, to be coloured. provenance: nested mappings.
+        beside: evaluation pipelines whose reports there are; the others are linked to.
         content: what the template wants beside that.
     """
     environment = Environment(
@@ -61,7 +64,7 @@ def render(
         plotly=Markup(_plotly_source()) if figures else None,
         colours={m: palette.colour(m) for m in models},
         provenance=nested(provenance),
-        beside=[PAGES[name] for name in PAGES if name in beside],
+        beside=[page for name, page in PAGES.items() if name in beside and name != own],
         **content,
     )
 
@@ -91,6 +94,15 @@ def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
         "n": int(row["n"]),
         "seeds": int(row["seeds"]),
     }
+
+
+def numbers(own: pd.DataFrame, metrics: list[str]) -> dict[str, Any]:
+    """A table with one row per model and one column per metric, of a world's summary rows."""
+    rows = [
+        {"model": f"{family}/{variant}", "cells": [cell(found.get(m)) for m in metrics]}
+        for _, _, family, variant, found in rows_by_model(own)
+    ]
+    return {"columns": columns(own, metrics), "rows": rows}
 
 
 def columns(summary: pd.DataFrame, metrics: list[str]) -> list[dict[str, Any]]:

@@ -111,6 +111,7 @@ def build_pixel_report(content: PixelContent, *, beside: Sequence[str] = ()) -> 
     palette = Palette(models)
     return page.render(
         "pixels.html.j2",
+        f"{content.kind}_eval",
         models,
         figures=bool(len(content.scores)),
         provenance=content.provenance,
@@ -138,7 +139,7 @@ def _section(content: PixelContent, world: str, index: int, table: pd.DataFrame,
         "anchor": f"world-{index}",
         "findings": _findings(own),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
-        "table": _table(own),
+        "table": page.numbers(own, metric_order(own["metric"])),
         "legend": page.legend(drawn),
         "animations": _animations(content, world),
         "figures": [page.embedded(f"{content.kind}-{index}-{name}", name, figure) for name, figure in drawn.items()],
@@ -172,16 +173,6 @@ def _findings(own: pd.DataFrame) -> list[str]:
 
 def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
-
-
-def _table(own: pd.DataFrame) -> dict[str, Any]:
-    """One row per model, one column per metric."""
-    metrics = metric_order(own["metric"])
-    rows = [
-        {"model": f"{family}/{variant}", "cells": [page.cell(found.get(m)) for m in metrics]}
-        for _, _, family, variant, found in summary.rows_by_model(own)
-    ]
-    return {"columns": page.columns(own, metrics), "rows": rows}
 
 
 def _glossary(scores: pd.DataFrame) -> list[dict[str, str]]:

@@ -114,4 +114,4 @@ def write_field_report(
             system, caption = build_field_system(config, name), build_field_world(config, name).describe()
             fields.append(FieldMaps.create(name, caption, system, of_world))
     content = FieldContent(scores, fields, learning_curves(curves), provenance(scores, facts))
-    return build_field_report(content, beside=[name for name in leaderboard_parts if name != "field_eval"])
+    return build_field_report(content, beside=list(leaderboard_parts))

@@ -152,4 +152,4 @@ def write_pixel_report(
         not_applicable=[(w, family, why) for family, f in facts.items() for w, why in f["not_applicable"].items()],
         provenance=provenance(scores, facts),
     )
-    return build_pixel_report(content, beside=[n for n in leaderboard_parts if n != f"{kind}_eval"])
+    return build_pixel_report(content, beside=list(leaderboard_parts))

@@ -34,7 +34,7 @@ def summarise(
         numbers.setdefault(row["world"], {}).setdefault(row["split"], {}).setdefault(key, {})[row["metric"]] = row[
             "value"
         ]
-    own = summary[~summary["world"].isin([world for worlds in elsewhere.values() for world in worlds])]
+    own = summary[~_is_elsewhere(summary, elsewhere)]
     return summary, numbers, format_terminal(own) + "\n", format_markdown(own) + "\n"
 
 
@@ -80,8 +80,12 @@ def write_report(
     configs, rest = dict(zip(worlds, parts[: len(worlds)], strict=True)), parts[len(worlds) :]
     count = len(families)
     rollouts, curves, facts = (dict(zip(families, rest[i * count : (i + 1) * count], strict=True)) for i in range(3))
-    belongs = {name: leaderboard["world"].isin(theirs) for name, theirs in elsewhere.items()}
-    beside = [name for name, rows in belongs.items() if rows.any()]
-    others = pd.concat(belongs, axis=1).any(axis=1) if belongs else leaderboard["world"].isin([])
-    content = report_content(leaderboard[~others], configs, rollouts, curves, facts, evaluation)
+    beside = [name for name, theirs in elsewhere.items() if leaderboard["world"].isin(theirs).any()]
+    own = leaderboard[~_is_elsewhere(leaderboard, elsewhere)]
+    content = report_content(own, configs, rollouts, curves, facts, evaluation)
     return build_report(content, beside=beside)
+
+
+def _is_elsewhere(table: pd.DataFrame, elsewhere: Mapping[str, Sequence[str]]) -> pd.Series:
+    """Whether a row belongs to a world that has a report of its own."""
+    return table["world"].isin([world for worlds in elsewhere.values() for world in worlds])
