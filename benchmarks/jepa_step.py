@@ -40,7 +40,8 @@ from torch.nn.functional import layer_norm, smooth_l1_loss
 
 from wm_pipelines.nets.ema import EMA
 from wm_pipelines.nets.masks import LONG_RANGE, SHORT_RANGE, Masks, multi_block_masks, tube_masks
-from wm_pipelines.nets.vit import Predictor, Trunk, VisionTransformer, encode_in_chunks, take
+from wm_pipelines.nets.transformer import Trunk, take
+from wm_pipelines.nets.vit import Predictor, VisionTransformer, encode_in_chunks
 
 ROOT = Path(__file__).resolve().parent
 ENCODER = {"width": 192, "depth": 6, "heads": 3}

@@ -10,7 +10,8 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families.mae import MAE, MAEConfig
 from wm_pipelines.learning.loop import train
 from wm_pipelines.nets.masks import Masks
-from wm_pipelines.nets.vit import patchify, take
+from wm_pipelines.nets.transformer import take
+from wm_pipelines.nets.vit import patchify
 
 SCHEDULE = {"steps": 12, "batch_size": 8, "learning_rate": 3e-3, "warmup": 2}
 SMALL = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "patch": 7, "schedule": SCHEDULE}

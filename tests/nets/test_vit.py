@@ -9,18 +9,14 @@ from hypothesis import strategies as st
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.nets.masks import multi_block_masks, random_masks, spatiotemporal_masks
+from wm_pipelines.nets.transformer import Attention, Trunk, axis_angles, rotate, take
 from wm_pipelines.nets.vit import (
-    Attention,
     AttentivePooler,
     PatchDecoder,
     Predictor,
-    Trunk,
     VisionTransformer,
-    axis_angles,
     encode_in_chunks,
     patchify,
-    rotate,
-    take,
     token_grid,
     unpatchify,
 )

@@ -25,7 +25,8 @@ from wm_pipelines.nets.convolutional import StemmedTransformer, projector, unit_
 from wm_pipelines.nets.ema import EMA, ema_schedule
 from wm_pipelines.nets.masks import multi_block_masks, random_masks, shade
 from wm_pipelines.nets.regularisers import sigreg, vicreg_terms
-from wm_pipelines.nets.vit import Predictor, VisionTransformer, take
+from wm_pipelines.nets.transformer import take
+from wm_pipelines.nets.vit import Predictor, VisionTransformer
 
 _ERRORS = {"smooth_l1": smooth_l1_loss, "l2": mse_loss}
 

@@ -22,7 +22,8 @@ from wm_pipelines.families.protocol import FamilyConfig, Schedule
 from wm_pipelines.nets.augment import random_windows
 from wm_pipelines.nets.convolutional import unit_gain
 from wm_pipelines.nets.masks import Masks, random_masks, shade
-from wm_pipelines.nets.vit import Predictor, VisionTransformer, patchify, take, unpatchify
+from wm_pipelines.nets.transformer import take
+from wm_pipelines.nets.vit import Predictor, VisionTransformer, encode_in_chunks, patchify, unpatchify
 
 _FLAT = 1e-6  # variance below which a patch has no contrast (He et al. 2022, reference code)
 
@@ -165,8 +166,8 @@ class MAE(PixelFamily):
         Frames beyond the last whole tubelet are left out.
         """
         grid, tubelet = member.encoder.grid, self.frames_per_latent
-        clips = frames[:, : frames.shape[1] // tubelet * tubelet].split(self._clip, dim=1)
-        tokens = torch.cat([member.encoder(clip.float() / 255) for clip in clips], dim=1)
+        whole = frames[:, : frames.shape[1] // tubelet * tubelet]
+        tokens = encode_in_chunks(member.encoder, whole, self._clip, lambda clip: clip.float() / 255)
         tokens = tokens.unflatten(1, (-1, grid[1] * grid[2]))
         return tokens.mean(2), tokens
 

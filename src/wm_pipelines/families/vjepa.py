@@ -28,8 +28,9 @@ from wm_pipelines.nets.ema import EMA, ema_schedule
 from wm_pipelines.nets.frame_encoder import FrameEncoder, LatentDynamics
 from wm_pipelines.nets.masks import Masks, shade, spatiotemporal_masks, temporal_half_mask
 from wm_pipelines.nets.regularisers import sigreg
+from wm_pipelines.nets.transformer import take
 from wm_pipelines.nets.tubelet_encoder import TubeletEncoder, widen_weights
-from wm_pipelines.nets.vit import Predictor, take
+from wm_pipelines.nets.vit import Predictor
 from wm_pipelines.pixels import FrameSystem
 
 _ERRORS = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}

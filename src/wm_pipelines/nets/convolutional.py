@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.nets.vit import Trunk, take
+from wm_pipelines.nets.transformer import Trunk, take
 
 
 def channels_last(layers: nn.Sequential) -> nn.Sequential:

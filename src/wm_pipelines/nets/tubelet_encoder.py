@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from wm_pipelines.nets.convolutional import channels_last
-from wm_pipelines.nets.vit import Grid, VisionTransformer
+from wm_pipelines.nets.transformer import Grid
+from wm_pipelines.nets.vit import VisionTransformer
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.pixel_protocol import PixelFamily
-from wm_pipelines.metrics.representation import attentive_probe, knn_probe, linear_probe
+from wm_pipelines.metrics.probes import attentive_probe, knn_probe, linear_probe
 from wm_pipelines.pipelines.configuration import ImageEvaluationConfig
 from wm_pipelines.pipelines.evaluation.judging import Judgement
 from wm_pipelines.pipelines.pixels.judging import Float, add_spread, encode, has_learned

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.metrics.explained import explained_variance
+from wm_pipelines.metrics.probes import knn_probe, linear_probe
+from wm_pipelines.metrics.readout import RidgeProbe, ridge_probe, windows
 from wm_pipelines.metrics.registry import STATE_METRICS, Rollout
-from wm_pipelines.metrics.representation import RidgeProbe, knn_probe, linear_probe, ridge_probe, windows
 from wm_pipelines.metrics.statistics import summarise
 from wm_pipelines.pipelines.configuration import VideoEvaluationConfig
 from wm_pipelines.pipelines.evaluation.judging import Judgement
