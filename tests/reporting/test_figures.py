@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from wm_pipelines.reporting import figures as f
+from wm_pipelines.reporting import plots, portraits
 from wm_pipelines.reporting.style import Palette
 
 
@@ -24,7 +25,7 @@ def test_every_world_has_every_figure_and_no_trace_is_long(content):
         assert key.split("/")[0] in figure.layout.title.text
         for trace in figure.data:
             points = len(trace.x)
-            assert points <= (2 if trace.fill else 1) * f.MAX_POINTS
+            assert points <= (2 if trace.fill else 1) * plots.MAX_POINTS
 
 
 def test_energy_curves_are_the_data(content):
@@ -72,7 +73,7 @@ def test_a_blown_up_model_leaves_gaps_and_hides_nobody(content):
 
 def test_portraits_show_paths_of_bodies_with_equal_axes(content):
     rollouts = content.rollouts["two_body"]
-    shown = f.portraits(rollouts, Palette(rollouts.predicted))
+    shown = portraits.portraits(rollouts, Palette(rollouts.predicted))
     assert shown.title == "Paths of the bodies"
     truth = traces(shown.figure, "truth")[0]
     x, y = values(truth.x), values(truth.y)
@@ -85,7 +86,7 @@ def test_a_winding_angle_is_cut_where_it_jumps(content):
     rollouts = content.rollouts["pendulum"]
     winding = rollouts.truth.copy()
     winding[..., 0] = np.linspace(0, 9.0, winding.shape[1])
-    shown = f.portraits(replace(rollouts, truth=winding, angles=(0,)), Palette(rollouts.predicted))
+    shown = portraits.portraits(replace(rollouts, truth=winding, angles=(0,)), Palette(rollouts.predicted))
     x = values(traces(shown.figure, "truth")[0].x)
     assert np.nanmax(np.abs(x)) <= np.pi
     assert np.isnan(x).sum() == 1
@@ -109,7 +110,7 @@ def test_without_data_there_is_no_figure(content):
 
 @pytest.mark.parametrize(("count", "most"), [(1, 5), (5, 5), (1000, 400), (401, 400)])
 def test_thinning_keeps_both_ends(count, most):
-    kept = f.thinned(count, most)
+    kept = plots.thinned(count, most)
     assert (kept[0], kept[-1]) == (0, count - 1)
     assert len(kept) == min(count, most)
 

@@ -17,7 +17,8 @@ from plotly.subplots import make_subplots
 
 from wm_pipelines.fields import FieldSystem
 from wm_pipelines.reporting import page, summary
-from wm_pipelines.reporting.figures import Figure, learning_curves, thinned
+from wm_pipelines.reporting.figures import learning_curves
+from wm_pipelines.reporting.plots import Figure, thinned
 from wm_pipelines.reporting.style import (
     COST_DESCRIPTIONS,
     COST_METRICS,

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io import to_json
 
-from wm_pipelines.reporting.figures import Figure
+from wm_pipelines.reporting.plots import Figure
 from wm_pipelines.reporting.style import (
     Palette,
     lower_is_better,

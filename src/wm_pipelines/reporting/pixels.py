@@ -16,7 +16,8 @@ from PIL import Image
 
 from wm_pipelines.reporting import page, summary
 from wm_pipelines.reporting.animation import animate
-from wm_pipelines.reporting.figures import Figure, _layout, _line, learning_curves, thinned
+from wm_pipelines.reporting.figures import learning_curves
+from wm_pipelines.reporting.plots import Figure, layout, line, thinned
 from wm_pipelines.reporting.style import (
     COST_DESCRIPTIONS,
     UNTRAINED,
@@ -206,12 +207,12 @@ def r2_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | N
     floor = _by_step(scores, world, "r2_position_ridge_probed")
     if not predicted:
         return None
-    figure = go.Figure(layout=_layout("predicted frame", "R² of positions", yaxis_range=[-0.05, 1.02]))
+    figure = go.Figure(layout=layout("predicted frame", "R² of positions", yaxis_range=[-0.05, 1.02]))
     for model in model_order(predicted):
         curve = predicted[model]
-        figure.add_trace(_line(curve.index, curve["value"], model, palette, mode="lines+markers"))
+        figure.add_trace(line(curve.index, curve["value"], model, palette, mode="lines+markers"))
         if model in floor:
-            straight = _line(floor[model].index, floor[model]["value"], model, palette)
+            straight = line(floor[model].index, floor[model]["value"], model, palette)
             straight["line"] = {**straight["line"], "dash": "dot", "width": 1}
             figure.add_trace(straight | {"name": f"{straight['name']}, ridge from the context"})
     return Figure(
@@ -227,10 +228,10 @@ def accuracy_by_labels(scores: pd.DataFrame, world: str, palette: Palette) -> Fi
     found = _by_step(scores, world, "linear_probe_by_labels")
     if not found:
         return None
-    layout = _layout("labels that the probe learned from", "accuracy")
-    figure = go.Figure(layout=layout | {"xaxis": layout["xaxis"] | {"type": "log", "dtick": 1}})
+    shape = layout("labels that the probe learned from", "accuracy")
+    figure = go.Figure(layout=shape | {"xaxis": shape["xaxis"] | {"type": "log", "dtick": 1}})
     for model in model_order(found):
-        figure.add_trace(_line(found[model].index, found[model]["value"], model, palette, mode="lines+markers"))
+        figure.add_trace(line(found[model].index, found[model]["value"], model, palette, mode="lines+markers"))
     caption = (
         "Good features need few labels: look at the left end, and at the floors of raw pixels and untrained encoders."
     )
@@ -242,9 +243,9 @@ def error_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure 
     found = _by_step(scores, world, "ssim")
     if not found:
         return None
-    figure = go.Figure(layout=_layout("predicted frame", "SSIM"))
+    figure = go.Figure(layout=layout("predicted frame", "SSIM"))
     for model in model_order(found):
-        figure.add_trace(_line(found[model].index, found[model]["value"], model, palette, mode="lines+markers"))
+        figure.add_trace(line(found[model].index, found[model]["value"], model, palette, mode="lines+markers"))
     return Figure(
         figure, "Predicted frames", "Structural similarity to the frames that came; raw pixels repeat the last one."
     )
@@ -259,10 +260,10 @@ def monitor(curves: Mapping[str, pd.DataFrame], world: str, name: str, palette: 
     }
     if not own:
         return None
-    figure = go.Figure(layout=_layout("training step", _MONITORS[name].lower(), log_y=True))
+    figure = go.Figure(layout=layout("training step", _MONITORS[name].lower(), log_y=True))
     for model in model_order(own):
         keep = thinned(len(own[model]))
-        figure.add_trace(_line(own[model].index.to_numpy()[keep], own[model].to_numpy()[keep], model, palette))
+        figure.add_trace(line(own[model].index.to_numpy()[keep], own[model].to_numpy()[keep], model, palette))
     return Figure(
         figure,
         f"{_MONITORS[name]} during training",

@@ -1,0 +1,97 @@
+"""What all figures are drawn with: a layout, lines of models and of the truth, axes, numbers of five digits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from wm_pipelines.reporting.style import INK, Palette, model_label
+
+Float = NDArray[np.float64]
+
+MAX_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its title and a caption that says what to look at."""
+
+    figure: go.Figure
+    title: str
+    caption: str
+
+
+def thinned(count: int, most: int = MAX_POINTS) -> NDArray[np.intp]:
+    """Evenly spread indices, at most ``most`` of ``count``, first and last included."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
+
+
+def numbers(values: Any) -> list[float | None]:
+    """Five significant digits; what is not finite becomes a gap."""
+    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in np.asarray(values, dtype=np.float64).tolist()]
+
+
+def model_name(model: str) -> str:
+    """A model's name for Plotly, which reads some HTML in texts."""
+    return escape(model_label(model))
+
+
+def layout(x: str, y: str, log_y: bool = False, **more: Any) -> dict[str, Any]:
+    """Axes titled ``x`` and ``y``; ``more`` of Plotly's layout."""
+    axis = {"gridcolor": "#dfe3e8", "zerolinecolor": "#c3c9d0", "linecolor": "#c3c9d0", "automargin": True}
+    logarithmic = {"type": "log", "exponentformat": "power"} if log_y else {"zeroline": False}
+    return {
+        "template": {},
+        "xaxis": {**axis, "title": {"text": x}, "zeroline": False},
+        "yaxis": {**axis, **logarithmic, "title": {"text": y}},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "xanchor": "left"},
+        "margin": {"l": 60, "r": 12, "t": 12, "b": 48},
+        "height": 400,
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        "hovermode": "closest",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        **more,
+    }
+
+
+def line(x: Any, y: Any, model: str, palette: Palette, **more: Any) -> dict[str, Any]:
+    """A curve of a model in its colour and dash; ``more`` of Plotly's trace."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": numbers(x),
+        "y": numbers(y),
+        "name": model_name(model),
+        "legendgroup": model,
+        "line": {"color": palette.colour(model), "dash": palette.dash(model), "width": 2},
+        **more,
+    }
+
+
+def truth_line(x: Any, y: Any, **more: Any) -> dict[str, Any]:
+    """A curve of the truth."""
+    style = {"color": INK, "width": 1.5}
+    return {"type": "scatter", "mode": "lines", "x": numbers(x), "y": numbers(y), "name": "truth", "meta": "ink"} | {
+        "line": style,
+        **more,
+    }
+
+
+def log_axis(values: Iterable[Any], margin: float = 0.3) -> dict[str, Any]:
+    """Range and whole-decade ticks of a logarithmic axis: what blew up leaves at the top."""
+    positive = np.concatenate([np.asarray(v, dtype=np.float64).ravel() for v in values] or [np.empty(0)])
+    positive = positive[np.isfinite(positive) & (positive > 0.0)]
+    if not len(positive):
+        return {}
+    top = min(positive.max(), 1e4 * np.quantile(positive, 0.9))
+    bottom = max(positive.min(), 1e-18 * top)
+    low, high = float(np.log10(bottom)) - margin, float(np.log10(top)) + margin
+    ticks = {"dtick": int(np.ceil((high - low) / 7))} if high - low > 1.5 else {}
+    return {"range": [round(low, 3), round(high, 3)], **ticks}
