@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.learning.tuning import tuning_config
+from wm_pipelines.learning.search_space import tuning_config
 from wm_pipelines.pipelines.tuning.pixel_objective import PixelObjective
 from wm_pipelines.worlds.episodes import WorldConfig, ingest
 

@@ -26,7 +26,8 @@ def search(
     """
     from wm_pipelines.errors import UserError
     from wm_pipelines.families import get_family
-    from wm_pipelines.learning.tuning import check_space, run_study, tuning_config
+    from wm_pipelines.learning.search_space import check_space, tuning_config
+    from wm_pipelines.learning.tuning import run_study
     from wm_pipelines.pipelines.combinations import combinations
     from wm_pipelines.pipelines.tuning.field_objective import FieldObjective
     from wm_pipelines.pipelines.tuning.objective import TuningObjective

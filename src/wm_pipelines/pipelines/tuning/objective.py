@@ -12,7 +12,7 @@ import numpy as np
 
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.learning.config import LearningConfig
-from wm_pipelines.learning.tuning import TuningConfig
+from wm_pipelines.learning.search_space import TuningConfig
 from wm_pipelines.mappings import deep_merge, nested
 from wm_pipelines.pipelines.configuration import EvaluationConfig, FamilyParameters, check_seeds
 from wm_pipelines.pipelines.evaluation.judging import judge

@@ -15,7 +15,7 @@ from wm_pipelines.errors import UserError, validate
 from wm_pipelines.families import get_family
 from wm_pipelines.families.pixel_protocol import PixelFamily
 from wm_pipelines.learning.config import LearningConfig
-from wm_pipelines.learning.tuning import TuningConfig
+from wm_pipelines.learning.search_space import TuningConfig
 from wm_pipelines.mappings import deep_merge, nested
 from wm_pipelines.pipelines.configuration import ImageEvaluationConfig, VideoEvaluationConfig, check_seeds
 from wm_pipelines.pipelines.evaluation.judging import Judgement
