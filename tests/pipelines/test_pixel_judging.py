@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,16 @@ def test_the_law_itself_explains_the_future_keeps_its_energy_and_beats_standing_
     assert value(right, "energy_mse_probed") < value(still, "energy_mse_probed")
     # The motion is linear, so ridge regression from the context is right, too.
     assert value(right, "r2_position_ridge_probed", 8) > 0.95
+
+
+def test_videos_of_which_no_state_is_known_are_judged_by_frames_alone():
+    nothing = System("film", dof=0, step=STEP)
+    train, test = (replace(e, state=e.state[..., :0]) for e in (dots(40), dots(20, seed=1)))
+    family = Reader(FamilyConfig(), frame_system(train, "film"), (0,))
+    config = VideoEvaluationConfig(context=10, steps=8, every=10, resamples=50)
+    found = judge_videos(family, True, {"train": train, "test": test}, nothing, config)
+    assert value(found, "mse") < 1e-3
+    assert not [row for row in found.rows if "r2_" in row["metric"] or "energy" in row["metric"]]
 
 
 def test_frames_are_judged_in_the_units_of_openstl():

@@ -32,7 +32,8 @@ _TITLES = {"image": "What models learn from pictures", "video": "What models of 
 _TERMINAL = {
     "image": ("linear_probe", "knn_probe", "attentive_probe", "rankme", "collapsed", "train_seconds"),
     "video": (
-        "r2_position_probed", "r2_velocity_probed", "energy_error_probed", "mse", "ssim", "collapsed", "train_seconds",
+        "linear_probe", "r2_position_probed", "r2_velocity_probed", "energy_error_probed", "mse", "ssim",
+        "collapsed", "train_seconds",
     ),
 }  # fmt: skip
 _FINDINGS = {

@@ -206,7 +206,7 @@ class Futures:
             None if predicted is None or predicted.latents is None else predicted.latents.double().numpy(),
             None if predicted is None or predicted.frames is None else predicted.frames.numpy(),
             cut[:, context:],
-            state.reshape(-1, *state.shape[2:]),
+            state.reshape(len(cut), *state.shape[2:]),  # of no width where nothing is known: -1 could not be told
             len(first),
             context,
             float(episodes.metadata.get("step", 1.0)),
