@@ -15,7 +15,8 @@ from pydantic import Field
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.protocol import FamilyConfig
 from wm_pipelines.learning.search_space import check_space, tuning_config
-from wm_pipelines.learning.tuning import deep_merge, nested, overlay_text, run_study
+from wm_pipelines.learning.tuning import overlay_text, run_study
+from wm_pipelines.mappings import deep_merge, nested
 
 RATE = {"type": "float", "low": 1e-4, "high": 1.0, "log": True}
 SPACE = {
