@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.formulas import FUNCTIONS, Formula
+from wm_pipelines.formulas import FUNCTIONS, Formula
 
 NAMES = ["q1", "q2", "p1"]
 

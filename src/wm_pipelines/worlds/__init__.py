@@ -19,7 +19,6 @@ _NOT_WORLDS = {
     "rendering",
     "captions",
     "quantities",
-    "formulas",
     "particles",
     "initial",
     "simulation",

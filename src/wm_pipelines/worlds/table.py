@@ -26,7 +26,7 @@ from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
 from wm_pipelines.worlds.captions import listing, number
 from wm_pipelines.worlds.episodes import Episodes, Seconds, stream
-from wm_pipelines.worlds.formulas import FUNCTIONS, Formula
+from wm_pipelines.formulas import FUNCTIONS, Formula
 from wm_pipelines.worlds.quantities import Amount, dimension, kind, to_base_units
 from wm_pipelines.worlds.simulation import simulate_adaptive
 from wm_pipelines.worlds.trajectories import (

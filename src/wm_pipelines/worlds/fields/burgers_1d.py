@@ -19,7 +19,7 @@ from wm_pipelines.fields import Balance, Coefficient, Condition, FieldSystem
 from wm_pipelines.worlds.base import Float
 from wm_pipelines.worlds.fields import register
 from wm_pipelines.worlds.fields.base import FieldParameters, FieldWorld
-from wm_pipelines.worlds.formulas import Formula
+from wm_pipelines.formulas import Formula
 from wm_pipelines.worlds.quantities import Quantity
 
 _POINTS_AT_ONCE = 4096
