@@ -97,6 +97,21 @@ class Formula:
         """The value: ``[..., n] -> [...]``."""
         return self._forward(x)[self._root] + 0.0 * x[..., 0]
 
+    def on(self, values: Mapping[str, Array]) -> Array:
+        """The value from arrays (or numbers) by name, which broadcast against each other."""
+        given = [values[name] for name in self.variables]
+        found: list[Any] = []
+        for kind, a, b in self._tape:
+            if kind == "number":
+                found.append(a)
+            elif kind == "variable":
+                found.append(given[a])
+            elif b is not None:
+                found.append(_APPLY[kind](found[a], found[b]))
+            else:
+                found.append(getattr(array_namespace(found[a]), kind)(found[a]))
+        return found[self._root]
+
     def gradient(self, x: Array) -> Array:
         """The partial derivatives: ``[..., n] -> [..., n]``."""
         xp = array_namespace(x)
@@ -212,3 +227,17 @@ class Formula:
             for operand, rule in zip(operands, rules[kind], strict=True)
             if self._tape[operand][0] != "number"
         ]
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Names that a formula reads, functions and ``pi`` left out, in alphabetical order.
+
+    Raises:
+        UserError: the text is not Python's syntax of an expression.
+    """
+    try:
+        tree = ast.parse(" ".join(text.split()), mode="eval")
+    except SyntaxError:
+        raise UserError(f"formula '{text[:60]}': not a formula; {_ALLOWED}") from None
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return tuple(sorted(names - set(FUNCTIONS) - {"pi"}))

@@ -1,30 +1,22 @@
-"""What a family and a metric may know of a field: a partial differential equation with everything that belongs to it.
+"""Partial differential equations as data: fields on a box, the equations they obey, and what is given about them.
 
-The counterpart of `System` for fields. Worlds and families do not import each other: a world states its equation once,
-as a `FieldSystem`, and the pipelines hand that on.
-
-An equation is a function of `Symbols` and returns its residual. Symbols are spelled as in a paper, a derivative by its
-subscripts, and hold arrays, one entry per point; the same function works on numpy and torch:
-
-    def burgers(d):
-        return d.u_t + d.u * d.u_x - d.nu * d.u_xx
+An equation is a formula in symbols spelled as in a paper, a derivative by its subscripts: ``u_t + u*u_x - nu*u_xx``. It is
+a function of `Symbols` that works on numpy and torch alike and returns the residual, zero where the law holds.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.formulas import Formula, names_in
 
-Array = Any  # numpy.ndarray or torch.Tensor; equations work with both
+Array = Any  # numpy.ndarray or torch.Tensor
 
 
 class Symbols:
@@ -36,19 +28,34 @@ class Symbols:
     """
 
     def __init__(self, values: Mapping[str, Array], about: str = "equation") -> None:
-        self.__dict__.update(_values=values, _about=about)
+        self._values, self._about = values, about
 
-    def __getattr__(self, name: str) -> Array:
-        if name.startswith("__"):
-            raise AttributeError(name)
+    def __getitem__(self, name: str) -> Array:
         try:
             return self._values[name]
         except KeyError:
             raise UserError(f"{self._about} has no symbol '{name}' here; known: {', '.join(self._values)}") from None
 
 
-Equation = Callable[[Any], Array]
-"""``Symbols -> residual``; zero where the law holds."""
+@dataclass(frozen=True)
+class Equation:
+    """A formula in symbols; call it with `Symbols` for its value."""
+
+    text: str
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The symbols that it reads."""
+        return names_in(self.text)
+
+    def __call__(self, symbols: Symbols) -> Array:
+        """Evaluate."""
+        return _parsed(self.text).on({name: symbols[name] for name in self.names})
+
+
+@cache
+def _parsed(text: str) -> Formula:
+    return Formula(text, names_in(text))
 
 
 @dataclass(frozen=True)
@@ -56,15 +63,12 @@ class Coefficient:
     """A number in the equations.
 
     Attributes:
-        value: its true value, in `unit`; families must not read it where ``known`` is false.
-        unit: SI unit.
-        known: whether families are given the value, or have to find it from measurements.
-        bounds: what an unknown coefficient may be, both positive.
+        value: in `unit`; None where it has to be found from measurements.
+        unit: SI unit. bounds: what an unknown one may be, both positive.
     """
 
-    value: float
+    value: float | None
     unit: str = "1"
-    known: bool = True
     bounds: tuple[float, float] = (1e-6, 1e6)
 
 
@@ -73,16 +77,16 @@ class Condition:
     """An initial or boundary condition: one symbol is given on a face (edge, corner) of the domain.
 
     Attributes:
-        name: unique in its system, for messages.
+        name: unique among its kind, for messages.
         symbol: what is given: a field ``u`` (Dirichlet) or a derivative ``u_x`` (Neumann).
         at: the coordinates that are fixed, e.g. ``{"t": 0.0}``; all others run over the domain.
-        value: ``points [N, d] -> [N]``, numpy.
+        value: ``points [N, d] -> [N]``, numpy; None on the side of families, to whom values are given at points.
     """
 
     name: str
     symbol: str
     at: Mapping[str, float]
-    value: Callable[[Array], Array]
+    value: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ class Balance:
     """A quantity whose content of the domain changes only by what is produced inside: ``d/dt ∫e = ∫s``.
 
     Attributes:
-        density: ``e`` as a function of `Symbols`; None in a steady field, where ``∫s = 0``.
-        production: ``s``, likewise; what crosses the boundary is in it (divergence theorem), unless it vanishes.
+        density: ``e``; None in a steady field, where ``∫s = 0``.
+        production: ``s``; what crosses the boundary is in it (divergence theorem), unless it vanishes.
     """
 
     density: Equation | None
@@ -99,8 +103,8 @@ class Balance:
 
 
 @dataclass(frozen=True)
-class FieldSystem:
-    """Fields ``u(x)`` on a box, the equations they obey, and what is known about them.
+class Problem:
+    """What is posed: fields ``u(x)`` on a box, their equations and conditions; unknown coefficients by their bounds.
 
     Attributes:
         name: the world's name.
@@ -112,9 +116,6 @@ class FieldSystem:
         coefficients: numbers in the equations, by the symbol that the equations use.
         units: of coordinates and fields.
         observed: fields that measurements can show.
-        reference: the true fields, ``points [N, d] -> [N, F]``, numpy float64; None if unknown.
-        divergence: the symbol function that vanishes where a flow is free of divergence; None where there is none.
-        balances: see `Balance`.
         time: the coordinate in which the fields evolve; None if they are steady.
     """
 
@@ -127,9 +128,6 @@ class FieldSystem:
     coefficients: Mapping[str, Coefficient] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     observed: tuple[str, ...] = ()
-    reference: Callable[[Any], Any] | None = None
-    divergence: Equation | None = None
-    balances: Mapping[str, Balance] = field(default_factory=dict)
     time: str | None = None
 
     def __post_init__(self) -> None:
@@ -141,31 +139,66 @@ class FieldSystem:
         for condition in self.conditions:
             self.derivative(condition.symbol)
 
+    # ------------------------------------------------------------ as facts
+
+    def to_facts(self) -> dict[str, Any]:
+        """The facts of a world's spec; see `from_facts`."""
+        return {
+            "coordinates": list(self.coordinates),
+            "fields": list(self.fields),
+            "domain": {name: list(ends) for name, ends in self.domain.items()},
+            "equations": {name: equation.text for name, equation in self.equations.items()},
+            "conditions": [[c.name, c.symbol, dict(c.at)] for c in self.conditions],
+            "coefficients": {n: [c.value, c.unit, list(c.bounds)] for n, c in self.coefficients.items()},
+            "units": dict(self.units),
+            "observed": list(self.observed),
+            "time": self.time,
+        }
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], name: str) -> Problem:
+        """Inverse of `to_facts`; conditions come without their values."""
+        return cls(
+            name=name,
+            coordinates=tuple(facts["coordinates"]),
+            fields=tuple(facts["fields"]),
+            domain={c: (low, high) for c, (low, high) in facts["domain"].items()},
+            equations={n: Equation(text) for n, text in facts["equations"].items()},
+            conditions=tuple(Condition(n, symbol, at) for n, symbol, at in facts["conditions"]),
+            coefficients={n: Coefficient(v, unit, (a, b)) for n, (v, unit, (a, b)) in facts["coefficients"].items()},
+            units=facts["units"],
+            observed=tuple(facts["observed"]),
+            time=facts["time"],
+        )
+
+    # ------------------------------------------------------------ symbols
+
     @property
     def unknown(self) -> tuple[str, ...]:
         """Coefficients that have to be found, in order."""
-        return tuple(name for name, c in self.coefficients.items() if not c.known)
+        return tuple(name for name, c in self.coefficients.items() if c.value is None)
 
     @cached_property
     def symbols(self) -> dict[str, tuple[str, ...]]:
         """Fields and derivatives that each equation reads, in a fixed order."""
-        return {name: self.symbols_of(equation, name) for name, equation in self.equations.items()}
+        return {name: self.symbols_of(equation) for name, equation in self.equations.items()}
 
-    def symbols_of(self, equation: Equation, name: str = "equation") -> tuple[str, ...]:
+    def symbols_of(self, equation: Equation) -> tuple[str, ...]:
         """Fields and derivatives that an equation reads.
 
         Raises:
             UserError: it reads a symbol that does not exist.
         """
-        recorder = _Recorder(self, name)
-        equation(recorder)
-        return tuple(sorted(recorder.read))
+        read = {n for n in equation.names if n not in self.coordinates and n not in self.coefficients}
+        for name in read:
+            self.derivative(name)
+        return tuple(sorted(read))
 
     def derivative(self, symbol: str) -> tuple[int, tuple[int, ...]]:
         """``"u_xxt" -> (number of the field, orders by coordinate)``.
 
         Raises:
-            UserError: not a field of this system or a derivative of one.
+            UserError: not a field of this problem or a derivative of one.
         """
         name, _, subscripts = symbol.partition("_")
         if name not in self.fields or any(s not in self.coordinates for s in subscripts):
@@ -186,7 +219,7 @@ class FieldSystem:
         self, equation: Equation, points: Array, about: str = "equation"
     ) -> Callable[[Mapping[str, Array], Array], Array]:
         """An equation at ``points [..., d]`` as a function of values by symbol ``[...]`` and unknowns ``[..., P]``."""
-        known = {name: c.value for name, c in self.coefficients.items() if c.known}
+        known = {name: c.value for name, c in self.coefficients.items() if c.value is not None}
 
         def residual(values: Mapping[str, Array], unknown: Array) -> Array:
             found = {name: unknown[..., i] for i, name in enumerate(self.unknown)}
@@ -194,33 +227,8 @@ class FieldSystem:
 
         return residual
 
-    def facts(self) -> list[Any]:
-        """What decides the outcome of a training, as JSON types."""
-        sources = {Path(inspect.getsourcefile(e) or "") for e in self.equations.values()}
-        code = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(sources) if p.is_file())).hexdigest()
-        return [
-            self.name, list(self.coordinates), list(self.fields), {k: list(v) for k, v in self.domain.items()},
-            [[c.name, c.symbol, dict(c.at)] for c in self.conditions], list(self.observed), self.time, code,
-            {k: [c.value if c.known else None, list(c.bounds)] for k, c in self.coefficients.items()},
-        ]  # fmt: skip
 
-
-class _Recorder:
-    """Stands in for `Symbols` and notes which fields and derivatives are read."""
-
-    def __init__(self, system: FieldSystem, about: str) -> None:
-        self.system, self.about, self.read = system, about, set[str]()
-
-    def __getattr__(self, name: str) -> Array:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name not in self.system.coordinates and name not in self.system.coefficients:
-            self.system.derivative(name)
-            self.read.add(name)
-        return np.ones(1)
-
-
-def box(system: FieldSystem, coordinates: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def box(problem: Problem, coordinates: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper corner of the domain, each ``[d]``."""
-    ends = np.array([system.domain[c] for c in coordinates or system.coordinates], dtype=np.float64)
+    ends = np.array([problem.domain[c] for c in coordinates or problem.coordinates], dtype=np.float64)
     return ends[:, 0], ends[:, 1]
