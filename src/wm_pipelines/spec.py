@@ -130,6 +130,10 @@ class Spec:
 
         return replace(self, facts=self.facts.told(names, holder, lambda law: getattr(laws_of(self), law)), origin={})
 
+    def showing(self, names: Iterable[str]) -> Spec:
+        """The same with only some of the views."""
+        return replace(self, views={name: space for name, space in self.views.items() if name in set(names)})
+
     def to_json(self) -> dict[str, Any]:
         """As JSON types; see `from_json`."""
         views = {name: [s.kind, list(s.shape), s.dtype, s.per] for name, s in self.views.items()}

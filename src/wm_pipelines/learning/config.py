@@ -1,14 +1,18 @@
-"""How training runs: devices, precision, checkpoints. What is trained is the family's own business."""
+"""How training runs, and what is trained: parameters that every family has."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.mappings import deep_merge
 
 
 class LearningConfig(BaseModel):
-    """The ``learning`` parameters, the same for every family.
+    """The ``learning`` parameters of a task, the same for every family.
 
     The number of threads is part of the configuration and not of the machine, because sums over several threads round
     differently: with one thread the same seed gives the same bits on 2 cores and on 64.
@@ -26,3 +30,58 @@ class LearningConfig(BaseModel):
     log_every: int = Field(50, ge=1, description="optimiser steps between two points of the learning curve")
     resume: bool = Field(True, description="go on from a checkpoint of the very same training, if there is one")
     progress: bool = Field(True, description="show steps/s, time left and loss")
+
+
+class FamilyParameters(BaseModel):
+    """One family's parameter file: defaults, and what its variants, single tasks and single worlds change in them.
+
+    ``variants: {plain: {}, structured: {structure: declared}}``, ``tasks: {physics: {context: 1}}``,
+    ``worlds: {two_body: {features: 300}}``; everything else is a default of the family's own `Config`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    variants: dict[str, dict[str, Any]] = Field(default={"plain": {}})
+    tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    worlds: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("variants")
+    @classmethod
+    def _named(cls, variants: dict[str, Any]) -> dict[str, Any]:
+        if not variants:
+            raise ValueError("a family needs at least one variant")
+        if bad := [name for name in variants if not name.isidentifier()]:
+            raise ValueError(f"variant names become file names: letters, digits, underscore only, got {bad}")
+        return variants
+
+    def resolve(self, task: str, variant: str, world: str) -> dict[str, Any]:
+        """The family's configuration for a variant on a world: defaults, then the variant, the task, the world.
+
+        The entry of a task or a world may itself hold ``variants``, for what one variant needs there alone.
+        """
+        merged: dict[str, Any] = deep_merge(self.model_extra or {}, self.variants[variant])
+        for place in (self.tasks.get(task, {}), self.worlds.get(world, {})):
+            here = dict(place)
+            of_both = here.pop("variants", {}).get(variant, {})
+            merged = deep_merge(deep_merge(merged, here), of_both)
+        return merged
+
+    def places(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Where single settings stand, with their dotted path below the family: for a check of every name."""
+        yield "", self.model_extra or {}
+        for name, variant in self.variants.items():
+            yield f"variants.{name}", variant
+        for kind, entries in (("tasks", self.tasks), ("worlds", self.worlds)):
+            for name, entry in entries.items():
+                yield f"{kind}.{name}", {k: v for k, v in entry.items() if k != "variants"}
+                for variant, settings in entry.get("variants", {}).items():
+                    yield f"{kind}.{name}.variants.{variant}", settings
+
+
+def check_seeds(seeds: Any, where: str = "seeds") -> list[int]:
+    """Seeds as a list of distinct non-negative integers, or a one-line error."""
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
+        raise UserError(f"parameter '{where}': a non-empty list of integers >= 0, got {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"parameter '{where}': a seed stands there twice: {seeds}")
+    return seeds

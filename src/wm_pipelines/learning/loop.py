@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import math
@@ -12,8 +11,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +18,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm.auto import tqdm
 
-import wm_pipelines
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.protocol import Family, Schedule
+from wm_pipelines.families.base import Family, Schedule
 from wm_pipelines.learning.batches import BatchSource
 from wm_pipelines.learning.checkpoints import (
     Checkpoint,
@@ -33,6 +29,7 @@ from wm_pipelines.learning.checkpoints import (
 )
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.cost import CostMeter, FlopCounter
+from wm_pipelines.provenance import source_hash
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +75,7 @@ def train(
     with _threads(learning.threads), _seeded(family.seeds):
         if found is not None and found.facts["finished"]:
             logger.info(
-                "%s: these very settings, data and code were trained already, taken from the checkpoint.",
+                "%s: unchanged (settings, data, code): reusing the checkpoint.",
                 called or name,
             )
             family.to(family.dtype).load_state_dict(found.under("model"))
@@ -288,7 +285,7 @@ def clip_gradients_per_seed(parameters: Iterator[torch.nn.Parameter], largest: f
 
 
 def training_fingerprint(family: Family, learning: LearningConfig, data_hash: str) -> str:
-    """A hash of everything that decides the outcome of a training: settings, seeds, data, system, code, versions."""
+    """A hash of everything that decides the outcome of a training: settings, seeds, data, spec, code, versions."""
     what = {
         "family": family.name,
         "config": family.config.model_dump(mode="json"),
@@ -297,22 +294,11 @@ def training_fingerprint(family: Family, learning: LearningConfig, data_hash: st
             mode="json", include={"accelerator", "devices", "precision", "threads", "log_every"}
         ),
         "data": data_hash,
-        "system": family.system.facts(),
-        "code": source_hash(type(family)),
+        "spec": family.spec.identity(),
+        "code": source_hash(type(family).__module__, __name__),
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def source_hash(family: type[Family]) -> str:
-    """Hash of the source files that decide what a family learns: its own, and those that all families share."""
-    root = Path(wm_pipelines.__file__).parent
-    files = [Path(inspect.getfile(family)), root / "families" / "protocol.py", root / "families" / "pixel_protocol.py"]
-    files += [root / "integrators.py", root / "system.py", root / "fields.py", root / "pixels.py"]
-    for folder in ("nets", "learning"):
-        files += sorted((root / folder).rglob("*.py"))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
 def _fabric(learning: LearningConfig) -> Fabric:

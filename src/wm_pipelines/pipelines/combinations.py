@@ -1,49 +1,30 @@
-"""Which worlds and families there are: ``conf/<env>/globals.yml``, the same lists that ``dvc.yaml`` reads."""
+"""What runs: ``conf/<env>/globals.yml``, the one list that the registry, the catalog, ``dvc.yaml`` and the report read."""
 
 from __future__ import annotations
 
-import itertools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from wm_pipelines.errors import UserError
-
-KINDS = ("", "field_", "image_", "video_")
-"""What the lists of a kind begin with: mechanical systems, fields, pictures, videos."""
+from wm_pipelines.errors import UserError, did_you_mean
+from wm_pipelines.mappings import deep_merge
+from wm_pipelines.registry import tasks
+from wm_pipelines.yaml_files import read_yaml
 
 _environment: dict[str, Any] = {}
+_KEYS = ("data_root", "tasks")
+_TASK_KEYS = ("worlds", "families", "seeds", "learning")
 
 
 @dataclass(frozen=True)
 class Combinations:
-    """The rows and columns of the table."""
+    """One task's part of the table: every family meets every world."""
 
+    task: str
     worlds: tuple[str, ...]
     families: tuple[str, ...]
-    field_worlds: tuple[str, ...] = ()
-    field_families: tuple[str, ...] = ()
-    image_worlds: tuple[str, ...] = ()
-    image_families: tuple[str, ...] = ()
-    video_worlds: tuple[str, ...] = ()
-    video_families: tuple[str, ...] = ()
-
-    def worlds_of_families(self) -> dict[str, tuple[str, ...]]:
-        """Every family of every kind, and the worlds that it meets."""
-        met: dict[str, tuple[str, ...]] = {}
-        for kind in KINDS:
-            worlds, families = (getattr(self, kind + noun) for noun in ("worlds", "families"))
-            for family in families:
-                met[family] = (*met.get(family, ()), *worlds)
-        return met
-
-    def elsewhere(self) -> dict[str, tuple[str, ...]]:
-        """Evaluation pipelines that have a report of their own beside the main one, and its worlds."""
-        found = {f"{kind}eval": getattr(self, kind + "worlds") for kind in KINDS[1:]}
-        return {pipeline: worlds for pipeline, worlds in found.items() if worlds}
 
 
 def use_environment(conf_source: str | os.PathLike[str], env: str | None) -> None:
@@ -51,49 +32,77 @@ def use_environment(conf_source: str | os.PathLike[str], env: str | None) -> Non
     _environment.update(conf_source=Path(conf_source), env=env)
 
 
-def combinations() -> Combinations:
-    """The lists of the current environment, on top of base.
+def combinations() -> dict[str, Combinations]:
+    """What runs in the current environment, by task; a task that is null there does not.
 
     Raises:
-        UserError: a list is missing or empty, holds a name twice, or not a name. Only the lists of mechanical systems
-            must be there. A world belongs to one list; a family may learn from pictures and from videos.
+        UserError: an unknown key or task, or a list that is empty, holds a name twice, or not a name.
     """
-    lists = read_globals()
-    found = Combinations(
-        **{
-            kind + noun: _names(lists, kind + noun) if not kind or lists.get(kind + noun) else ()
-            for kind in KINDS
-            for noun in ("worlds", "families")
-        }
-    )
-    for noun in ("worlds", "families"):
-        for first, second in itertools.combinations(KINDS, 2):
-            if noun == "families" and {first, second} == {"image_", "video_"}:
-                continue
-            if both := sorted(set(getattr(found, first + noun)) & set(getattr(found, second + noun))):
-                raise UserError(
-                    f"conf/…/globals.yml: '{both[0]}' stands in '{first}{noun}' and in '{second}{noun}'; keep one"
-                )
+    found = {}
+    for name, entry in (read_globals().get("tasks") or {}).items():
+        where = f"globals: tasks.{name}"
+        if name not in tasks.names():
+            raise UserError(f"globals: unknown task '{name}'{did_you_mean(name, tasks.names())}")
+        if entry is None:
+            continue
+        if not isinstance(entry, Mapping):
+            raise UserError(f"{where}: expected worlds, families, seeds and learning, got {entry!r}")
+        _check_keys(entry, _TASK_KEYS, f"{where}.")
+        found[name] = Combinations(
+            name, _names(entry, "worlds", where), _names(entry, "families", where)
+        )
     return found
 
 
+def worlds() -> tuple[str, ...]:
+    """Every world that any task names."""
+    return tuple(dict.fromkeys(world for c in combinations().values() for world in c.worlds))
+
+
+def data_root() -> Path:
+    """Where results go.
+
+    Raises:
+        UserError: it is not a path.
+    """
+    root = read_globals().get("data_root")
+    if not isinstance(root, str) or not root.strip():
+        raise UserError(f"globals: data_root must be a folder's path, got {root!r}")
+    return Path(root)
+
+
 def read_globals() -> dict[str, Any]:
-    """``globals.yml`` of base, overlaid by that of the environment."""
-    source = _environment.get("conf_source") or _project_root() / "conf"
+    """``globals.yml`` of base, overlaid by that of the environment.
+
+    Raises:
+        UserError: a file cannot be read, or holds an unknown key.
+    """
     merged: dict[str, Any] = {}
     for env in ("base", _environment.get("env") or os.environ.get("KEDRO_ENV") or "local"):
-        path = source / env / "globals.yml"
+        path = conf_source() / env / "globals.yml"
         if path.exists():
-            merged |= yaml.safe_load(path.read_text()) or {}
+            merged = deep_merge(merged, read_yaml(path) or {})
+    _check_keys(merged, _KEYS, "globals: ")
     return merged
 
 
-def _names(lists: dict[str, Any], key: str) -> tuple[str, ...]:
-    names = lists.get(key)
+def conf_source() -> Path:
+    """The folder of all configuration environments."""
+    return Path(_environment.get("conf_source") or _project_root() / "conf")
+
+
+def _check_keys(entry: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in entry:
+        if key not in known:
+            raise UserError(f"{where}unknown key '{key}'{did_you_mean(str(key), known)}")
+
+
+def _names(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    names = entry.get(key)
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.isidentifier() for n in names):
-        raise UserError(f"conf/…/globals.yml: '{key}' must be a non-empty list of names, got {names!r}")
+        raise UserError(f"{where}.{key}: a non-empty list of names, got {names!r}")
     if len(set(names)) < len(names):
-        raise UserError(f"conf/…/globals.yml: '{key}' holds a name twice: {names}")
+        raise UserError(f"{where}.{key}: holds a name twice: {names}")
     return tuple(names)
 
 

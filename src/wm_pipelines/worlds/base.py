@@ -1,42 +1,105 @@
-"""What every world is: laws, a simulator, a renderer, a captioner."""
+"""What every world is: facts and laws, and episodes, simulated or recorded."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from wm_pipelines.errors import UserError
-from wm_pipelines.system import System
-
-if TYPE_CHECKING:
-    from wm_pipelines.worlds.episodes import Episodes
+from wm_pipelines.episodes import Episodes, spaces_of
+from wm_pipelines.errors import UserError, validate
+from wm_pipelines.laws import Laws
+from wm_pipelines.spec import Facts, Space, Spec
 
 Array = Any  # numpy.ndarray or torch.Tensor
 Float = NDArray[np.float64]
 
 
 class WorldParameters(BaseModel):
-    """Base of every world's physical parameters (SI units). Unknown keys are an error."""
+    """Base of every world's parameters (SI units). Unknown keys are an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class World(ABC):
-    """One world. States are ``z = (q, p)`` along the last axis; every method is batched over leading axes.
+    """One world: what is known of it, its laws, its episodes.
 
-    Subclasses set `name` and `Parameters`; laws (`energy`, `momentum`, `dynamics` …) accept numpy and torch alike,
-    the simulator and the renderer are numpy float64 / uint8.
+    Subclasses set `name` and `Parameters`. Those that are simulated derive from `SimulatedWorld`; all others give
+    `own_episodes`.
+
+    Attributes:
+        entry: its name in the parameter files, by default the name of its kind.
     """
 
     name: ClassVar[str]
     Parameters: ClassVar[type[WorldParameters]]
 
     def __init__(self, parameters: WorldParameters) -> None:
-        self.parameters = parameters
+        self.parameters, self.entry = parameters, self.name
+
+    def facts(self) -> dict[str, Any]:
+        """What a family may be told, JSON types; ``{"law": NAME}`` for a law that may be told. Here: nothing."""
+        return {}
+
+    def laws(self) -> Laws:
+        """What judges measure by; here: no law is known."""
+        return Laws()
+
+    def origin(self) -> dict[str, Any]:
+        """What this world is rebuilt from, JSON types; see `restored`."""
+        return {"world": self.name, "parameters": self.parameters.model_dump(mode="json")}
+
+    @classmethod
+    def restored(cls, origin: Mapping[str, Any], entry: str) -> World:
+        """The world behind `origin`.
+
+        Raises:
+            UserError: it refuses its parameters.
+        """
+        world = cls(validate(cls.Parameters, origin["parameters"], f"{entry}.parameters"))
+        world.entry = entry
+        return world
+
+    def own_episodes(self, seed: int) -> dict[str, Episodes] | None:
+        """Episodes by split where the world brings its own; None (here) where they are simulated.
+
+        Args:
+            seed: for whatever is drawn.
+        """
+        del seed
+        return None
+
+    def episodes(
+        self,
+        views: Mapping[str, NDArray[Any] | None],
+        step: float,
+        metadata: Mapping[str, Any] | None = None,
+        spaces: Mapping[str, Space] | None = None,
+    ) -> Episodes:
+        """Episodes of this world from arrays; those that are None are left out.
+
+        Args:
+            views: arrays by name, see `Episodes`. step: seconds between rows. metadata: for the file's header.
+            spaces: of views without a conventional name.
+        """
+        arrays = {name: np.asarray(view) for name, view in views.items() if view is not None}
+        found = {**spaces_of(arrays), **(spaces or {})}
+        rows = {arrays[name].shape[1] + (s.per == "transition") for name, s in found.items() if s.per != "episode"}
+        facts = Facts(self.facts())
+        spec = Spec(self.entry, step, found, max(rows, default=1), facts, self.origin())
+        return Episodes(spec, arrays, dict(metadata or {}))
+
+
+class SimulatedWorld(World):
+    """A world of mechanics: states ``z = (q, p)`` along the last axis; every method is batched over leading axes.
+
+    Laws (`energy`, `momentum`, `dynamics` …) accept numpy and torch alike, the simulator and the renderer are numpy
+    float64 / uint8.
+    """
 
     @abstractmethod
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
@@ -51,10 +114,6 @@ class World(ABC):
         """
 
     @abstractmethod
-    def system(self, step: float) -> System:
-        """The description handed to families and metrics; ``step`` is the time between rows."""
-
-    @abstractmethod
     def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
         """Draw states ``[..., 2d]`` as RGB images ``[..., size, size, 3]``."""
 
@@ -66,45 +125,17 @@ class World(ABC):
         """Whether states ``[..., 2d]`` can occur in this world, ``[...]``; here: all that are finite."""
         return np.asarray(np.isfinite(z).all(axis=-1))
 
-    def ghostly(self) -> World | None:
+    def ghostly(self) -> SimulatedWorld | None:
         """The same world with bodies that pass through each other; None (here) where they do not collide anyway."""
         return None
 
-    def own_episodes(self, seed: int) -> dict[str, Episodes] | None:
-        """Episodes by split where the world has measured ones; None (here) where they are simulated.
 
-        Args:
-            seed: for the choice of episodes per split, where that is drawn.
-        """
-        del seed
-        return None
+def simulated(world: World) -> SimulatedWorld:
+    """The world, where it can be simulated.
 
-
-class RecordedWorld(World):
-    """A world that is known by recordings alone (photographs, videos of one's own): pictures without a law.
-
-    Subclasses give `own_episodes`, and `describe` where they can.
+    Raises:
+        UserError: it is known by its recordings alone.
     """
-
-    def _no_law(self) -> UserError:
-        return UserError(f"world '{self.name}' is known by its recordings alone; it cannot be simulated or drawn")
-
-    def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:  # noqa: ARG002
-        """There is none."""
-        raise self._no_law()
-
-    def simulate(self, z0: Float, step: float, steps: int) -> Float:  # noqa: ARG002
-        """There is no law to do so by."""
-        raise self._no_law()
-
-    def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:  # noqa: ARG002
-        """There is nothing to draw from."""
-        raise self._no_law()
-
-    def system(self, step: float) -> System:
-        """No degrees of freedom are known."""
-        return System(name=self.name, dof=0, step=step)
-
-    def describe(self, z: Float) -> str:  # noqa: ARG002
-        """What is known of any episode: where it comes from."""
-        return f"A recording of '{self.name}'."
+    if not isinstance(world, SimulatedWorld):
+        raise UserError(f"world '{world.entry}' is known by its recordings alone; it cannot be simulated or drawn")
+    return world

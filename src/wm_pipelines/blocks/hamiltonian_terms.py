@@ -1,0 +1,404 @@
+"""Terms of a learned Hamiltonian: ``H = sum_m w_m psi(u_m(z))``, their values, gradients and designs.
+
+What a term's inputs ``u_m`` are says what is known of H: nothing (`Forms`, `Coordinates`), mirror images and angles
+(`Coordinates`), particles (`Speeds`, `Distances`). Each module of inputs maps ``x [S, N, w]`` to ``u [S, N, M, n]`` and
+pulls gradients with respect to ``u`` back to ``x``. `Term` sets random features or a perceptron on top of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wm_pipelines.blocks.ensemble import EnsembleMLP
+from wm_pipelines.blocks.features import RandomFeatures
+
+
+class Coordinates(nn.Module):
+    """``u = (x - centre) / scale``, an angle becoming ``(cos x, sin x)``; one copy per declared mirror image."""
+
+    centre: Tensor  # [S, 1, w]
+    scale: Tensor  # [S, 1, w]
+    signs: Tensor  # [M, w]
+    weights: Tensor  # [1, M]
+
+    def __init__(self, width: int, angles: Sequence[int], mirrors: Sequence[Sequence[int]], seeds: int) -> None:
+        super().__init__()
+        signs = torch.ones(1, width, dtype=torch.float64)
+        for mirror in mirrors:
+            flip = torch.ones(width, dtype=torch.float64)
+            flip[list(mirror)] = -1.0
+            signs = torch.cat([signs, signs * flip])
+        self.straight = [j for j in range(width) if j not in angles]
+        self.angles = list(angles)
+        self.inputs = width + len(self.angles)
+        self.centred = not mirrors
+        self.register_buffer("signs", signs)
+        self.register_buffer("weights", torch.full((1, len(signs)), 1.0 / len(signs), dtype=torch.float64))
+        self.register_buffer("centre", torch.zeros(seeds, 1, width, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(seeds, 1, width, dtype=torch.float64))
+
+    def calibrate(self, x: Tensor) -> None:
+        """Take centre and scale from data ``[S, N, w]``; a mirror plane must stay at zero."""
+        if self.centred:
+            self.centre.copy_(x.mean(dim=1, keepdim=True))
+        spread = (x - self.centre).square().mean(dim=1, keepdim=True).sqrt()
+        spread = torch.maximum(spread, 1e-6 * spread.amax(dim=-1, keepdim=True).clamp_min(1e-6))
+        spread[..., self.angles] = 1.0
+        self.scale.copy_(spread)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return (self.signs * x[:, :, None, :] - self.centre[:, :, None]) / self.scale[:, :, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[S, N, w] -> [S, N, M, n]``."""
+        y = self._normalised(x)
+        turn = y[..., self.angles]
+        return torch.cat([y[..., self.straight], turn.cos(), turn.sin()], dim=-1)
+
+    def pullback(self, x: Tensor, g: Tensor) -> Tensor:
+        """Chain rule: gradients with respect to ``u``, ``[S, N, M, n, K]``, to those with respect to ``x``."""
+        straight, cosine, sine = g.split([len(self.straight), len(self.angles), len(self.angles)], dim=-2)
+        if self.angles:
+            turn = self._normalised(x)[..., self.angles, None]
+            order = torch.argsort(torch.tensor(self.straight + self.angles))
+            straight = torch.cat([straight, turn.cos() * sine - turn.sin() * cosine], dim=-2)[..., order, :]
+        return torch.einsum("mw,snmwk->snwk", self.signs, straight) / self.scale[..., None]
+
+
+class Forms(nn.Module):
+    """``u_a = (l_a . y + y . Q_a y / 2 - shift_a) / scale_a`` with ``y = x - centre``; at first simply the coordinates.
+
+    Where the data show a symmetry, the forms become its invariants (`invariant_forms`), and H a function of those.
+    """
+
+    centre: Tensor  # [S, 1, w]
+    scale: Tensor  # [S, 1, n]
+    shift: Tensor  # [S, 1, n]
+    linear: Tensor  # [n, w], n = w, unused forms are zero
+    quadratic: Tensor  # [n, w, w]
+    logarithmic: Tensor  # [1], whether u is the logarithm of a single definite form, a squared length
+    weights: Tensor  # [1, 1]
+    centred = True
+
+    def __init__(self, width: int, seeds: int) -> None:
+        super().__init__()
+        self.inputs = width
+        self.register_buffer("weights", torch.ones(1, 1, dtype=torch.float64))
+        self.register_buffer("centre", torch.zeros(seeds, 1, width, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(seeds, 1, width, dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros(seeds, 1, width, dtype=torch.float64))
+        self.register_buffer("linear", torch.eye(width, dtype=torch.float64))
+        self.register_buffer("quadratic", torch.zeros(width, width, width, dtype=torch.float64))
+        self.register_buffer("logarithmic", torch.zeros(1, dtype=torch.bool))
+
+    def calibrate(self, x: Tensor) -> None:
+        """Take centre and scale from data ``[S, N, w]``."""
+        self.centre.copy_(x.mean(dim=1, keepdim=True))
+        self._normalise(x)
+
+    def adopt(self, linear: Tensor, quadratic: Tensor, x: Tensor) -> None:
+        """Become other forms, ``[a, w]`` and ``[a, w, w]`` with ``a <= w`` in all, about the origin."""
+        for buffer, forms in ((self.linear, linear), (self.quadratic, quadratic)):
+            buffer.zero_()
+            buffer[: len(forms)] = forms
+        self.centre.zero_()
+        values = self._values(x)[..., 0]
+        if len(linear) == 1 and bool(values.abs().min() > 0) and bool((values * values.flatten()[0] > 0).all()):
+            self.logarithmic.fill_(True)
+            self.linear[0], self.quadratic[0] = 0.0, quadratic[0] * values.flatten()[0].sign()
+        self._normalise(x)
+
+    def _normalise(self, x: Tensor) -> None:
+        self.shift.zero_()
+        self.scale.fill_(1.0)
+        u = self.forward(x)[:, :, 0]
+        self.shift.copy_(u.mean(dim=1, keepdim=True))
+        spread = (u - self.shift).square().mean(dim=1, keepdim=True).sqrt()
+        self.scale.copy_(torch.maximum(spread, 1e-6 * spread.amax(dim=-1, keepdim=True).clamp_min(1e-6)))
+
+    def _values(self, x: Tensor) -> Tensor:
+        """The forms themselves: ``[S, N, w] -> [S, N, n]``."""
+        y = x - self.centre
+        u = y @ self.linear.T
+        if bool(self.quadratic.any()):
+            u = u + torch.einsum("awv,snw,snv->sna", self.quadratic, y, y) / 2
+        return u
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[S, N, w] -> [S, N, 1, n]``."""
+        u = self._values(x)
+        if bool(self.logarithmic):
+            u = torch.cat([u[..., :1].log(), u[..., 1:]], dim=-1)
+        return ((u - self.shift) / self.scale)[:, :, None]
+
+    def pullback(self, x: Tensor, g: Tensor) -> Tensor:
+        """``[S, N, 1, n, K] -> [S, N, w, K]``."""
+        g = g[:, :, 0] / self.scale[..., None]
+        if not bool(self.quadratic.any()):
+            return self.linear.T @ g
+        if bool(self.logarithmic):
+            g = g[:, :, :1] / self._values(x)[..., :1, None]
+            slopes = torch.einsum("wv,snv->snw", self.quadratic[0], x - self.centre)
+            return slopes[..., None] * g
+        slopes = self.linear + torch.einsum("awv,snv->snaw", self.quadratic, x - self.centre)
+        return slopes.mT @ g
+
+
+class Speeds(nn.Module):
+    """``u_i = |p_i / m_i|^2``, weighted by ``m_i``: kinetic energies that differ in the mass alone."""
+
+    scale: Tensor  # [S, 1, 1]
+    weights: Tensor  # [1, particles]
+    inputs = 1
+    centred = False
+
+    def __init__(self, masses: Sequence[float], space: int, seeds: int) -> None:
+        super().__init__()
+        self.space = space
+        self.register_buffer("weights", torch.tensor([masses], dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(seeds, 1, 1, dtype=torch.float64))
+
+    def _velocities(self, p: Tensor) -> Tensor:
+        return p.reshape(*p.shape[:2], -1, self.space) / self.weights.mT
+
+    def calibrate(self, p: Tensor) -> None:
+        """Take the scale from data ``[S, N, d]``."""
+        squares = self._velocities(p).square().sum(-1)
+        self.scale.copy_(squares.mean(dim=(1, 2), keepdim=False)[:, None, None].clamp_min(1e-12))
+
+    def forward(self, p: Tensor) -> Tensor:
+        """``[S, N, d] -> [S, N, particles, 1]``."""
+        return (self._velocities(p).square().sum(-1) / self.scale)[..., None]
+
+    def pullback(self, p: Tensor, g: Tensor) -> Tensor:
+        """``[S, N, particles, 1, K] -> [S, N, d, K]``."""
+        direction = 2 * self._velocities(p) / (self.weights.mT * self.scale[..., None])
+        return (direction[..., None] * g).flatten(2, 3)
+
+
+class Distances(nn.Module):
+    """``u_ij = log(r_ij^2 + core^2) / 2``, in every channel weighted by another coupling of the pair.
+
+    Without a core, the logarithm makes power laws smooth for the features down to close encounters; with a core, a
+    share of the typical distance, what is learned is smooth at ``r = 0``, as softened forces are. The force on ``j``
+    is minus the one on ``i`` and lies along the line between them, so both momenta are conserved whatever is learned.
+    """
+
+    centre: Tensor  # [S, 1, 1]
+    core: Tensor  # [S, 1, 1], squared
+    weights: Tensor  # [C, P]
+    incidence: Tensor  # [P, particles]
+    inputs = 1
+    centred = False
+
+    def __init__(self, couplings: Tensor, particles: int, space: int, seeds: int, share: float) -> None:
+        super().__init__()
+        self.space, self.share = space, share
+        first, second = torch.triu_indices(particles, particles, 1)
+        pairs = torch.arange(len(first))
+        incidence = torch.zeros(len(first), particles, dtype=torch.float64)
+        incidence[pairs, first], incidence[pairs, second] = 1.0, -1.0
+        self.register_buffer("incidence", incidence)
+        self.register_buffer("weights", couplings)
+        self.register_buffer("centre", torch.zeros(seeds, 1, 1, dtype=torch.float64))
+        self.register_buffer("core", torch.zeros(seeds, 1, 1, dtype=torch.float64))
+
+    def _separations(self, q: Tensor) -> Tensor:
+        return self.incidence @ q.reshape(*q.shape[:2], -1, self.space)
+
+    def _squares(self, r: Tensor) -> Tensor:
+        return r.square().sum(-1) + self.core
+
+    def calibrate(self, q: Tensor) -> None:
+        """Take core and centre from data ``[S, N, d]``."""
+        r = self._separations(q)
+        typical = r.square().sum(-1).flatten(1).median(dim=1).values
+        self.core.copy_(self.share**2 * typical[:, None, None])
+        self.centre.copy_(self._squares(r).log().mean(dim=(1, 2))[:, None, None] / 2)
+
+    def forward(self, q: Tensor) -> Tensor:
+        """``[S, N, d] -> [S, N, P, 1]``."""
+        return (self._squares(self._separations(q)).log() / 2 - self.centre)[..., None]
+
+    def pullback(self, q: Tensor, g: Tensor) -> Tensor:
+        """``[S, N, P, 1, K] -> [S, N, d, K]``."""
+        r = self._separations(q)
+        forces = (r / self._squares(r)[..., None])[..., None] * g
+        return torch.einsum("pi,snpxk->snixk", self.incidence, forces).flatten(2, 3)
+
+
+def pair_couplings(particles: int, attributes: Mapping[str, Sequence[float]]) -> Tensor:
+    """Linearly independent pair weights ``[C, P]`` among 1, ``m_i m_j`` and products of the other attributes."""
+    i, j = torch.triu_indices(particles, particles, 1)
+    values = [torch.tensor(attributes[name], dtype=torch.float64) for name in sorted(attributes)]
+    candidates = [torch.ones(len(i), dtype=torch.float64), *(v[i] * v[j] for v in values)]
+    kept: list[Tensor] = []
+    for candidate in candidates:
+        matrix = torch.stack([*kept, candidate])
+        if torch.linalg.matrix_rank(matrix) == len(matrix):
+            kept.append(candidate)
+    return torch.stack(kept)
+
+
+class Term(nn.Module):
+    """``sum_cm w_cm psi_c(u_m(x))`` for ``x`` one part of the state, ``z``, ``q`` or ``p``; most have one channel c."""
+
+    coefficients: nn.Parameter  # [S, C K], of random features, channel by channel
+
+    def __init__(
+        self, part: Literal["z", "q", "p"], inputs: Any, psi: RandomFeatures | EnsembleMLP, seeds: int
+    ) -> None:
+        super().__init__()
+        self.part, self.inputs, self.psi = part, inputs, psi
+        if isinstance(psi, RandomFeatures):
+            start = torch.zeros(seeds, self.size, dtype=torch.float64)
+            self.coefficients = nn.Parameter(start, requires_grad=False)
+
+    @property
+    def features(self) -> RandomFeatures:
+        """The random features of a closed-form term."""
+        if not isinstance(self.psi, RandomFeatures):
+            raise TypeError("this term is a perceptron; only random features are fitted in closed form")
+        return self.psi
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients per seed."""
+        return self.features.size * len(self.inputs.weights)
+
+    def calibrated(self, z: Tensor) -> Tensor:
+        """What centre, scale and places of the features are taken from."""
+        return self.of(z)
+
+    def span(self, dof: int) -> slice:
+        """Which entries of the state may be shifted together with the centre of the term."""
+        return {"z": slice(0, 2 * dof), "q": slice(0, dof), "p": slice(dof, 2 * dof)}[self.part]
+
+    def of(self, z: Tensor) -> Tensor:
+        """The part of the state ``[..., 2d]`` that this term depends on."""
+        return {"z": z, "q": z.chunk(2, dim=-1)[0], "p": z.chunk(2, dim=-1)[1]}[self.part]
+
+    def embed(self, gradient: Tensor) -> Tensor:
+        """Put a gradient ``[S, N, w, K]`` with respect to the part into one with respect to the state."""
+        if self.part == "z":
+            return gradient
+        zero = torch.zeros_like(gradient)
+        return torch.cat([gradient, zero] if self.part == "q" else [zero, gradient], dim=2)
+
+    def _weighted(self) -> Tensor:
+        """Coefficients of every copy, its channels summed: ``[S, M, K]``."""
+        return torch.einsum(
+            "cm,sck->smk", self.inputs.weights, self.coefficients.unflatten(1, (-1, self.features.size))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Value of the term: ``[S, N, w] -> [S, N]``."""
+        u = self.inputs(x)
+        psi = self.psi(u.flatten(1, 2)).unflatten(1, u.shape[1:3])
+        if isinstance(self.psi, RandomFeatures):
+            return torch.einsum("snmk,smk->sn", psi, self._weighted())
+        return torch.einsum("snmc,cm->sn", psi, self.inputs.weights)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Gradient of the term: ``[S, N, w] -> [S, N, w]``."""
+        u = self.inputs(x)
+        if isinstance(self.psi, RandomFeatures):
+            slopes = self.psi.slopes(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self._weighted()[:, None]
+            g = slopes @ self.psi.weight.mT[:, None]
+        else:
+            g = self._perceptron_slope(u)
+        return self.inputs.pullback(x, g[..., None])[..., 0]
+
+    def _perceptron_slope(self, u: Tensor) -> Tensor:
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            u = u if u.requires_grad else u.detach().requires_grad_()
+            value = self.psi(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self.inputs.weights.mT
+            return torch.autograd.grad(value.sum(), u, create_graph=differentiable)[0]
+
+    def design(self, x: Tensor) -> Tensor:
+        """Gradient of the term for every coefficient alone: ``[S, N, w] -> [S, N, w, C K]``."""
+        u = self.inputs(x)
+        g = self.features.gradients(u.flatten(1, 2)).unflatten(1, u.shape[1:3])
+        return self.inputs.pullback(x, torch.cat([g * w[:, None, None] for w in self.inputs.weights], dim=-1))
+
+
+class QuadraticTerm(Term):
+    """``sum_{i <= j} p_i p_j A_ij(q)``: the kinetic energy of a mechanism whose inertia depends on its pose."""
+
+    def __init__(self, inputs: Coordinates, psi: RandomFeatures, dof: int, seeds: int) -> None:
+        self.rows, self.columns = torch.triu_indices(dof, dof).tolist()
+        super().__init__("z", inputs, psi, seeds)
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients per seed: one function of q per pair ``i <= j``."""
+        return self.features.size * len(self.rows)
+
+    def span(self, dof: int) -> slice:
+        """Only q may be shifted: kinetic energy tells where ``p = 0`` is."""
+        return slice(0, dof)
+
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``q [S, N, d]``, ``p_i p_j [S, N, I]`` and its gradient ``[S, N, d, I]``."""
+        q, p = z.chunk(2, dim=-1)
+        unit = torch.eye(p.shape[-1], dtype=z.dtype)
+        slope = unit[:, self.rows] * p[..., None, self.columns] + unit[:, self.columns] * p[..., None, self.rows]
+        return q, p[..., self.rows] * p[..., self.columns], slope
+
+    def _features(self, q: Tensor) -> Tensor:
+        """``phi_k(q)``, mirror images averaged: ``[S, N, K]``."""
+        u = self.inputs(q)
+        return torch.einsum(
+            "snmk,cm->snk", self.features(u.flatten(1, 2)).unflatten(1, u.shape[1:3]), self.inputs.weights
+        )
+
+    def _matrix(self) -> Tensor:
+        return self.coefficients.unflatten(1, (len(self.rows), -1))  # [S, I, K]
+
+    def calibrated(self, z: Tensor) -> Tensor:
+        """What centre and scale are taken from: q alone."""
+        return z.chunk(2, dim=-1)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Value of the term: ``[S, N, 2d] -> [S, N]``."""
+        q, products, _ = self._split(x)
+        return torch.einsum("snk,sik,sni->sn", self._features(q), self._matrix(), products)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Gradient of the term: ``[S, N, 2d] -> [S, N, 2d]``."""
+        q, products, slope = self._split(x)
+        inertia = self._features(q) @ self._matrix().mT  # [S, N, I]
+        u = self.inputs(q)
+        slopes = self.features.slopes(u.flatten(1, 2)).unflatten(1, u.shape[1:3])
+        g = (slopes * (products @ self._matrix())[:, :, None]) @ self.features.weight.mT[:, None]
+        dq = self.inputs.pullback(q, (g * self.inputs.weights.mT)[..., None])[..., 0]
+        return torch.cat([dq, (slope @ inertia[..., None])[..., 0]], dim=-1)
+
+    def design(self, x: Tensor) -> Tensor:
+        """Gradient of the term for every coefficient alone: ``[S, N, 2d] -> [S, N, 2d, I K]``."""
+        q, products, slope = self._split(x)
+        u = self.inputs(q)
+        g = self.features.gradients(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self.inputs.weights.mT[..., None]
+        dq = self.inputs.pullback(q, g)[..., None, :] * products[:, :, None, :, None]
+        dp = slope[..., None] * self._features(q)[:, :, None, None, :]
+        return torch.cat([dq, dp], dim=2).flatten(3)
+
+
+def hypotheses(terms: Sequence[Term]) -> list[tuple[int, ...]]:
+    """Which terms H may consist of, the simplest first.
+
+    For pairwise forces: ever smaller cores, at last none. Else ``T(p) + V(q)``, ``p A(q) p + V(q)``, any H.
+    """
+    pairs = [k for k, term in enumerate(terms) if isinstance(term.inputs, Distances)]
+    if pairs:
+        return [(0, k) for k in pairs]
+    whole = tuple(k for k, term in enumerate(terms) if term.part == "z" and not isinstance(term, QuadraticTerm))
+    parts = tuple(k for k, term in enumerate(terms) if term.part != "z")
+    inertia = tuple(k for k, term in enumerate(terms) if isinstance(term, QuadraticTerm))
+    pose = tuple(k for k, term in enumerate(terms) if term.part == "q")
+    return [h for h in (parts, (*inertia, *pose) if inertia else (), whole) if h]

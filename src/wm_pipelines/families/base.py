@@ -1,0 +1,234 @@
+"""What every world-model family is: what it needs and knows, networks, a loss, a prediction.
+
+The training loop, the judges and the planners know a family through this file alone. Views come and go as mappings by
+name (``states``, ``frames``, ``actions``, ``captions`` …), so that no signature changes with a modality.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from wm_pipelines.laws import Laws
+from wm_pipelines.spec import Spec
+
+Views = Mapping[str, Tensor]
+"""Tensors by the name of the view."""
+
+Prediction = dict[str, Tensor]
+"""What a family says will happen, by view; whichever it can give.
+
+``S`` seeds, ``E`` episodes, ``K`` steps. ``states [S, E, K + 1, 2d]`` begin with the start; ``frames [S, E, K, H, W, C]`` in
+[0, 1] and ``latents [S, E, K', L]`` (to be compared with the pooled encoding of the target) with the first step;
+``fields [S, N, F]`` at N points.
+"""
+
+
+class Schedule(BaseModel):
+    """How a family is fitted by gradient: the part of the recipe that the training loop reads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(2000, ge=1, description="optimiser steps")
+    batch_size: int = Field(512, ge=1)
+    learning_rate: float = Field(3e-3, gt=0, allow_inf_nan=False)
+    final_learning_rate: float = Field(1e-5, ge=0, allow_inf_nan=False, description="end of the cosine")
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm, per seed")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are summed before one optimiser step")
+
+
+class FamilyConfig(BaseModel):
+    """Base of every family's configuration. Unknown keys are an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TrainedConfig(FamilyConfig):
+    """Base of the configuration of a family that is trained by gradient."""
+
+    schedule: Schedule = Schedule()
+
+
+class Family(nn.Module, ABC):
+    """One world model, or a batch of ``S`` of them that differ in their seed alone.
+
+    The seeds are the leading axis ``S`` of every parameter and of every batch: ``S`` small models train as one
+    (`members.MemberFamily` keeps one network per seed instead). Subclasses set `name`, `Config`, `needs`, `knows`, and
+    read like their paper.
+
+    Attributes:
+        needs: views without which it cannot work; of ``"frames|states"`` one of the two, the first that there is.
+        spec: what it is told of the world: views, step, and the facts that `knows` names.
+        seeds: one per model.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[FamilyConfig]] = FamilyConfig
+    needs: ClassVar[tuple[str, ...]] = ("states",)
+    dtype: ClassVar[torch.dtype] = torch.float64  # of the trained weights, in which they are kept and judged
+
+    def __init__(self, config: FamilyConfig, spec: Spec, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.config, self.seeds = config, tuple(seeds)
+        self.spec = spec.told(self.knows(config), self.name)
+
+    # ------------------------------------------------------------ what it is told
+
+    @classmethod
+    def knows(cls, config: Any) -> frozenset[str]:
+        """Facts of the world that it is told in this configuration; reading any other raises `UndeclaredFact`.
+
+        Words that are no fact of a world declare what its functional form contains. Here: nothing.
+        """
+        del config
+        return frozenset()
+
+    @classmethod
+    def shown(cls, spec: Spec) -> tuple[str, ...]:
+        """The views it works on, of those that there are, in the order of `needs`."""
+        found = [next((v for v in wanted.split("|") if v in spec.views), None) for wanted in cls.needs]
+        return tuple(view for view in found if view is not None)
+
+    @classmethod
+    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
+        """Why this configuration cannot model that world, in a few words; None if it can.
+
+        Subclasses call this first: it compares `needs` with the views that there are.
+        """
+        del config
+        missing = [wanted for wanted in cls.needs if not set(wanted.split("|")) & set(spec.views)]
+        return f"needs {missing[0].replace('|', ' or ')}" if missing else None
+
+    # ------------------------------------------------------------ how it is fitted
+
+    def examples(self, episodes: Views) -> Views:
+        """Cut training episodes into examples.
+
+        Args:
+            episodes: the views of `Episodes`, ``[E, …]``; floating-point numbers are float64.
+
+        Returns:
+            Tensors of equal first length N. The loop draws from them, for every seed alone, batches ``[S, B, …]``.
+            A family without anything to train returns an empty mapping.
+        """
+        del episodes
+        return {}
+
+    def fit(self, episodes: Views) -> Views | None:
+        """Fit in closed form, for all seeds; return named final losses ``[S]``, or None to be trained by gradient."""
+        del episodes
+        return None
+
+    def loss(self, batch: Views, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss.
+
+        Args:
+            batch: what `examples` named, each ``[S, B, …]``. progress: share of training done, 0 … 1.
+
+        Returns:
+            The loss ``[S]`` (one per seed, not summed) and its named terms, each ``[S]`` and detached.
+        """
+        raise TypeError(f"family {self.name} has nothing to train by gradient")
+
+    def parameters_by_seed(self) -> Sequence[Sequence[nn.Parameter]] | None:
+        """Every seed's own parameters, where they are kept apart; None where the seeds are the leading axis of each."""
+        return None
+
+    def monitor(self) -> Views:
+        """Hook at each logged step: named numbers ``[S]`` for the learning curve that tell a training gone wrong."""
+        return {}
+
+    def after_step(self, progress: float) -> None:
+        """Hook after each optimiser step: a target network's moving average, a schedule, a codebook reset."""
+
+    def finish(self) -> Views | None:
+        """Hook after the last optimiser step, in `dtype` on the CPU: a second-order finish, an uncertainty.
+
+        Returns:
+            Named terms ``[S]`` for the last point of the learning curve, or None (here) where nothing is done.
+        """
+        return None
+
+    # ------------------------------------------------------------ what it says
+
+    @abstractmethod
+    def predict(
+        self, past: Views, steps: int, actions: Tensor | None = None, step: float | None = None
+    ) -> Prediction:
+        """Roll out.
+
+        Args:
+            past: views of the past ``[E, C, …]``, the last entry is where the prediction starts.
+            steps: how many steps to predict. actions: ``[E, steps, A]``, for families that take actions.
+            step: seconds between steps (default: the world's).
+        """
+
+    def extra_summary(self) -> dict[str, Any]:
+        """Numbers worth keeping beside the checkpoint (a fitted noise level, an offset); JSON types only."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Frozen features.
+
+    Attributes:
+        pooled: ``[S, E, T', D]``, one vector per latent step. tokens: ``[S, E, T', N, D]``, one per patch, or None.
+    """
+
+    pooled: Tensor
+    tokens: Tensor | None = None
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A family whose features can be judged."""
+
+    @property
+    def frames_per_latent(self) -> int:
+        """Rows of an episode that one latent step spans: the tubelet's length."""
+
+    @property
+    def context(self) -> int:
+        """Rows of the past that a prediction starts from; 0: the family predicts nothing."""
+
+    def encode(self, views: Views) -> Encoding:
+        """Frozen features of episodes ``[E, T, …]``."""
+
+
+@runtime_checkable
+class Solves(Protocol):
+    """A family that solves for fields."""
+
+    def derivatives(self, points: Tensor, symbols: Sequence[str]) -> Mapping[str, Tensor]:
+        """Fields and derivatives at ``points [N, d]``: each ``[S, N]``."""
+
+    def found(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Unknown coefficients by symbol, each ``[S]``: ``value``, ends of the 95 % interval ``low`` and ``high``.
+
+        ``identified``: whether the measurements are explained up to noise; without it the value is worth nothing.
+        """
+
+
+@runtime_checkable
+class GivenLaws(Protocol):
+    """The one exception to the rule that no family sees the laws: a ceiling that is nothing but them."""
+
+    laws: Laws
+
+
+def build(kind: type[Family], config: FamilyConfig, spec: Spec, seeds: Sequence[int], laws: Laws | None = None) -> Family:
+    """An untrained family; one that `GivenLaws` describes is handed the laws."""
+    family = kind(config, spec, seeds)
+    if laws is not None and isinstance(family, GivenLaws):
+        family.laws = laws
+    return family

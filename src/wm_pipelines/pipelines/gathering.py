@@ -1,0 +1,179 @@
+"""From the results of single models to a task's part of the leaderboard, to the union of all parts, to a report."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import pandas as pd
+
+from wm_pipelines.provenance import source_hash
+from wm_pipelines.registry import tasks
+from wm_pipelines.spec import Spec
+from wm_pipelines.tasks.base import Results, Task
+from wm_pipelines.tasks.judgement import table
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("kedro", "dvc", "torch", "numpy", "scipy", "lightning-fabric", "optuna", "wm_pipelines")
+_ORDER = ["task", "world", "family", "variant", "split", "metric", "seed", "step"]
+Collected = Mapping[str, Any]
+
+
+def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """All rows of a task in a stable order, and what they were made from: see `pipelines.nodes.gather`."""
+    results = list(_results(collected))
+    facts = results[0]["facts"]
+    task: Task = tasks.get(facts["task"])()
+    tables = [one["scores"] for one in results]
+    if task.jury is not None:
+        tables += [_compared(task, world, results, collected) for world in dict.fromkeys(r["facts"]["world"] for r in results)]
+    scores = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+    data = {one["facts"]["world"]: one["facts"]["data_hash"] for one in results}
+    return _ordered(scores), {"code": code_hash(task.name), "revision": git_revision(), "data": data}
+
+
+def _results(collected: Collected) -> Iterator[dict[str, Any]]:
+    """The results among what a node was given, in the order of the catalog's names."""
+    return (value for value in collected.values() if isinstance(value, dict) and "scores" in value)
+
+
+def _compared(task: Task, world: str, results: list[dict[str, Any]], collected: Collected) -> pd.DataFrame:
+    """Rows of a world that need the jury's encoder; the last of its variants judges."""
+    models = collected.get(f"jury_{world}")
+    if models is None or not models.variants:
+        return table([], task=task.name, world=world)
+    jury = list(models.variants.values())[-1].restore()
+    own = [one for one in results if one["facts"]["world"] == world]
+    rows = task.compare(jury, collected[f"episodes_{world}"], _arrays_by_model(own))
+    known = pd.concat([one["scores"] for one in own], ignore_index=True)
+    told = known.groupby(["family", "variant"])[["view", "knows"]].first()
+    full = []
+    for row in rows:
+        family, variant = row.pop("model").split("/")
+        full.append({"family": family, "variant": variant, **told.loc[family, variant].to_dict(), **row})
+    return table(full, task=task.name, world=world)
+
+
+def _arrays_by_model(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """``"family/variant"`` -> ``split/name`` -> array."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in results:
+        for key, array in one["arrays"].items():
+            variant, name = key.split("/", 1)
+            found.setdefault(f"{one['facts']['family']}/{variant}", {})[name] = array
+    return found
+
+
+def _ordered(scores: pd.DataFrame) -> pd.DataFrame:
+    return scores.sort_values(_ORDER, kind="stable", ignore_index=True)
+
+
+# ---------------------------------------------------------------- the leaderboard
+
+
+def union(parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]) -> pd.DataFrame:
+    """All parts together; one of another revision is named and left out.
+
+    Args:
+        parts: table and provenance by task.
+
+    Raises:
+        UserError: a key stands there twice.
+    """
+    from wm_pipelines.metrics.table import check_unique
+
+    fresh = []
+    for name, (part, made_from) in sorted(parts.items()):
+        if made_from.get("code") == code_hash(name):
+            fresh.append(part)
+        else:
+            logger.warning(
+                "The results of '%s' are stale (made at %s by other code) and left out of the leaderboard; run "
+                "kedro run --pipeline=%s", name, str(made_from.get("revision", "an unknown revision"))[:12],
+                tasks.get(name).pipeline,
+            )  # fmt: skip
+    whole = _ordered(pd.concat(fresh, ignore_index=True))
+    check_unique(whole)
+    return whole
+
+
+def code_hash(task: str) -> str:
+    """Of the code that judges and collects: parts made by other code are not comparable."""
+    return source_hash(f"wm_pipelines.tasks.{task}", "wm_pipelines.pipelines.judging", __name__)
+
+
+# ---------------------------------------------------------------- a report
+
+
+def results_of(scores: pd.DataFrame, collected: Collected) -> Results:
+    """All that a report is made from.
+
+    Args:
+        scores: the task's part of the leaderboard.
+        collected: results (``…_results``) and training (``…_training``) of every family on every world.
+    """
+    results = list(_results(collected))
+    worlds = list(dict.fromkeys(one["facts"]["world"] for one in results))
+    by_world = {world: [one for one in results if one["facts"]["world"] == world] for world in worlds}
+    facts = [one["facts"] for one in results]
+    return Results(
+        scores=scores,
+        specs={
+            world: {split: Spec.from_json(spec) for split, spec in own[0]["facts"]["specs"].items()}
+            for world, own in by_world.items()
+        },
+        arrays={world: _arrays_by_model(own) for world, own in by_world.items()},
+        curves=dict(_curves(collected)),
+        not_applicable=[(f["world"], who, why) for f in facts for who, why in _reasons(f)],
+        provenance=provenance(scores, {f["world"]: f["data_hash"] for f in facts}),
+    )
+
+
+def _reasons(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Why a family does not apply: once for all its variants where the reason is the same, else one by one."""
+    reasons = facts["not_applicable"]
+    if len(set(reasons.values())) == 1:
+        return [(facts["family"], next(iter(reasons.values())))]
+    return [(f"{facts['family']}/{variant}", reason) for variant, reason in reasons.items()]
+
+
+def _curves(collected: Collected) -> Iterator[tuple[str, pd.DataFrame]]:
+    """``world/family/variant`` -> learning curve, of everything that was trained in more than one step."""
+    for key, value in collected.items():
+        if not (isinstance(value, dict) and "curves" in value):
+            continue
+        facts = collected[key.removesuffix("_training") + "_results"]["facts"]
+        for variant, curve in value["curves"].groupby("variant", sort=True):
+            if curve["step"].nunique() > 1:
+                own = curve.dropna(axis=1, how="all").reset_index(drop=True)
+                yield f"{facts['world']}/{facts['family']}/{variant}", own
+
+
+def provenance(scores: pd.DataFrame, data: Mapping[str, str]) -> dict[str, Any]:
+    """Where the numbers come from: revision, data, versions, seeds, machine, command."""
+    return {
+        "git revision": git_revision(),
+        "seeds": sorted(int(s) for s in scores["seed"].unique()),
+        "training data (SHA-256)": dict(sorted(data.items())),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "command": "kedro " + " ".join(sys.argv[1:]) if sys.argv[0].endswith("kedro") else "",
+    }
+
+
+def git_revision() -> str:
+    """The commit of the working tree, with a mark where files differ from it; "unknown" outside git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "--", "src", "conf") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,80 @@
+"""Judge every trained variant of a family on one world; the same for every task."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from wm_pipelines.episodes import Episodes
+from wm_pipelines.errors import UserError
+from wm_pipelines.laws import laws_of
+from wm_pipelines.learning.artifacts import Models, TrainedModel
+from wm_pipelines.registry import tasks
+from wm_pipelines.tasks.base import Task
+from wm_pipelines.tasks.judgement import Judgement, cost_rows, table
+
+logger = logging.getLogger(__name__)
+
+
+def judge_models(
+    task_name: str,
+    family: str,
+    world: str,
+    models: Models,
+    episodes: Mapping[str, Episodes],
+    cost: Mapping[str, Mapping[str, Any]],
+    evaluation: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Scores, arrays and facts of all variants, and scores of their untrained controls where the task wants them.
+
+    Raises:
+        UserError: a model was trained on other episodes than those given.
+    """
+    task: Task = tasks.get(task_name)()
+    config = task.config(evaluation, world)
+    rows: list[dict[str, Any]] = []
+    arrays: dict[str, Any] = {}
+    for variant, model in models.variants.items():
+        check_data(model, episodes["train"], f"{family}/{variant} on {world}")
+        told = {"variant": variant, "view": model.card["view"], "knows": ",".join(model.card["knows"])}
+        paid = {name: value for name, value in cost[variant].items() if name not in task.costs_left_out}
+        rows += [{**told, **row} for row in cost_rows(paid, model.card["seeds"])]
+        for split in task.splits(episodes):
+            laws = laws_of(episodes[split].spec)
+            judged = task.judge(model.restore(laws), episodes, split, laws, config)
+            _call_collapsed(judged, f"{family}/{variant} on {world}")
+            rows += [{**told, **row} for row in judged.rows]
+            arrays |= {f"{variant}/{split}/{name}": array for name, array in judged.arrays.items()}
+            if config.untrained and cost[variant]["parameters"]:
+                control = task.judge(model.untrained(), episodes, split, laws, config, trained=False)
+                rows += [{**told, "variant": f"{variant}_untrained", **row} for row in control.rows]
+    facts = {
+        "family": family,
+        "world": world,
+        "task": task_name,
+        "not_applicable": dict(models.not_applicable),
+        "data_hash": episodes["train"].content_hash,
+        "specs": {split: episodes[split].spec.to_json() for split in task.splits(episodes)},
+    }
+    return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
+
+
+def check_data(model: TrainedModel, train: Episodes, called: str) -> None:
+    """Refuse a model that was trained on other episodes than those it stands beside.
+
+    Raises:
+        UserError: names both hashes and where they come from.
+    """
+    if model.card["data_hash"] != train.content_hash:
+        raise UserError(
+            f"{called}: the model was trained on episodes {model.card['data_hash'][:12]}, those of "
+            f"'{train.spec.name}' are {train.content_hash[:12]} now (made with seed {train.metadata.get('seed')}); "
+            "train it again, or make the old episodes again"
+        )
+
+
+def _call_collapsed(judged: Judgement, called: str) -> None:
+    collapsed = [row["seed"] for row in judged.rows if row["metric"] == "collapsed" and row["value"]]
+    if collapsed:
+        logger.warning("%s COLLAPSED for seed(s) %s: its features hardly tell one input from another.", called, collapsed)

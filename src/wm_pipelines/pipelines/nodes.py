@@ -1,0 +1,103 @@
+"""The nodes of every task: ingest, train, evaluate, gather, report. The work is done on the floors below."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wm_pipelines.learning.config import FamilyParameters, LearningConfig
+from wm_pipelines.worlds.making import WorldConfig
+
+
+def ingest(world: WorldConfig, *, world_name: str) -> dict[str, Any]:
+    """Episodes of one world by split, simulated or read."""
+    from wm_pipelines.worlds.making import ingest as make
+
+    return dict(make(world, world_name))
+
+
+def train(
+    episodes: dict[str, Any],
+    family: FamilyParameters,
+    learning: LearningConfig,
+    seeds: list[int],
+    checkpoints: Path,
+    *,
+    task_name: str,
+    family_name: str,
+    world_name: str,
+) -> tuple[Any, dict[str, Any]]:
+    """Fitted models by variant; their learning curves and what they cost."""
+    from wm_pipelines.learning.fitting import Assignment, fit_family
+    from wm_pipelines.registry import tasks
+
+    shows = tasks.get(task_name).shows
+    assignment = Assignment(task_name, family_name, world_name, shows, episodes["train"], learning, seeds)
+    models, curves, cost = fit_family(assignment, family, checkpoints)
+    return models, {"curves": curves, "cost": cost}
+
+
+def evaluate(
+    models: Any,
+    episodes: dict[str, Any],
+    training: dict[str, Any],
+    evaluation: dict[str, Any],
+    *,
+    task_name: str,
+    family_name: str,
+    world_name: str,
+) -> dict[str, Any]:
+    """Leaderboard rows of every variant on every held-out split, arrays for the report, and facts about both."""
+    from wm_pipelines.pipelines.judging import judge_models
+
+    return judge_models(task_name, family_name, world_name, models, episodes, training["cost"], evaluation)
+
+
+def gather(**collected: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A task's part of the leaderboard, and what it was made from.
+
+    Args:
+        collected: results of every family on every world; where the task has a jury also its models
+            (``jury_<world>``) and the episodes (``episodes_<world>``).
+    """
+    from wm_pipelines.pipelines.gathering import part_of_leaderboard
+
+    return part_of_leaderboard(collected)
+
+
+def report(scores: pd.DataFrame, **collected: Any) -> tuple[str, str, dict[str, Any]]:
+    """A task's page, its summary for the terminal, and its figures for kedro viz.
+
+    Args:
+        scores: the task's part of the leaderboard. collected: results and training of every family on every world.
+    """
+    from wm_pipelines.pipelines.gathering import results_of
+    from wm_pipelines.registry import tasks
+
+    task = tasks.get(str(scores["task"].iloc[0]))()
+    results = results_of(scores, collected)
+    return task.page(results), task.summary(scores) + "\n", task.figures(results)
+
+
+def leaderboard(parts: dict[str, Any], **written: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The union of the parts of all tasks, as Parquet and as CSV.
+
+    Args:
+        parts: table and provenance by task. written: only orders this node after those that write them.
+    """
+    from wm_pipelines.pipelines.gathering import union
+
+    del written
+    table = union(parts)
+    return table, table
+
+
+def board(leaderboard: pd.DataFrame) -> tuple[str, pd.DataFrame, str, dict[str, float]]:
+    """The first page; all results with seeds pooled as a table and as Markdown; a few numbers for `dvc metrics`."""
+    from wm_pipelines.reporting.board import first_page, headline_numbers
+    from wm_pipelines.reporting.summary import format_markdown, summary_table
+
+    summary = summary_table(leaderboard)
+    return first_page(leaderboard), summary, format_markdown(summary) + "\n", headline_numbers(summary)

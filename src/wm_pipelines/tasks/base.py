@@ -1,0 +1,143 @@
+"""What every task is: its parameters, a judge, its part of the report.
+
+A task says which views families are shown, and measures what they make of them. Everything between (ingestion,
+training, tuning, the leaderboard) is the same for all: `pipelines.bench`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wm_pipelines.errors import validate
+from wm_pipelines.mappings import deep_merge
+from wm_pipelines.spec import Spec
+
+if TYPE_CHECKING:  # torch and pandas are imported by those who judge, not by those who list pipelines
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from wm_pipelines.episodes import Episodes
+    from wm_pipelines.families.base import Family
+    from wm_pipelines.laws import Laws
+    from wm_pipelines.tasks.judgement import Judgement
+
+
+class TaskConfig(BaseModel):
+    """Base of every task's parameters, ``<task>.evaluation``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    resamples: int = Field(1000, ge=10, description="bootstrap resamples of every confidence interval")
+    untrained: bool = Field(False, description="also judge every trained model as it was before training")
+    worlds: dict[str, dict[str, Any]] = Field(default_factory=dict, description="what single worlds change")
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made from; what is empty vanishes from it.
+
+    Attributes:
+        scores: this task's part of the leaderboard.
+        specs: world -> split -> spec of the episodes that were judged.
+        arrays: world -> model (``"family/variant"``) -> what its judge kept: ``split/name`` -> array.
+        curves: ``"world/family/variant"`` -> learning curve, of what was trained in more than one step.
+        not_applicable: (world, family, reason) of combinations that do not exist.
+        provenance: where the numbers come from; names to text, numbers, lists or further such mappings.
+    """
+
+    scores: pd.DataFrame
+    specs: Mapping[str, Mapping[str, Spec]] = field(default_factory=dict)
+    arrays: Mapping[str, Mapping[str, Mapping[str, NDArray[Any]]]] = field(default_factory=dict)
+    curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    not_applicable: Sequence[tuple[str, str, str]] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """One yardstick. Subclasses set the class variables and give `judge`, `summary` and `page`.
+
+    Attributes:
+        name: in parameter files and on the leaderboard. pipeline: what users type.
+        title: of the report. file: of the report, beside all others.
+        shows: views that families are handed, in training and as the past of a prediction.
+        not_judged: splits that are no test.
+        jury: a family whose trained encoder `compare` uses; None: nothing is compared.
+        costs_left_out: costs that mean nothing here.
+    """
+
+    name: ClassVar[str]
+    pipeline: ClassVar[str]
+    title: ClassVar[str]
+    file: ClassVar[str]
+    Config: ClassVar[type[TaskConfig]] = TaskConfig
+    shows: ClassVar[tuple[str, ...]]
+    not_judged: ClassVar[frozenset[str]] = frozenset({"train", "validation"})
+    jury: ClassVar[str | None] = None
+    costs_left_out: ClassVar[frozenset[str]] = frozenset()
+
+    def config(self, evaluation: Mapping[str, Any], world: str | None = None) -> Any:
+        """The task's parameters, with what one world changes.
+
+        Raises:
+            UserError: a parameter is unknown or cannot be.
+        """
+        where = f"{self.name}.evaluation"
+        common = validate(self.Config, evaluation, where)
+        if world is None or world not in common.worlds:
+            return common
+        changed = deep_merge({k: v for k, v in evaluation.items() if k != "worlds"}, common.worlds[world])
+        return validate(self.Config, changed, f"{where}.worlds.{world}")
+
+    def splits(self, episodes: Mapping[str, Episodes]) -> list[str]:
+        """The splits to judge on, in order."""
+        return sorted(set(episodes) - self.not_judged)
+
+    @abstractmethod
+    def judge(
+        self,
+        model: Family,
+        episodes: Mapping[str, Episodes],
+        split: str,
+        laws: Laws,
+        config: Any,
+        trained: bool = True,
+    ) -> Judgement:
+        """Everything that can be said of one model on one held-out split.
+
+        Args:
+            model: restored. episodes: all splits, for probes that are fitted to ``train``.
+            split: what it is judged on (``validation`` in a search for parameters). laws: of that split's world.
+            config: see `config`. trained: False for the untrained control, of which features alone are judged.
+
+        Raises:
+            UserError: the model or the episodes do not fit what is asked.
+        """
+
+    def compare(
+        self, jury: Family, episodes: Mapping[str, Episodes], arrays: Mapping[str, Mapping[str, NDArray[Any]]]
+    ) -> list[dict[str, Any]]:
+        """Rows (with ``model``: ``"family/variant"``) that need one encoder for all models of a world.
+
+        Args:
+            jury: the encoder. episodes: of the world. arrays: model -> what its judge kept.
+        """
+        del jury, episodes, arrays
+        return []
+
+    @abstractmethod
+    def summary(self, scores: pd.DataFrame) -> str:
+        """Seeds pooled, as text for the terminal."""
+
+    @abstractmethod
+    def page(self, results: Results) -> str:
+        """The report: one HTML page that needs nothing else."""
+
+    def figures(self, results: Results) -> dict[str, Any]:
+        """Plotly figures for kedro viz, ``"world_name"`` -> figure; here: none."""
+        del results
+        return {}
