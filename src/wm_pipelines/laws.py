@@ -58,6 +58,9 @@ def laws_of(spec: Spec) -> Laws:
     Raises:
         UserError: the kind of world does not exist any more, or refuses its parameters.
     """
-    if not spec.origin:
-        return Laws()
-    return worlds.get(spec.origin["world"]).restored(spec.origin, spec.name).laws()
+    return world_of(spec).laws() if spec.origin else Laws()
+
+
+def world_of(spec: Spec) -> Any:
+    """The world behind a spec, for those who draw and describe it; see `laws_of`."""
+    return worlds.get(spec.origin["world"]).restored(spec.origin, spec.name)

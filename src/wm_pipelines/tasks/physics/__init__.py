@@ -1,0 +1,78 @@
+"""States of mechanical systems, rolled out: who obeys the laws, for how long, and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from wm_pipelines.tasks import register
+from wm_pipelines.tasks.base import Results, Task, TaskConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wm_pipelines.episodes import Episodes
+    from wm_pipelines.families.base import Family
+    from wm_pipelines.laws import Laws
+    from wm_pipelines.tasks.judgement import Judgement
+
+
+class PhysicsConfig(TaskConfig):
+    """How roll-outs are judged."""
+
+    tolerance: float = Field(
+        0.01, gt=0, allow_inf_nan=False, description="relative energy or momentum error that counts as a violation"
+    )
+    horizon_threshold: float = Field(
+        0.4, gt=0, allow_inf_nan=False, description="share of the truth's spread at which a prediction is lost"
+    )
+    error_steps: list[int] = Field([1, 2, 5, 10, 20, 50, 100, 200], description="steps at which `mse` is also reported")
+    rollout_episodes: int = Field(3, ge=1, description="episodes kept for the report's figures")
+    animation_frames: int = Field(40, ge=2)
+    animation_size: int = Field(96, ge=16, description="pixels")
+
+
+@register
+class Physics(Task):
+    """Roll-outs in state space."""
+
+    name: ClassVar[str] = "physics"
+    pipeline: ClassVar[str] = "physics_eval"
+    title: ClassVar[str] = "Mechanics"
+    file: ClassVar[str] = "physics.html"
+    Config: ClassVar[type[TaskConfig]] = PhysicsConfig
+    shows: ClassVar[tuple[str, ...]] = ("times", "states", "derivatives", "actions", "rewards")
+
+    def judge(
+        self,
+        model: Family,
+        episodes: Mapping[str, Episodes],
+        split: str,
+        laws: Laws,
+        config: PhysicsConfig,
+        trained: bool = True,  # noqa: ARG002
+    ) -> Judgement:
+        """Roll out from the first true state of every episode; measure against the rest of it."""
+        from wm_pipelines.tasks.physics.judge import judge
+
+        return judge(model, episodes[split], split, laws, config)
+
+    def summary(self, scores: pd.DataFrame) -> str:
+        """Horizon, violations, energy error, cost."""
+        from wm_pipelines.reporting.summary import format_terminal, summary_table
+
+        return format_terminal(summary_table(scores))
+
+    def page(self, results: Results) -> str:
+        """Who keeps the energy, whose predictions last, what it cost; figures and animations of every world."""
+        from wm_pipelines.tasks.physics.report import page
+
+        return page(results)
+
+    def figures(self, results: Results) -> dict[str, Any]:
+        """Energy error over time and growth of the error, world by world."""
+        from wm_pipelines.tasks.physics.report import figures
+
+        return figures(results)

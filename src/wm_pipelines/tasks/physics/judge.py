@@ -1,0 +1,84 @@
+"""Judge one trained model on one world's held-out episodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wm_pipelines.episodes import Episodes
+from wm_pipelines.errors import UserError
+from wm_pipelines.families.base import Family
+from wm_pipelines.laws import Laws
+from wm_pipelines.metrics.registry import STATE_METRICS, Rollout
+from wm_pipelines.tasks.judgement import COST_UNITS, Judgement
+
+if TYPE_CHECKING:
+    from wm_pipelines.tasks.physics import PhysicsConfig
+
+
+def judge(family: Family, episodes: Episodes, split: str, laws: Laws, config: PhysicsConfig) -> Judgement:
+    """Roll out from the first true state of every episode; measure against the rest of it.
+
+    Raises:
+        UserError: the family returned no states, or of the wrong shape.
+    """
+    states, step = episodes["states"], episodes.spec.step
+    starts, steps = {"states": torch.tensor(states[:, :1])}, states.shape[1] - 1
+    with torch.no_grad():
+        began = time.perf_counter()
+        prediction = family.predict(starts, steps, step=step)
+        seconds = time.perf_counter() - began
+    seeds, predicted = list(family.seeds), prediction.get("states")
+    expected = (len(seeds), *states.shape)
+    if predicted is None or tuple(predicted.shape) != expected:
+        got = None if predicted is None else tuple(predicted.shape)
+        raise UserError(f"family {family.name}: predict returned states of shape {got}, expected {expected}")
+    rollout = Rollout(
+        predicted.numpy(),
+        np.asarray(states),
+        np.asarray(episodes["times"][0]),
+        laws.energy,
+        laws.momentum,
+        laws.angular_momentum,
+        tuple(episodes.spec.facts.get("angles", ())),
+        laws.lyapunov_time,
+        config.tolerance,
+        config.horizon_threshold,
+    )
+    judged = Judgement(seeds, split, config.resamples, arrays=_kept(rollout, config.rollout_episodes))
+    _add_metrics(judged, rollout, config.error_steps)
+    judged.add("step_ms", np.full(len(seeds), 1e3 * seconds / steps / len(seeds)), COST_UNITS["step_ms"])
+    judged.arrays |= _kept_frames(config)
+    return judged
+
+
+def _add_metrics(judged: Judgement, rollout: Rollout, error_steps: Sequence[int]) -> None:
+    """A row per metric and seed, and one per step of ``error_steps`` for metrics that are functions of the step."""
+    for name, metric in STATE_METRICS.items():
+        if not metric.applies(rollout):
+            continue
+        judged.add(name, metric(rollout), metric.unit)
+        if metric.by_step is not None:
+            by_step = metric.by_step(rollout)
+            for k in error_steps:
+                if k < by_step.shape[2]:
+                    judged.add(name, by_step[:, :, k], metric.unit, step=k)
+
+
+def _kept(rollout: Rollout, episodes: int) -> dict[str, NDArray[np.float64]]:
+    """First seed's roll-outs of the first episodes: ``predicted, truth [E, K, 2d]``, energies ``[E, K]``, ``time``."""
+    arrays = {"predicted": rollout.predicted[0, :episodes], "truth": rollout.truth[:episodes], "time": rollout.time}
+    if rollout.energy is not None:
+        arrays["energy"] = rollout.predicted_energy[0, :episodes]
+        arrays["truth_energy"] = rollout.truth_energy[:episodes]
+    return {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
+
+
+def _kept_frames(config: PhysicsConfig) -> dict[str, NDArray[np.int64]]:
+    """How the report's animations are to be drawn."""
+    return {"animation": np.array([config.animation_frames, config.animation_size])}
