@@ -1,17 +1,78 @@
+"""Files and folders appear whole or not at all: at every event at which a writer can be killed or the disk be full."""
+
 import errno
+import fcntl
+import hashlib
+import json
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 
+from wm_pipelines import files
 from wm_pipelines.errors import UserError
-from wm_pipelines.files import atomic_path, atomic_write_bytes
+from wm_pipelines.files import atomic_path, atomic_write_bytes, hold, is_complete, read_folder, write_folder
+
+INDEX, REMEDY = "things.json", "run: make things"
+EVENTS = ("replace", "rename", "unlink", "rmdir", "mkdir", "fsync")  # all by which files.py changes or syncs a disk
 
 
 def names(directory):
     return sorted(p.name for p in directory.iterdir())
+
+
+def count_events(monkeypatch, last, what):
+    """Let the first ``last`` events happen; at the next one, before it happens, call ``what``."""
+    seen = []
+
+    def event(function):
+        def happens(*args, **kwargs):
+            seen.append(function.__name__)
+            if len(seen) > last:
+                what()
+            return function(*args, **kwargs)
+
+        return happens
+
+    for name in EVENTS:
+        monkeypatch.setattr(os, name, event(getattr(os, name)))
+    # Content that a caller hands over: half of it is there when the event comes.
+    monkeypatch.setattr(Path, "write_bytes", half_first(Path.write_bytes, event))
+    return seen
+
+
+def half_first(write, event):
+    def write_bytes(path, data):
+        write(path, data[: len(data) // 2])
+        event(write)(path, data)
+
+    return write_bytes
+
+
+def kill_in_a_child(last, action):
+    """Run ``action`` in a child that dies at event number ``last``; whether it came to its end before."""
+    if (pid := os.fork()) == 0:
+        try:
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                count_events(monkeypatch, last, lambda: os._exit(9))  # like SIGKILL: nothing is cleaned up
+                action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, 9)
+    return status == 0
+
+
+# ---------------------------------------------------------------- one file
 
 
 def test_file_appears_whole_with_the_usual_permissions(tmp_path):
@@ -25,8 +86,11 @@ def test_file_appears_whole_with_the_usual_permissions(tmp_path):
 
 def write_and_fail(path, error):
     with atomic_path(path) as temporary:
-        assert (temporary.suffix, temporary.parent) == (path.suffix, path.parent)
+        assert temporary.name == path.name
+        assert temporary.parent.name.startswith(".")
+        assert temporary.parent.parent == path.parent, "another file system cannot be renamed from"
         temporary.write_bytes(b"half")
+        assert not [p for p in path.parent.glob("*.png") if p != path]
         raise error
 
 
@@ -60,9 +124,16 @@ def test_a_directory_where_the_file_should_be(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
-def test_read_only_place():
+def test_read_only_place(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot write '/proc/"):
         atomic_write_bytes("/proc/nothing/here", b"")
+
+    def refuse(*, dir, prefix):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir / f"{prefix}x"))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(UserError, match=r"cannot write '.*a': Permission denied"):
+        atomic_write_bytes(tmp_path / "a", b"")
 
 
 def test_errors_about_other_files_stay_themselves(tmp_path):
@@ -70,17 +141,313 @@ def test_errors_about_other_files_stay_themselves(tmp_path):
         (tmp_path / "missing").read_bytes()
 
 
-def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+def test_killed_at_any_moment_a_file_is_the_old_or_the_new_one_and_nothing_is_left_for_good(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"old")
+    found, ended, k = set(), False, 0
+    while not ended:
+        ended = kill_in_a_child(k, lambda: atomic_write_bytes(path, b"new"))
+        assert [p.name for p in tmp_path.glob("*.parquet")] == ["a.parquet"]
+        found.add(path.read_bytes())
+        atomic_write_bytes(tmp_path / "b", b"another file")  # whoever writes next tidies up
+        assert names(tmp_path) == ["a.parquet", "b"]
+        path.write_bytes(b"old")
+        k += 1
+    assert found == {b"old", b"new"}
+    assert k > 5
+
+
+def test_a_living_writer_is_left_alone_and_a_killed_one_is_tidied_up(tmp_path):
     script = (
         "import sys, time; from wm_pipelines.files import atomic_path\n"
         f"with atomic_path({str(tmp_path / 'a.txt')!r}) as t:\n"
-        "    t.write_bytes(b'half'); print('ready', flush=True); time.sleep(60)\n"
+        "    t.write_bytes(b'theirs'); print('ready', flush=True); sys.stdin.readline()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as writer:
-        assert writer.stdout.readline() == b"ready\n"
-        atomic_write_bytes(tmp_path / "a.txt", b"mine")
-        assert len(names(tmp_path)) == 2, "the living writer's file was taken away"
-        os.kill(writer.pid, signal.SIGKILL)
-    assert (tmp_path / "a.txt").read_bytes() == b"mine"
+    for last in ("finishes", "is killed"):
+        with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout.readline() == b"ready\n"
+            atomic_write_bytes(tmp_path / "a.txt", b"mine")
+            assert (tmp_path / "a.txt").read_bytes() == b"mine"
+            assert len(names(tmp_path)) == 2, "the living writer's file was taken away"
+            if last == "finishes":
+                writer.communicate(b"\n")
+                assert writer.returncode == 0
+                assert (tmp_path / "a.txt").read_bytes() == b"theirs"
+            else:
+                os.kill(writer.pid, signal.SIGKILL)
     atomic_write_bytes(tmp_path / "a.txt", b"again")
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_directory_taken_away_before_its_writer_could_lock_it_is_made_again(tmp_path, monkeypatch):
+    make, made = tempfile.mkdtemp, []
+
+    def make_and_lose_the_first(**where):
+        made.append(make(**where))
+        if len(made) == 1:
+            files._remove_leftovers(tmp_path)  # of another process, at this very moment
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose_the_first)
+    atomic_write_bytes(tmp_path / "a", b"content")
+    assert (len(made), names(tmp_path)) == (2, ["a"])
+
+
+# ---------------------------------------------------------------- a folder with an index
+
+OLD = {"a.bin": b"old a", "b.bin": b"old b", "gone.bin": b"old gone"}
+NEW = {"a.bin": b"new a", "b.bin": b"new b", "more.bin": b"new more"}
+
+
+def save(folder, contents):
+    write_folder(folder, contents, INDEX, {"first": contents["a.bin"].decode()})
+
+
+def load(folder):
+    with read_folder(folder, INDEX, REMEDY) as stored:
+        contents = {name: stored[name].read_bytes() for name in stored.files}
+        assert stored.facts == {"first": contents["a.bin"].decode()}
+    return contents
+
+
+def test_a_folder_holds_what_was_written_last(tmp_path):
+    (tmp_path / "foreign.txt").touch()
+    for contents in (OLD, NEW):
+        save(tmp_path, contents)
+        assert load(tmp_path) == contents
+        assert names(tmp_path) == sorted([*contents, INDEX, "foreign.txt"])
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in NEW.items()}
+
+
+def test_files_may_be_written_by_functions_that_write_atomically(tmp_path):
+    write_folder(tmp_path, {"a.bin": lambda path: atomic_write_bytes(path, b"content")}, INDEX, {})
+    assert names(tmp_path) == ["a.bin", INDEX]
+
+
+def test_killed_at_any_moment_a_folder_is_all_old_or_all_new(tmp_path):
+    """Also where the reader who recovers is killed at any moment, and where the next one writes and does not read."""
+    seen, recoveries, ended, k = [], 0, False, 0
+    while not ended:
+        folder = tmp_path / str(k)
+        save(folder, OLD)
+        ended = kill_in_a_child(k, lambda folder=folder: save(folder, NEW))
+        for other in ("reader", "writer"):
+            copy = tmp_path / f"{k} {other}"
+            subprocess.run(["cp", "-r", folder, copy], check=True)
+        assert is_complete(folder, INDEX)
+        j = 0
+        while not kill_in_a_child(j, lambda folder=folder: load(folder)):
+            j += 1
+        recoveries += j
+        seen.append(load(folder))
+        assert seen[-1] in (OLD, NEW)
+        assert load(tmp_path / f"{k} reader") == seen[-1]
+        save(tmp_path / f"{k} writer", {"a.bin": b"third"})
+        assert load(tmp_path / f"{k} writer") == {"a.bin": b"third"}
+        assert names(tmp_path / f"{k} writer") == ["a.bin", INDEX]
+        visible = [name for name in names(folder) if not name.startswith(".")]
+        assert visible == sorted([*seen[-1], INDEX]), "other tools read the visible files"
+        k += 1
+    assert seen == [OLD] * seen.count(OLD) + [NEW] * seen.count(NEW)
+    assert min(seen.count(OLD), seen.count(NEW), recoveries) > 5, "the events were not met"
+
+
+def test_a_disk_that_is_full_at_any_moment_leaves_a_whole_folder_and_one_line(tmp_path):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save(tmp_path, OLD)
+    seen, lines, k = [], set(), 0
+    while True:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            events = count_events(monkeypatch, k, full)
+            try:
+                save(tmp_path, NEW)
+            except UserError as error:
+                lines.add(str(error))
+            found = load(tmp_path)  # the disk is still full
+            assert found in (OLD, NEW)
+            if len(events) <= k:
+                break
+        seen.append(found)
+        save(tmp_path, OLD)
+        assert names(tmp_path) == sorted([*OLD, INDEX])
+        k += 1
+    assert seen == [OLD] * seen.count(OLD) + [NEW] * seen.count(NEW)
+    assert min(seen.count(OLD), seen.count(NEW)) > 3
+    (line,) = lines
+    assert re.fullmatch(r"cannot write '.*things.json': No space left on device; free the disk.*", line)
+
+
+def test_a_writer_that_fails_names_the_place_the_user_knows(tmp_path):
+    save(tmp_path, OLD)
+
+    def fail(path):
+        raise UserError(f"cannot write '{path}': no")
+
+    with pytest.raises(UserError, match=re.escape(f"cannot write '{tmp_path / 'b.bin'}': no")):
+        write_folder(tmp_path, {"a.bin": b"new", "b.bin": fail}, INDEX, {})
+    assert load(tmp_path) == OLD
+    assert names(tmp_path) == sorted([*OLD, INDEX])
+
+
+def test_a_reader_sees_one_version_while_another_process_writes(tmp_path):
+    save(tmp_path, OLD)
+    script = (
+        "from wm_pipelines.files import write_folder\n"
+        f"write_folder({str(tmp_path)!r}, {NEW!r}, {INDEX!r}, {{'first': 'new a'}})"
+    )
+    with read_folder(tmp_path, INDEX, REMEDY) as stored:
+        first = stored["a.bin"].read_bytes()
+        writer = subprocess.Popen([sys.executable, "-c", script])
+        while not any((p / INDEX).exists() for p in tmp_path.glob(".partial-*")):
+            time.sleep(0.01)  # now it waits for us, or would not
+        rest = {name: stored[name].read_bytes() for name in stored.files}
+    assert writer.wait() == 0
+    assert (first, rest) == (OLD["a.bin"], OLD)
+    assert load(tmp_path) == NEW
+
+
+def test_two_processes_that_write_one_folder_both_succeed(tmp_path):
+    script = (
+        "import sys; from wm_pipelines.files import write_folder\n"
+        "for _ in range(20):\n"
+        f"    write_folder({str(tmp_path)!r}, {{n: sys.argv[1].encode() for n in 'ab'}}, {INDEX!r}, {{}})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script, name]) for name in ("one", "two")]
+    assert [w.wait() for w in writers] == [0, 0]
+    with read_folder(tmp_path, INDEX, REMEDY) as stored:
+        assert stored["a"].read_bytes() == stored["b"].read_bytes()
+    assert names(tmp_path) == ["a", "b", INDEX]
+
+
+def replace_a_by_b(folder):
+    (folder / "a.bin").write_bytes((folder / "b.bin").read_bytes())
+
+
+def edit_the_index(folder):
+    (folder / INDEX).write_text((folder / INDEX).read_text().replace("old a", "old b"))
+
+
+DAMAGES = {
+    "replaced": (replace_a_by_b, r"'\S+a.bin' was damaged or replaced \(its SHA-256 is not the one in things.json\)"),
+    "truncated": (lambda f: (f / "b.bin").write_bytes(b"ol"), r"'\S+b.bin' was damaged or replaced"),
+    "missing": (lambda f: (f / "b.bin").unlink(), r"'\S+b.bin' is missing"),
+    "a directory": (lambda f: ((f / "b.bin").unlink(), (f / "b.bin").mkdir()), r"'\S+b.bin' is missing"),
+    "no index": (lambda f: (f / INDEX).unlink(), r"no complete things in '\S+'"),
+    "edited index": (edit_the_index, r"'\S+things.json' is damaged, edited, or of an older version"),
+    **{
+        f"index is {text!r}": (lambda f, text=text: (f / INDEX).write_bytes(text), r"'\S+things.json' is damaged")
+        for text in (b"", b"{", b"{}", b"[]", b"3", b"null", b"\xff\xfe", b'{"files": {}, "sha256": "x"}')
+    },
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_one_line_that_names_the_file_and_the_remedy(tmp_path, damage):
+    save(tmp_path, OLD)
+    act, message = DAMAGES[damage]
+    act(tmp_path)
+    with pytest.raises(UserError, match=f"^{message}.*; run: make things$"):
+        load(tmp_path)
+    save(tmp_path, NEW) if damage != "a directory" else None
+    assert damage == "a directory" or load(tmp_path) == NEW
+
+
+def test_no_folder_is_nothing_complete(tmp_path):
+    with pytest.raises(UserError, match="no complete things in"):
+        load(tmp_path / "nowhere")
+    assert not is_complete(tmp_path / "nowhere", INDEX)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/b", ".hidden", "", "..", INDEX])
+def test_names_are_names_and_not_places(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be a file of"):
+        write_folder(tmp_path / "folder", {name: b""}, INDEX, {})
+    assert names(tmp_path) == []
+
+
+# ---------------------------------------------------------------- one run per data folder
+
+HOLDER = (
+    "import sys; from wm_pipelines.files import hold\n"
+    "hold(sys.argv[1], 'kedro run --env=smoke')\n"
+    "{more}print('ready', flush=True); sys.stdin.readline()\n"
+)
+
+
+def holder(folder, more=""):
+    command = [sys.executable, "-c", HOLDER.format(more=more), str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_second_run_is_told_who_holds_the_folder(tmp_path):
+    with holder(tmp_path / "data") as first:
+        with pytest.raises(UserError) as caught:
+            hold(tmp_path / "data", "kedro run")
+        assert re.fullmatch(
+            rf"data folder '\S+data' is in use by another run \(process {first.pid}, `kedro run --env=smoke`, "
+            r"since \d\d:\d\d\); wait for it or use another --env",
+            str(caught.value),
+        )
+        hold(tmp_path / "other", "kedro run").close()
+        first.kill()
+    with hold(tmp_path / "data", "kedro run"), pytest.raises(BlockingIOError), (tmp_path / "data/.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with holder(tmp_path / "data") as next_one:  # it gets the folder once the handle is closed
+        next_one.kill()
+
+
+def test_a_holder_who_has_not_yet_said_who_it_is(tmp_path):
+    with holder(tmp_path) as first:
+        (tmp_path / ".lock").write_bytes(b"")
+        with pytest.raises(UserError, match="in use by another run; wait for it"):
+            hold(tmp_path, "kedro run")
+        yesterday = datetime(2020, 2, 3, 4, 5).isoformat()
+        (tmp_path / ".lock").write_text(json.dumps({"process": 1, "command": "x", "since": yesterday}))
+        with pytest.raises(UserError, match="since 2020-02-03 04:05"):
+            hold(tmp_path, "kedro run")
+        first.kill()
+
+
+def test_the_same_process_takes_its_hold_over(tmp_path):
+    hold(tmp_path, "a run that was interrupted in a notebook")
+    with hold(tmp_path, "the next one"):
+        assert "next one" in (tmp_path / ".lock").read_text()
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_are_covered_by_their_parents_hold(tmp_path, start):
+    with hold(tmp_path, "kedro run"):
+        worker = multiprocessing.get_context(start).Process(target=hold, args=(tmp_path, "a worker"))
+        worker.start()
+        worker.join()
+    assert worker.exitcode == 0
+
+
+def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(tmp_path):
+    """SIGKILL to a run with a forked worker: the worker waits for ever, the folder is free."""
+    fork = "import os, time; child = os.fork()\nif child == 0: time.sleep(600)\nprint(child, flush=True)\n"
+    script = HOLDER.format(more=fork)
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
+        worker = int(run.stdout.readline())
+        run.kill()
+        run.wait()
+        try:
+            hold(tmp_path, "kedro run").close()
+            os.kill(worker, 0)
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_a_place_that_cannot_be_held(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("/proc/nothing", tmp_path / "file" / "data"):
+        with pytest.raises(UserError, match=r"cannot write '.*\.lock': .*; make the folder writable"):
+            hold(place, "kedro run")
