@@ -1,7 +1,7 @@
 """Partial differential equations as data: fields on a box, the equations they obey, and what is given about them.
 
-An equation is a formula in symbols spelled as in a paper, a derivative by its subscripts: ``u_t + u*u_x - nu*u_xx``. It is
-a function of `Symbols` that works on numpy and torch alike and returns the residual, zero where the law holds.
+An equation is a formula in symbols spelled as in a paper, a derivative by its subscripts: ``u_t + u*u_x - nu*u_xx``. It
+is a function of `Symbols` that works on numpy and torch alike and returns the residual, zero where the law holds.
 """
 
 from __future__ import annotations
@@ -138,12 +138,13 @@ class Problem:
             raise UserError(f"field '{self.name}': coordinates are single letters, fields have no underscore")
         for condition in self.conditions:
             self.derivative(condition.symbol)
+        _ = self.symbols  # every equation reads what there is
 
     # ------------------------------------------------------------ as facts
 
     def to_facts(self) -> dict[str, Any]:
-        """The facts of a world's spec; see `from_facts`."""
-        return {
+        """The facts of a world's spec, those that are empty left out; see `from_facts`."""
+        facts = {
             "coordinates": list(self.coordinates),
             "fields": list(self.fields),
             "domain": {name: list(ends) for name, ends in self.domain.items()},
@@ -154,21 +155,24 @@ class Problem:
             "observed": list(self.observed),
             "time": self.time,
         }
+        return {fact: value for fact, value in facts.items() if value}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], name: str) -> Problem:
-        """Inverse of `to_facts`; conditions come without their values."""
+        """Inverse of `to_facts` (reads all of `FACTS`); conditions come without their values."""
         return cls(
             name=name,
             coordinates=tuple(facts["coordinates"]),
             fields=tuple(facts["fields"]),
             domain={c: (low, high) for c, (low, high) in facts["domain"].items()},
             equations={n: Equation(text) for n, text in facts["equations"].items()},
-            conditions=tuple(Condition(n, symbol, at) for n, symbol, at in facts["conditions"]),
-            coefficients={n: Coefficient(v, unit, (a, b)) for n, (v, unit, (a, b)) in facts["coefficients"].items()},
-            units=facts["units"],
-            observed=tuple(facts["observed"]),
-            time=facts["time"],
+            conditions=tuple(Condition(n, symbol, at) for n, symbol, at in facts.get("conditions", ())),
+            coefficients={
+                n: Coefficient(v, unit, (a, b)) for n, (v, unit, (a, b)) in facts.get("coefficients", {}).items()
+            },
+            units=facts.get("units", {}),
+            observed=tuple(facts.get("observed", ())),
+            time=facts.get("time"),
         )
 
     # ------------------------------------------------------------ symbols
@@ -212,8 +216,8 @@ class Problem:
         self, points: Array, values: Mapping[str, Array], coefficients: Mapping[str, Array], about: str = "equation"
     ) -> Symbols:
         """Symbols at points ``[..., d]`` from fields and derivatives ``[...]`` and coefficients."""
-        places = {c: points[..., i] for i, c in enumerate(self.coordinates)}
-        return Symbols({**places, **coefficients, **values}, f"field '{self.name}', {about}")
+        coordinates = {c: points[..., i] for i, c in enumerate(self.coordinates)}
+        return Symbols({**coordinates, **coefficients, **values}, f"field '{self.name}', {about}")
 
     def pointwise(
         self, equation: Equation, points: Array, about: str = "equation"
@@ -226,6 +230,12 @@ class Problem:
             return equation(self.namespace(points, values, {**known, **found}, about))
 
         return residual
+
+
+FACTS = frozenset(
+    {"coordinates", "fields", "domain", "equations", "conditions", "coefficients", "units", "observed", "time"}
+)
+"""Facts that pose a problem: what a family declares to know that reads it by `Problem.from_facts`."""
 
 
 def box(problem: Problem, coordinates: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 if TYPE_CHECKING:
@@ -16,6 +18,14 @@ class UserError(ValueError):
 
     The command line shows the message alone, without a traceback, and exits with a non-zero status.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End of a message about an unknown name: the nearest known ones, else all, e.g. ``"; did you mean 'hnn'?"``."""
+    names = list(known)
+    if near := get_close_matches(name, names, 3, 0.6):
+        return f"; did you mean {' or '.join(repr(n) for n in near)}?"
+    return f"; known: {', '.join(names)}" if names else ""
 
 
 def validate(model: type[Model], data: Any, where: str) -> Model:

@@ -108,6 +108,8 @@ class Formula:
                 found.append(given[a])
             elif b is not None:
                 found.append(_APPLY[kind](found[a], found[b]))
+            elif isinstance(found[a], float):
+                found.append(_FUNCTIONS[kind](found[a]))
             else:
                 found.append(getattr(array_namespace(found[a]), kind)(found[a]))
         return found[self._root]

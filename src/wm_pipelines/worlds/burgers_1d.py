@@ -9,17 +9,17 @@ Karniadakis, *Physics-informed neural networks* (2019), section 2.1.1.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator
 from scipy.fft import dst
 
-from wm_pipelines.fields import Balance, Coefficient, Condition, FieldSystem
-from wm_pipelines.worlds.base import Float
-from wm_pipelines.worlds.fields import register
-from wm_pipelines.worlds.fields.base import FieldParameters, FieldWorld
+from wm_pipelines.equations import Balance, Coefficient, Condition, Equation, Problem
 from wm_pipelines.formulas import Formula
+from wm_pipelines.worlds import register
+from wm_pipelines.worlds.base import Float, WorldParameters
+from wm_pipelines.worlds.parts.fields import FieldParameters, FieldWorld
 from wm_pipelines.worlds.quantities import Quantity
 
 _POINTS_AT_ONCE = 4096
@@ -44,17 +44,12 @@ class BurgersParameters(FieldParameters):
         return text
 
 
-def burgers(d: Any) -> Any:
-    """Transport of momentum by itself, and its diffusion."""
-    return d.u_t + d.u * d.u_x - d.nu * d.u_xx
-
-
 @register
 class Burgers(FieldWorld):
     """A wave that steepens, then decays."""
 
     name: ClassVar[str] = "burgers_1d"
-    Parameters: ClassVar[type[FieldParameters]] = BurgersParameters
+    Parameters: ClassVar[type[WorldParameters]] = BurgersParameters
     parameters: BurgersParameters
 
     @cached_property
@@ -62,15 +57,15 @@ class Burgers(FieldWorld):
         """Velocity at the start, a function of ``[..., 1]``."""
         return Formula(self.parameters.initial, ["x"])
 
-    def system(self) -> FieldSystem:
-        """See `FieldWorld.system`."""
+    def problem(self) -> Problem:
+        """Transport of momentum by itself, and its diffusion."""
         p = self.parameters
-        return FieldSystem(
-            name=self.name,
+        return Problem(
+            name=self.entry,
             coordinates=("x", "t"),
             fields=("u",),
             domain={"x": (-1.0, 1.0), "t": (0.0, p.duration)},
-            equations={"burgers": burgers},
+            equations={"burgers": Equation("u_t + u*u_x - nu*u_xx")},
             conditions=(
                 Condition("initial", "u", {"t": 0.0}, lambda points: self.initial(points[:, :1])),
                 Condition("left wall", "u", {"x": -1.0}, lambda points: np.zeros(len(points))),
@@ -79,11 +74,12 @@ class Burgers(FieldWorld):
             coefficients={"nu": Coefficient(p.viscosity, "m^2/s")},
             units={"x": "m", "t": "s", "u": "m/s"},
             observed=("u",),
-            reference=self.reference,
-            # Between walls the transport only moves energy about, and friction takes it away.
-            balances={"energy": Balance(lambda d: d.u**2 / 2, lambda d: -d.nu * d.u_x**2)},
             time="t",
         )
+
+    def balances(self) -> dict[str, Balance]:
+        """Between walls the transport only moves energy about, and friction takes it away."""
+        return {"energy": Balance(Equation("u**2/2"), Equation("-nu*u_x**2"))}
 
     @cached_property
     def _amplitudes(self) -> Float:

@@ -7,17 +7,17 @@ Differential Equations*, 2010, sec. 2.3). The default setting is DeepXDE's examp
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 from scipy.fft import dst
 
-from wm_pipelines.fields import Balance, Coefficient, Condition, FieldSystem
-from wm_pipelines.worlds.base import Float
-from wm_pipelines.worlds.fields import register
-from wm_pipelines.worlds.fields.base import FieldParameters, FieldWorld
+from wm_pipelines.equations import Balance, Coefficient, Condition, Equation, Problem
 from wm_pipelines.formulas import Formula
+from wm_pipelines.worlds import register
+from wm_pipelines.worlds.base import Float, WorldParameters
+from wm_pipelines.worlds.parts.fields import FieldParameters, FieldWorld
 from wm_pipelines.worlds.quantities import Quantity
 
 
@@ -32,17 +32,12 @@ class HeatParameters(FieldParameters):
     modes: int = Field(256, ge=1, description="terms of the reference's sine series")
 
 
-def heat(d: Any) -> Any:
-    """Fourier's law and conservation of heat."""
-    return d.u_t - d.alpha * d.u_xx
-
-
 @register
 class Heat(FieldWorld):
     """A rod that relaxes to its steady state."""
 
     name: ClassVar[str] = "heat_1d"
-    Parameters: ClassVar[type[FieldParameters]] = HeatParameters
+    Parameters: ClassVar[type[WorldParameters]] = HeatParameters
     parameters: HeatParameters
 
     @cached_property
@@ -50,16 +45,16 @@ class Heat(FieldWorld):
         """Temperature at the start, a function of ``[..., 1]``."""
         return Formula(self.parameters.initial, ["x"], {"L": self.parameters.length})
 
-    def system(self) -> FieldSystem:
-        """See `FieldWorld.system`."""
+    def problem(self) -> Problem:
+        """Fourier's law and conservation of heat."""
         p = self.parameters
         left, right = p.ends
-        return FieldSystem(
-            name=self.name,
+        return Problem(
+            name=self.entry,
             coordinates=("x", "t"),
             fields=("u",),
             domain={"x": (0.0, p.length), "t": (0.0, p.duration)},
-            equations={"heat": heat},
+            equations={"heat": Equation("u_t - alpha*u_xx")},
             conditions=(
                 Condition("initial", "u", {"t": 0.0}, lambda points: self.initial(points[:, :1])),
                 Condition("left end", "u", {"x": 0.0}, lambda points: np.full(len(points), left)),
@@ -68,11 +63,12 @@ class Heat(FieldWorld):
             coefficients={"alpha": Coefficient(p.diffusivity, "m^2/s")},
             units={"x": "m", "t": "s", "u": "K"},
             observed=("u",),
-            reference=self.reference,
-            # The flow of heat through the ends is inside u u_xx: its integral is [u u_x] - ∫ u_x².
-            balances={"energy": Balance(lambda d: d.u**2 / 2, lambda d: d.alpha * d.u * d.u_xx)},
             time="t",
         )
+
+    def balances(self) -> dict[str, Balance]:
+        """The flow of heat through the ends is inside ``u u_xx``: its integral is ``[u u_x] - ∫ u_x²``."""
+        return {"energy": Balance(Equation("u**2/2"), Equation("alpha*u*u_xx"))}
 
     @cached_property
     def _amplitudes(self) -> Float:
