@@ -47,10 +47,10 @@ class Dimension(BaseModel):
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
         """Draw a value."""
-        if self.type == "categorical":
-            assert self.choices is not None
+        if self.choices is not None:
             # Optuna keeps scalars only; a list or a mapping travels as JSON.
-            return json.loads(trial.suggest_categorical(name, [json.dumps(c, sort_keys=True) for c in self.choices]))
+            kept = {json.dumps(c, sort_keys=True) if isinstance(c, list | dict) else c: c for c in self.choices}
+            return kept[trial.suggest_categorical(name, list(kept))]
         assert self.low is not None
         assert self.high is not None
         if self.type == "int":
