@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 from kedro.io import AbstractDataset
-from numpy.typing import NDArray
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.files import (
+    Content,
+    StoredFolder,
+    atomic_write_bytes,
+    is_complete,
+    read_folder,
+    write_folder,
+)
 from wm_pipelines.mappings import deep_merge
 
 
@@ -33,123 +40,120 @@ class LocalDataset(AbstractDataset[Any, Any]):
         return self.path.exists()
 
 
-class EpisodesDataset(LocalDataset):
-    """Episodes by split: a folder of Arrow files, ``<split>.arrow``, and an index that is written last."""
+class FolderDataset(LocalDataset):
+    """Files of a folder that belong together, replaced as one and checked by hash where they are read.
+
+    Attributes:
+        index: name of the JSON file with the hashes; its stem says what the folder holds.
+        made_by: the pipeline that makes it again.
+        depth: how many of the path's last parts say whose folder it is; one copied to another place is refused.
+    """
+
+    index: str
+    made_by: str
+    depth = 1
 
     @property
-    def _index(self) -> Path:
-        return self.path / "episodes.json"
+    def belongs_to(self) -> str:
+        """Whose folder it is: ``pendulum``, ``physics/hnn/pendulum``."""
+        return "/".join(self.path.parts[-self.depth :])
+
+    def write(self, files: Mapping[str, Content], **facts: Any) -> None:
+        """Replace all files. Raises UserError where that fails; the old ones are whole then."""
+        write_folder(self.path, files, self.index, {"belongs_to": self.belongs_to, **facts})
+
+    @contextmanager
+    def read(self) -> Iterator[StoredFolder]:
+        """The files, each checked when it is asked for.
+
+        Raises:
+            UserError: there are none, the index is damaged, or they belong elsewhere.
+        """
+        remedy = f"run: kedro run --pipeline={self.made_by}"
+        with read_folder(self.path, self.index, remedy) as stored:
+            if (theirs := stored.facts.get("belongs_to")) != self.belongs_to:
+                what = Path(self.index).stem
+                raise UserError(f"'{self.path}' holds {what} of '{theirs}', not of '{self.belongs_to}'; {remedy}")
+            yield stored
+
+    def _exists(self) -> bool:
+        return is_complete(self.path, self.index)
+
+
+class EpisodesDataset(FolderDataset):
+    """Episodes by split, ``<split>.arrow``, in the folder of their world."""
+
+    index, made_by = "episodes.json", "data_ingestion"
 
     def save(self, data: dict[str, Any]) -> None:
-        """Write every split, then the index; files of splits that no longer exist are removed."""
-        import json
+        """Replace all splits.
 
-        from wm_pipelines.files import atomic_write_bytes
-        from wm_pipelines.worlds.episodes import write
+        Raises:
+            ValueError: they are of another world than the folder. UserError: they cannot be written.
+        """
+        from wm_pipelines.episodes import write
 
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._index.unlink(missing_ok=True)
-        for stale in {p.stem for p in self.path.glob("*.arrow")} - set(data):
-            (self.path / f"{stale}.arrow").unlink()
         for split, episodes in data.items():
-            write(self.path / f"{split}.arrow", episodes)
-        hashes = {split: episodes.content_hash for split, episodes in sorted(data.items())}
-        atomic_write_bytes(self._index, (json.dumps(hashes, indent=2) + "\n").encode())
+            if episodes.spec.name != self.belongs_to:
+                raise ValueError(f"split '{split}' is of '{episodes.spec.name}', not of '{self.belongs_to}'")
+
+        def writer(episodes: Any) -> Callable[[Path], None]:
+            return lambda path: write(path, episodes)
+
+        self.write(
+            {f"{split}.arrow": writer(episodes) for split, episodes in data.items()},
+            content_hashes={split: episodes.content_hash for split, episodes in data.items()},
+        )
 
     def load(self) -> dict[str, Any]:
         """Read every split, memory-mapped.
 
         Raises:
-            UserError: nothing there, not written to its end, or a file is damaged.
+            UserError: nothing there, a file is damaged or replaced, or it is the folder of another world.
         """
-        import json
+        from wm_pipelines.episodes import read
 
-        from wm_pipelines.worlds.episodes import read
-
-        try:
-            splits = json.loads(self._index.read_text())
-        except (OSError, ValueError):
-            raise UserError(
-                f"no complete episodes in '{self.path}'; run: kedro run --pipeline=data_ingestion"
-            ) from None
-        return {split: read(self.path / f"{split}.arrow") for split in splits}
+        with self.read() as stored:
+            return {name.removesuffix(".arrow"): read(stored[name], verify=True) for name in stored.files}
 
 
-class ModelsDataset(LocalDataset):
-    """Trained variants of a family on a world: a folder of safetensors and JSON files."""
+class ModelsDataset(FolderDataset):
+    """Trained variants of a family on a world, in a folder ``<task>/<family>/<world>``; see `models`."""
+
+    index, made_by, depth = "models.json", "training", 3
 
     def save(self, data: Any) -> None:
-        """Write every variant, then the index."""
-        from wm_pipelines.learning.artifacts import write_models
-
-        write_models(self.path, data)
-
-    def load(self) -> Any:
-        """Read every variant and check it against the index."""
-        from wm_pipelines.learning.artifacts import read_models
-
-        return read_models(self.path)
-
-
-class ArraysDataset(LocalDataset):
-    """Named numpy arrays in one safetensors file; ``made_by``: the pipeline to run where it is missing."""
-
-    def __init__(self, *, made_by: str = "evaluation", **settings: Any) -> None:
-        super().__init__(**settings)
-        self.made_by = made_by
-
-    def save(self, data: dict[str, NDArray[Any]]) -> None:
-        """Write atomically; equal content gives equal bytes."""
-        from safetensors.numpy import save
-
-        from wm_pipelines.files import atomic_write_bytes
-
-        ordered = {name: np.ascontiguousarray(array) for name, array in sorted(data.items())}
-        atomic_write_bytes(self.path, save(ordered))
-
-    def load(self) -> dict[str, NDArray[Any]]:
-        """Read all arrays.
+        """Replace all variants.
 
         Raises:
-            UserError: missing or damaged file.
+            ValueError: a card does not belong to this folder. UserError: they cannot be written.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from wm_pipelines.datasets.models import files_of
 
-        try:
-            return dict(load_file(self.path))
-        except (SafetensorError, OSError) as problem:
-            raise UserError(
-                f"'{self.path}' cannot be read ({problem}); run: kedro run --pipeline={self.made_by}"
-            ) from None
+        self.write(files_of(data, self.belongs_to), not_applicable=dict(data.not_applicable))
+
+    def load(self) -> Any:
+        """Read all variants.
+
+        Raises:
+            UserError: missing, damaged, edited or foreign files.
+        """
+        from wm_pipelines.datasets.models import models_of
+
+        with self.read() as stored:
+            return models_of(stored)
 
 
 class TextDataset(LocalDataset):
-    """A text file (HTML, YAML), replaced atomically."""
+    """A text file (HTML, YAML) in UTF-8, replaced atomically."""
 
     def save(self, data: str) -> None:
         """Write UTF-8."""
-        from wm_pipelines.files import atomic_write_bytes
-
         atomic_write_bytes(self.path, data.encode())
 
     def load(self) -> str:
         """Read UTF-8."""
-        return self.path.read_text()
-
-
-class BytesDataset(LocalDataset):
-    """A binary file (an animation), replaced atomically."""
-
-    def save(self, data: bytes) -> None:
-        """Write as is."""
-        from wm_pipelines.files import atomic_write_bytes
-
-        atomic_write_bytes(self.path, data)
-
-    def load(self) -> bytes:
-        """Read as is."""
-        return self.path.read_bytes()
+        return self.path.read_text(encoding="utf-8")
 
 
 class PathDataset(LocalDataset):
@@ -168,7 +172,7 @@ class PathDataset(LocalDataset):
 
 
 class EpisodesByWorldDataset(LocalDataset):
-    """The stored data of all worlds: world -> loader of its episodes by split, or of a field's arrays."""
+    """The stored data of all worlds: world -> loader of its episodes by split."""
 
     def save(self, data: Any) -> None:  # noqa: ARG002
         """Each world's episodes are saved by its own dataset."""
@@ -176,36 +180,48 @@ class EpisodesByWorldDataset(LocalDataset):
 
     def load(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """One loader per world; nothing is read yet."""
-        folders = sorted(p for p in self.path.glob("*") if p.is_dir())
-        fields = sorted(self.path.glob("*.safetensors"))
-        return {
-            **{folder.name: EpisodesDataset(filepath=str(folder)).load for folder in folders},
-            **{file.stem: ArraysDataset(filepath=str(file), made_by="field_eval").load for file in fields},
-        }
+        folders = sorted(p for p in self.path.glob("[!.]*") if p.is_dir())
+        return {folder.name: EpisodesDataset(filepath=str(folder)).load for folder in folders}
 
 
 class ParameterFilesDataset(LocalDataset):
     """Parameter files of a configuration environment; what is saved is merged into what is there."""
 
     def save(self, data: dict[str, Any]) -> None:
-        """``{"hnn": tree}`` goes to ``parameters_hnn.yml`` under the key ``hnn``."""
-        import yaml
+        """``{"hnn": tree}`` goes to ``parameters_hnn.yml`` under the key ``hnn``.
 
-        from wm_pipelines.files import atomic_write_bytes
+        Raises:
+            UserError: a file that is there is no YAML mapping, or it cannot be written.
+        """
+        import yaml
 
         for name, tree in data.items():
             path = self.path / f"parameters_{name}.yml"
-            before = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+            before = _read_yaml(path) if path.exists() else {}
             text = yaml.safe_dump(deep_merge(before, {name: tree}), sort_keys=True)
             atomic_write_bytes(
                 path, f"# Written by the tuning pipeline; use it with --env={self.path.name}.\n{text}".encode()
             )
 
     def load(self) -> dict[str, Any]:
-        """All parameter files, merged."""
-        import yaml
+        """All parameter files, merged.
 
+        Raises:
+            UserError: one of them is no YAML mapping.
+        """
         merged: dict[str, Any] = {}
         for path in sorted(self.path.glob("parameters_*.yml")):
-            merged = deep_merge(merged, yaml.safe_load(path.read_text()) or {})
+            merged = deep_merge(merged, _read_yaml(path))
         return merged
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_bytes()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise UserError(f"'{path}' is no YAML ({' '.join(str(problem).split())}); mend or remove it") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"'{path}' holds no mapping of parameters; mend or remove it")
+    return tree
