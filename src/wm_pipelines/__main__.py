@@ -14,7 +14,9 @@ def main(*args: Any, **kwargs: Any) -> Any:
     """Run as ``kedro run`` would."""
     package = Path(__file__).parent.name
     configure_project(package)
-    return find_run_command(package)(*args, **{"standalone_mode": not hasattr(sys, "ps1"), **kwargs})
+    # Kedro looks for the section of `--config` under the command's name.
+    names = {"prog_name": "run", "standalone_mode": not hasattr(sys, "ps1")}
+    return find_run_command(package)(*args, **{**names, **kwargs})
 
 
 if __name__ == "__main__":
