@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from wm_pipelines.blocks.ensemble import EnsembleMLP
 from wm_pipelines.errors import UserError
 from wm_pipelines.integrators import Field, rollout_runge_kutta4
-from wm_pipelines.blocks.ensemble import EnsembleMLP
 
 
 def _spread(x: Tensor) -> Tensor:
@@ -28,33 +28,33 @@ def cut(episodes: Mapping[str, Tensor], target: str, window: int) -> dict[str, T
     """Cut episodes into examples for derivative matching (`cut_rows`) or for an integrator (`cut_windows`).
 
     Args:
-        episodes: ``state [E, T+1, 2d]``, ``time [E, T+1]``, perhaps ``derivative``.
-        window: rows a window rolls over.
+        episodes: ``states [E, T+1, 2d]``, ``times [E, T+1]``, perhaps ``derivatives``.
+        window: time steps a window rolls over.
         target: ``derivative``, ``integrator``, or ``auto``: derivatives where the episodes carry them.
 
     Raises:
         UserError: derivatives are asked for and the episodes have none, or an episode is a single row.
     """
-    recorded = episodes.get("derivative") is not None
+    recorded = episodes.get("derivatives") is not None
     if target == "derivative" and not recorded:
         raise UserError("target: derivative, but the episodes carry no derivatives; use target: integrator (or auto)")
     if target != "integrator" and recorded:
         return cut_rows(episodes)
-    if episodes["state"].shape[1] < 2:
+    if episodes["states"].shape[1] < 2:
         raise UserError("the episodes are one row long: training through an integrator needs two rows or more")
     return cut_windows(episodes, window)
 
 
 def cut_rows(episodes: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every row of every episode: ``state [N, 2d]``, ``derivative [N, 2d]``."""
-    return {name: episodes[name].flatten(0, 1) for name in ("state", "derivative")}
+    return {"state": episodes["states"].flatten(0, 1), "derivative": episodes["derivatives"].flatten(0, 1)}
 
 
 def cut_windows(episodes: Mapping[str, Tensor], window: int) -> dict[str, Tensor]:
     """Every run of ``window + 1`` consecutive rows: ``state [N, W+1, 2d]``, ``step [N, W]`` seconds between them."""
-    window = min(window, episodes["state"].shape[1] - 1)
-    state = episodes["state"].unfold(1, window + 1, 1).movedim(-1, 2)
-    time = episodes["time"].unfold(1, window + 1, 1)
+    window = min(window, episodes["states"].shape[1] - 1)
+    state = episodes["states"].unfold(1, window + 1, 1).movedim(-1, 2)
+    time = episodes["times"].unfold(1, window + 1, 1)
     return {"state": state.flatten(0, 1), "step": time.diff(dim=-1).flatten(0, 1)}
 
 

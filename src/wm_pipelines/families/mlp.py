@@ -7,21 +7,21 @@ derivatives were recorded, else through Runge-Kutta 4 on pairs ``(z_t, z_{t+dt})
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from wm_pipelines.blocks.vector_field import VectorField, cut, substeps_for
 from wm_pipelines.families import register
-from wm_pipelines.families.protocol import Family, FamilyConfig, Prediction, Schedule
+from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
 from wm_pipelines.integrators import rollout_runge_kutta4
-from wm_pipelines.nets.vector_field import VectorField, cut, substeps_for
-from wm_pipelines.system import System
+from wm_pipelines.spec import Spec
 
 
-class MLPConfig(FamilyConfig):
+class MLPConfig(TrainedConfig):
     """Configuration of the black-box baseline."""
 
     schedule: Schedule = Schedule(steps=1500, batch_size=128, learning_rate=1e-2)
@@ -39,20 +39,26 @@ class MLP(Family):
     """Black-box vector field."""
 
     name: ClassVar[str] = "mlp"
-    Config: ClassVar[type[FamilyConfig]] = MLPConfig
+    Config: ClassVar[type[TrainedConfig]] = MLPConfig
     config: MLPConfig
 
-    def __init__(self, config: MLPConfig, system: System, seeds: Sequence[int]) -> None:
-        super().__init__(config, system, seeds)
-        self.f = VectorField(system.state_size, config.hidden, seeds, config.activation, system.angles)
+    @classmethod
+    def knows(cls, config: Any) -> frozenset[str]:  # noqa: ARG003
+        """Which coordinates are angles: networks see them as sine and cosine."""
+        return frozenset({"angles"})
 
-    def examples(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def __init__(self, config: MLPConfig, spec: Spec, seeds: Sequence[int]) -> None:
+        super().__init__(config, spec, seeds)
+        angles = self.spec.facts.get("angles", ())
+        self.f = VectorField(spec.state_size, config.hidden, seeds, config.activation, angles)
+
+    def examples(self, episodes: Views) -> Views:
         """Rows with derivatives, or windows of states; also standardises the network by them."""
         examples = cut(episodes, self.config.target, self.config.window)
         self.f.fit_scales(examples)
         return examples
 
-    def loss(self, batch: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+    def loss(self, batch: Views, progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
         """Mean squared error of the derivative, in units of its spread."""
         if "derivative" in batch:
             error = self.f.derivative_error(batch)
@@ -64,16 +70,16 @@ class MLP(Family):
     @torch.no_grad()
     def predict(
         self,
-        context: Tensor,
+        past: Views,
         steps: int,
-        step: float | None = None,
         actions: Tensor | None = None,  # noqa: ARG002
+        step: float | None = None,
     ) -> Prediction:
-        """Roll out by Runge-Kutta 4 from the last state of the context.
+        """Roll out by Runge-Kutta 4 from the last state of the past.
 
         A field that leaves its training region may grow without bound: its states become inf or NaN and stay so.
         """
-        step = self.system.step if step is None else step
-        substeps = substeps_for(step, self.system.step, self.config.substeps)
-        start = context[:, -1].expand(len(self.seeds), -1, -1)
+        step = self.spec.step if step is None else step
+        substeps = substeps_for(step, self.spec.step, self.config.substeps)
+        start = past["states"][:, -1].expand(len(self.seeds), -1, -1)
         return Prediction(states=rollout_runge_kutta4(start, step, steps, self.f, substeps))

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from wm_pipelines.families import register
-from wm_pipelines.families.protocol import Family, Prediction
+from wm_pipelines.families.base import Family, Prediction, Views
 
 
 @register
@@ -18,11 +18,12 @@ class Persistence(Family):
 
     def predict(
         self,
-        context: Tensor,
+        past: Views,
         steps: int,
-        step: float | None = None,  # noqa: ARG002
         actions: Tensor | None = None,  # noqa: ARG002
+        step: float | None = None,  # noqa: ARG002
     ) -> Prediction:
-        """The last state of the context, again and again."""
-        episodes, _, size = context.shape
-        return Prediction(states=context[None, :, -1:].expand(len(self.seeds), episodes, steps + 1, size).clone())
+        """The last state of the past, again and again."""
+        states = past["states"]
+        episodes, _, size = states.shape
+        return Prediction(states=states[None, :, -1:].expand(len(self.seeds), episodes, steps + 1, size).clone())

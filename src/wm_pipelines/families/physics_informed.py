@@ -10,7 +10,7 @@ keeps the energy, ``|E(z_{t+1}) - E(z_t)|^2 -> 0``, in one of two forms:
 Both are divided by ``|sigma grad E|^2``, sigma the spread of the measured slopes. That makes them the squared error of
 f_theta across the level sets of E, in the units of L_prediction, whatever the unit of E and however steep it is.
 
-The known E is the system's. The learned ``E_psi`` is fitted at the same time to be constant along true episodes and not
+The known E is the world's. The learned ``E_psi`` is fitted at the same time to be constant along true episodes and not
 across them: for two states ``z, z'`` of one episode it minimises ``mean (E(z) - E(z'))^2 / (2 var E)``, the share of
 its variance that lies within episodes, and where slopes were measured ``mean (grad E . dz/dt)^2 / var E``. A constant
 gains nothing by either. One minus that share says how far E_psi is a conserved quantity at all, and multiplies the
@@ -27,25 +27,25 @@ the metric of sigma. It keeps E by construction (in continuous time), so nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from wm_pipelines.blocks.ensemble import EnsembleMLP
+from wm_pipelines.blocks.vector_field import StateFeatures, VectorField, cut, substeps_for
 from wm_pipelines.families import register
-from wm_pipelines.families.protocol import Family, FamilyConfig, Prediction, Schedule
+from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
 from wm_pipelines.integrators import rollout_runge_kutta4
-from wm_pipelines.nets.ensemble import EnsembleMLP
-from wm_pipelines.nets.vector_field import StateFeatures, VectorField, cut, substeps_for
-from wm_pipelines.system import System
+from wm_pipelines.spec import Spec
 
 _ENERGY_SALT = 1  # the first weights of E_psi are not those of f_theta
 _PARTNER_SEED = 20_190_604
 
 
-class PhysicsInformedConfig(FamilyConfig):
+class PhysicsInformedConfig(TrainedConfig):
     """Configuration of the conservation penalty and of the black box it acts on."""
 
     schedule: Schedule = Schedule(steps=1500, batch_size=128, learning_rate=1e-2)
@@ -55,7 +55,7 @@ class PhysicsInformedConfig(FamilyConfig):
     target: Literal["auto", "derivative", "integrator"] = "auto"
     window: int = Field(1, ge=1, description="rows that training through the integrator rolls over")
     substeps: int = Field(2, ge=1, description="Runge-Kutta steps per row of an episode")
-    energy: Literal["known", "learned"] = Field("known", description="known: needs a system with an energy formula")
+    energy: Literal["known", "learned"] = Field("known", description="known: needs a world with an energy formula")
     projected: bool = Field(False, description="the limit of an infinite penalty")
     penalty: Literal["rate", "rollout"] = "rate"
     visited: int = Field(0, ge=0, description="rate: steps of own roll-outs whose states are penalised as well")
@@ -71,9 +71,9 @@ class PhysicsInformedConfig(FamilyConfig):
 class EnergyNetwork(nn.Module):
     """``E_psi``: ``[S, ..., 2d] -> [S, ...]``, in no particular unit."""
 
-    def __init__(self, config: PhysicsInformedConfig, system: System, seeds: Sequence[int]) -> None:
+    def __init__(self, config: PhysicsInformedConfig, spec: Spec, seeds: Sequence[int]) -> None:
         super().__init__()
-        self.features = StateFeatures(system.state_size, system.angles)
+        self.features = StateFeatures(spec.state_size, spec.facts.get("angles", ()))
         self.net = EnsembleMLP(
             [self.features.size, *config.energy_hidden, 1], seeds, config.activation, salt=_ENERGY_SALT
         )
@@ -88,17 +88,29 @@ class PhysicsInformed(Family):
     """Black-box vector field, pulled towards conserving an energy."""
 
     name: ClassVar[str] = "physics_informed"
-    Config: ClassVar[type[FamilyConfig]] = PhysicsInformedConfig
+    Config: ClassVar[type[TrainedConfig]] = PhysicsInformedConfig
     config: PhysicsInformedConfig
     lam: Tensor
     calls: Tensor
 
-    def __init__(self, config: PhysicsInformedConfig, system: System, seeds: Sequence[int]) -> None:
-        super().__init__(config, system, seeds)
-        self.f_theta = VectorField(system.state_size, config.hidden, seeds, config.activation, system.angles)
-        # A system without a formula has no known energy: there `known` means what can be known, the learned one.
-        learned = config.energy == "learned" or system.energy is None
-        self.E_psi = EnergyNetwork(config, system, seeds) if learned else None
+    @classmethod
+    def knows(cls, config: Any) -> frozenset[str]:
+        """Which coordinates are angles; with ``energy: known`` also the formula of the energy."""
+        return frozenset({"angles", "energy"} if config.energy == "known" else {"angles"})
+
+    @classmethod
+    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
+        """A known energy must be declared."""
+        undeclared = config.energy == "known" and "energy" not in spec.facts
+        return super().unsuitable(spec, config) or ("no energy is declared" if undeclared else None)
+
+    def __init__(self, config: PhysicsInformedConfig, spec: Spec, seeds: Sequence[int]) -> None:
+        super().__init__(config, spec, seeds)
+        angles = self.spec.facts.get("angles", ())
+        self.f_theta = VectorField(spec.state_size, config.hidden, seeds, config.activation, angles)
+        learned = config.energy == "learned"
+        self.E_psi = EnergyNetwork(config, self.spec, seeds) if learned else None
+        self._known_energy = None if learned else self.spec.facts["energy"]
         self.register_buffer("lam", torch.zeros(len(seeds), dtype=torch.float64))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
@@ -108,8 +120,8 @@ class PhysicsInformed(Family):
         """E, the known or the learned: ``[S, ..., 2d] -> [S, ...]``."""
         if self.E_psi is not None:
             return self.E_psi(z)
-        assert self.system.energy is not None
-        return self.system.energy(z)
+        assert self._known_energy is not None
+        return self._known_energy(z)
 
     def field(self, z: Tensor) -> Tensor:
         """``dz/dt`` of the model: f_theta, or its part along the level sets of E."""
@@ -144,16 +156,16 @@ class PhysicsInformed(Family):
 
     # ------------------------------------------------------------ training
 
-    def examples(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def examples(self, episodes: Views) -> Views:
         """Rows or windows, as for the black box; for a learned E also ``partner [N, 2d]``, of the same episode."""
         examples = cut(episodes, self.config.target, self.config.window)
         self.f_theta.fit_scales(examples)
         if self.E_psi is not None:
             self.E_psi.features.fit(examples["state"])
-            examples["partner"] = partners(episodes["state"], len(examples["state"]))
+            examples["partner"] = partners(episodes["states"], len(examples["state"]))
         return examples
 
-    def loss(self, batch: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Views, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """``L_prediction + lambda L_conservation``, and the loss of E_psi, whose gradient reaches E_psi alone."""
         if "derivative" in batch:
             z = batch["state"]
@@ -180,7 +192,7 @@ class PhysicsInformed(Family):
         return loss, {name: term.detach() for name, term in terms.items()}
 
     def _fit_energy(
-        self, z: Tensor, batch: Mapping[str, Tensor], terms: dict[str, Tensor]
+        self, z: Tensor, batch: Views, terms: dict[str, Tensor]
     ) -> tuple[Tensor | float, Any]:
         """Loss of E_psi ``[S]`` and how far it is trusted, 0 … 1; nothing to fit and full trust where E is known.
 
@@ -211,9 +223,9 @@ class PhysicsInformed(Family):
     def _own_rollout(self, z: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
         """Roll-outs from some of the states ``[S, B, 2d]`` and the time elapsed in them."""
         steps = self.config.horizon if steps is None else steps
-        elapsed = self.system.step * torch.arange(1, steps + 1, dtype=z.dtype, device=z.device)
+        elapsed = self.spec.step * torch.arange(1, steps + 1, dtype=z.dtype, device=z.device)
         starts = z[:, :: self.config.one_in]
-        return rollout_runge_kutta4(starts, self.system.step, steps, self.field), elapsed
+        return rollout_runge_kutta4(starts, self.spec.step, steps, self.field), elapsed
 
     def _drift(self, unrolled: Tensor, elapsed: Tensor) -> Tensor:
         """Mean square of ``(E(z_hat_k) - E(z_0)) / (t_k |sigma grad E|)``, roll-outs ``[S, B, K + 1, 2d] -> [S]``."""
@@ -257,15 +269,15 @@ class PhysicsInformed(Family):
     @torch.no_grad()
     def predict(
         self,
-        context: Tensor,
+        past: Views,
         steps: int,
-        step: float | None = None,
         actions: Tensor | None = None,  # noqa: ARG002
+        step: float | None = None,
     ) -> Prediction:
-        """Roll out by Runge-Kutta 4 from the last state of the context."""
-        step = self.system.step if step is None else step
-        substeps = substeps_for(step, self.system.step, self.config.substeps)
-        start = context[:, -1].expand(len(self.seeds), -1, -1)
+        """Roll out by Runge-Kutta 4 from the last state of the past."""
+        step = self.spec.step if step is None else step
+        substeps = substeps_for(step, self.spec.step, self.config.substeps)
+        start = past["states"][:, -1].expand(len(self.seeds), -1, -1)
         return Prediction(states=rollout_runge_kutta4(start, step, steps, self.field, substeps))
 
     def extra_summary(self) -> dict[str, Any]:
@@ -273,15 +285,15 @@ class PhysicsInformed(Family):
         return {"energy": "known" if self.E_psi is None else "learned", "lambda": self.lam.tolist()}
 
 
-def partners(state: Tensor, examples: int) -> Tensor:
-    """For every example another row of its episode, drawn once: ``state [E, T+1, 2d] -> [examples, 2d]``.
+def partners(states: Tensor, examples: int) -> Tensor:
+    """For every example another row of its episode, drawn once: ``states [E, T+1, 2d] -> [examples, 2d]``.
 
     Examples are counted episode by episode, equally many in each (`cut_rows`, `cut_windows`).
     """
-    episodes, rows, size = state.shape
+    episodes, rows, size = states.shape
     generator = torch.Generator().manual_seed(_PARTNER_SEED)
     row = torch.rand(episodes, rows, generator=generator).argsort(dim=1)[:, : examples // episodes]
-    return state.gather(1, row[..., None].expand(-1, -1, size).to(state.device)).flatten(0, 1)
+    return states.gather(1, row[..., None].expand(-1, -1, size).to(states.device)).flatten(0, 1)
 
 
 def within_share(energy: Tensor, partner: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ Sources: Rahma, Datar, Dietrich 2024, arXiv 2411.17511 (random features and leas
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor
 
 from wm_pipelines.blocks.features import LeastSquares
+from wm_pipelines.blocks.hamiltonian_flow import HamiltonianFlow
 from wm_pipelines.blocks.hamiltonian_terms import Forms, Term
-from wm_pipelines.blocks.input_noise import about_mean, integrate_samples
-from wm_pipelines.blocks.symmetry import forms_of, invariant_forms
+from wm_pipelines.families.hamiltonian_regression.input_noise import about_mean, integrate_samples
+from wm_pipelines.families.hamiltonian_regression.symmetry import forms_of, invariant_forms
 
 _ROWS_PER_CHUNK = 16_384  # rows of a design matrix in memory at a time
 _REFINEMENTS = 10  # Gauss-Newton rounds for the offsets, at most
@@ -56,26 +56,18 @@ class _Fit:
         )
 
 
-class ClosedForm(ABC):
+class ClosedForm(HamiltonianFlow):
     """The closed-form fit of a model whose H is a sum of terms with random features, for all seeds at once.
 
-    A mix-in: the model owns the terms and the buffers named here, and gives Hamilton's equations as `field`.
+    A mix-in: the model owns the terms and the buffers named here.
     """
 
     config: Any  # rows to use, steepness and ridges to choose from
-    system: Any
-    seeds: tuple[int, ...]
     structure: frozenset[str]
-    terms: list[Term]
     hypotheses: list[tuple[int, ...]]
     active: Tensor  # [terms], which of them H consists of
-    rates: Tensor  # [2d], unit of dz/dt
     noise_level: Tensor  # [2d], standard deviation of noise on the states
     chosen: Tensor  # [S, 2], steepness and ridge
-
-    @abstractmethod
-    def field(self, z: Tensor) -> Tensor:
-        """Hamilton's equations ``(dH/dp, -dH/dq)``: ``[S, ..., 2d] -> [S, ..., 2d]``."""
 
     @property
     def live(self) -> list[Term]:
@@ -97,7 +89,7 @@ class ClosedForm(ABC):
 
     def _adopt(self, linear: Tensor, quadratic: Tensor, z: Tensor) -> None:
         """Let H depend on the forms that share the symmetries of the data, a term of one part on those of that part."""
-        d = self.system.dof
+        d = self.spec.dof
         for term in self.terms:
             part = {"z": slice(0, 2 * d), "q": slice(0, d), "p": slice(d, 2 * d)}[term.part]
             forms = (linear, quadratic) if term.part == "z" else forms_of(part, linear, quadratic)
@@ -138,17 +130,6 @@ class ClosedForm(ABC):
         assert thin[0] is not None
         assert thin[1] is not None
         return thin[0], thin[1], thin[2]
-
-    def _set_rates(self, targets: Tensor) -> None:
-        """Units of the equations: one for all ``dq/dt``, one for all ``dp/dt``."""
-        halves = targets.chunk(2, dim=-1)
-        rates = [h.square().mean().sqrt().clamp_min(1e-12).expand(self.system.dof) for h in halves]
-        self.rates.copy_(torch.cat(rates))
-
-    def _calibrate(self, nodes: Tensor) -> None:
-        flat = nodes.reshape(len(self.seeds), -1, nodes.shape[-1])
-        for term in self.terms:
-            term.inputs.calibrate(term.calibrated(flat))
 
     def _draw(self, nodes: Tensor) -> None:
         """Draw every term's features among the data, with the steepness chosen for each seed."""
@@ -312,7 +293,7 @@ class ClosedForm(ABC):
         for term in self.live:
             if term.inputs.centred:
                 term.inputs.centre += term.calibrated(shift)
-                movable[..., term.span(self.system.dof)] = 1.0
+                movable[..., term.span(self.spec.dof)] = 1.0
         return states + (shift * movable)[:, None]
 
 

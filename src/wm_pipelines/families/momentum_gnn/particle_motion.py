@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wm_pipelines.families.momentum_gnn.particles import join_particles, split_particles
 from wm_pipelines.integrators import Splitting
-from wm_pipelines.blocks.particles import join_particles, split_particles
 
 Rates = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 """``p [S, E, D, N], spins or None -> forces [S, E, D, N], torques or None``, at given positions."""

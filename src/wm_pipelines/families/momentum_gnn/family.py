@@ -34,22 +34,21 @@ start at zero), or that a law is right at distances, or for attributes, never se
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from wm_pipelines.blocks.ensemble import generators
+from wm_pipelines.blocks.features import LeastSquares
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.protocol import Family, FamilyConfig, Prediction, Schedule
-from wm_pipelines.integrators import SPLITTINGS
-from wm_pipelines.nets.edge_networks import FeatureModel, NetworkModel, per_row, solve_laws_first
-from wm_pipelines.nets.ensemble import generators
-from wm_pipelines.nets.features import LeastSquares
-from wm_pipelines.nets.graphs import NeighbourList, PairGraph, complete_graph
-from wm_pipelines.nets.pair_laws import (
+from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
+from wm_pipelines.families.momentum_gnn.edge_networks import FeatureModel, NetworkModel, per_row, solve_laws_first
+from wm_pipelines.families.momentum_gnn.graphs import NeighbourList, PairGraph, complete_graph
+from wm_pipelines.families.momentum_gnn.pair_laws import (
     LENGTH,
     RADIAL,
     Edges,
@@ -63,11 +62,16 @@ from wm_pipelines.nets.pair_laws import (
     root_mean_square,
     times_couplings,
 )
-from wm_pipelines.nets.particle_motion import Bodies, midpoint_kick, symplectic_step, trajectory
-from wm_pipelines.nets.particles import Observations, cross, join_particles, observations, split_particles, turn
-from wm_pipelines.system import System
-
-__all__ = ["MomentumGNN", "MomentumGNNConfig", "cross", "join_particles", "observations", "split_particles"]
+from wm_pipelines.families.momentum_gnn.particle_motion import Bodies, midpoint_kick, symplectic_step, trajectory
+from wm_pipelines.families.momentum_gnn.particles import (
+    Observations,
+    cross,
+    observations,
+    split_particles,
+    turn,
+)
+from wm_pipelines.integrators import SPLITTINGS
+from wm_pipelines.spec import Spec
 
 _MOTION = 2  # inputs v.n, |u|^2
 _CHUNK_NUMBERS = 4_000_000  # entries of the largest array while equations are assembled
@@ -76,7 +80,7 @@ _INNER_EQUATIONS = 3_000
 _PLACES = 10_000  # pairs among which random features are placed
 
 
-class MomentumGNNConfig(FamilyConfig):
+class MomentumGNNConfig(TrainedConfig):
     """Configuration of the momentum-conserving graph network."""
 
     schedule: Schedule = Schedule(steps=600, batch_size=64, learning_rate=1e-2)
@@ -112,7 +116,7 @@ class MomentumGNN(Family):
     """Graph network with antisymmetric edge forces; see the module's text for the method and its limits."""
 
     name: ClassVar[str] = "momentum_gnn"
-    Config: ClassVar[type[FamilyConfig]] = MomentumGNNConfig
+    Config: ClassVar[type[TrainedConfig]] = MomentumGNNConfig
     config: MomentumGNNConfig
     mass: Tensor
     attributes: Tensor
@@ -123,18 +127,24 @@ class MomentumGNN(Family):
     force_scale: Tensor
     speed_scale: Tensor
 
-    def __init__(self, config: MomentumGNNConfig, system: System, seeds: Sequence[int]) -> None:
-        super().__init__(config, system, seeds)
-        reason = self.unsuitable(system)
+    @classmethod
+    def knows(cls, config: Any) -> frozenset[str]:  # noqa: ARG003
+        """Which coordinates belong to which particle, their masses and charges, that their momentum is conserved."""
+        return frozenset({"particles", "space", "attributes", "conserved"})
+
+    def __init__(self, config: MomentumGNNConfig, spec: Spec, seeds: Sequence[int]) -> None:
+        super().__init__(config, spec, seeds)
+        facts = self.spec.facts
+        reason = self.unsuitable(self.spec, config)
         if reason:
-            raise UserError(f"momentum_gnn cannot model '{system.name}': {reason}")
-        if config.spin and system.space == 1:
+            raise UserError(f"momentum_gnn cannot model '{spec.name}': {reason}")
+        if config.spin and facts["space"] == 1:
             raise UserError("momentum_gnn: spin: true needs particles in two or three dimensions, these move on a line")
         self._known: tuple[PairGraph, Tensor] | None = None  # the latest graph and its couplings
-        self.particles, self.space = int(system.particles or 0), int(system.space or 0)
-        names = sorted(set(system.attributes) - {"inertia"})
-        self.register_buffer("mass", _masses(system), persistent=False)
-        values = torch.tensor([system.attributes[name] for name in names], dtype=torch.float64)
+        self.particles, self.space = int(facts["particles"]), int(facts["space"])
+        names = sorted(set(facts["attributes"]) - {"inertia"})
+        self.register_buffer("mass", _masses(self.spec), persistent=False)
+        values = torch.tensor([facts["attributes"][name] for name in names], dtype=torch.float64)
         self.register_buffer("attributes", values.reshape(len(names), self.particles), persistent=False)
 
         couplings = 1 + 2 * len(names)
@@ -156,30 +166,34 @@ class MomentumGNN(Family):
         self.register_buffer("speed_scale", torch.ones((), dtype=torch.float64))
 
     @classmethod
-    def unsuitable(cls, system: System) -> str | None:
+    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
         """Why not: generalised coordinates have no pairs of particles, one particle has no partner."""
-        if system.particles is None or system.space is None:
+        if (missing := super().unsuitable(spec, config)) is not None:
+            return missing
+        if "particles" not in spec.facts or "space" not in spec.facts:
             return "it is written in generalised coordinates; a graph needs particles with positions in space"
-        if system.particles < 2:
+        if spec.facts["particles"] < 2:
             return "a graph of pair forces needs two particles or more"
-        if system.momentum is None and system.energy is not None:
+        conserved = spec.facts.get("conserved", ())
+        if "energy" in conserved and "momentum" not in conserved:
             return (
                 "its total momentum is not conserved, or not declared so (structure: [pairwise]); pair forces keep it"
             )
         return None
 
-    def transferred(self, system: System) -> MomentumGNN:
+    def transferred(self, spec: Spec) -> MomentumGNN:
         """The same trained law for another set of particles: any number, any masses and charges.
 
         Raises:
             UserError: the other particles have other attributes than those trained on.
         """
-        if set(system.attributes) - {"inertia"} != set(self.system.attributes) - {"inertia"}:
+        theirs, ours = set(spec.facts["attributes"]), set(self.spec.facts["attributes"])
+        if theirs - {"inertia"} != ours - {"inertia"}:
             raise UserError(
-                f"momentum_gnn was trained on particles with {sorted(self.system.attributes)}, "
-                f"those of '{system.name}' have {sorted(system.attributes)}; give the same attributes"
+                f"momentum_gnn was trained on particles with {sorted(ours)}, "
+                f"those of '{spec.name}' have {sorted(theirs)}; give the same attributes"
             )
-        other = MomentumGNN(self.config, system, self.seeds)
+        other = MomentumGNN(self.config, spec, self.seeds)
         other.load_state_dict(self.state_dict())
         return other
 
@@ -261,9 +275,9 @@ class MomentumGNN(Family):
         return self.input_scale[LENGTH]
 
     def _inertia(self) -> Tensor:
-        """Moments of inertia, of the system where it knows them: ``[N]``, else ``m l^2`` with ``l`` learned."""
-        if "inertia" in self.system.attributes:
-            return torch.as_tensor(self.system.attributes["inertia"], dtype=self.mass.dtype, device=self.mass.device)
+        """Moments of inertia, of the world where it knows them: ``[N]``, else ``m l^2`` with ``l`` learned."""
+        if "inertia" in self.spec.facts["attributes"]:
+            return torch.as_tensor(self.spec.facts["attributes"]["inertia"], dtype=self.mass.dtype, device=self.mass.device)
         gyration = torch.exp(self.log_gyration) if hasattr(self, "log_gyration") else torch.ones_like(self._length)
         return self.mass * (0.5 * gyration * self._length) ** 2
 
@@ -331,44 +345,44 @@ class MomentumGNN(Family):
     @torch.no_grad()
     def predict(
         self,
-        context: Tensor,
+        past: Views,
         steps: int,
-        step: float | None = None,
         actions: Tensor | None = None,  # noqa: ARG002 - particles left to themselves
+        step: float | None = None,
     ) -> Prediction:
         """Roll out. Spins, where there are any, start at zero and are returned as latents ``[S, E, K, A N]``.
 
         An episode that diverges is NaN from there on; once all have, the rest is not computed.
         """
-        step = self.system.step if step is None else step
-        substeps = max(1, math.ceil(self.config.substeps * abs(step) / self.system.step - 1e-9))
-        if context.shape[-1] != self.system.state_size:
+        step, states = self.spec.step if step is None else step, past["states"]
+        substeps = max(1, math.ceil(self.config.substeps * abs(step) / self.spec.step - 1e-9))
+        if states.shape[-1] != self.spec.state_size:
             raise UserError(
-                f"momentum_gnn: states have {context.shape[-1]} entries, '{self.system.name}' has "
-                f"{self.system.state_size}; build the family for that system (transferred)"
+                f"momentum_gnn: states have {states.shape[-1]} entries, '{self.spec.name}' has "
+                f"{self.spec.state_size}; build the family for that world (transferred)"
             )
-        start = context[:, -1].to(self.mass).expand(len(self.seeds), -1, -1)
+        start = states[:, -1].to(self.mass).expand(len(self.seeds), -1, -1)
         bodies = self._bodies(start, compensated=True)
         neighbours = NeighbourList(self.config.cutoff, self.config.skin)
         states, spins = trajectory(bodies, steps, lambda: self._advance(bodies, step, substeps, neighbours))
-        return Prediction(states=states, latents=spins)
+        return Prediction(states=states) if spins is None else Prediction(states=states, latents=spins)
 
     # ------------------------------------------------------------ training
 
-    def examples(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def examples(self, episodes: Views) -> Views:
         """Rows with forces where the episodes carry derivatives, else pairs of rows and the time between them."""
         rows = observations(episodes, self.mass)
         self._calibrate(rows)
-        state, dim = episodes["state"], episodes["state"].shape[-1]
-        if episodes.get("derivative") is not None:
-            return {"state": state.reshape(-1, dim), "derivative": episodes["derivative"].reshape(-1, dim)}
+        state, dim = episodes["states"], episodes["states"].shape[-1]
+        if episodes.get("derivatives") is not None:
+            return {"state": state.reshape(-1, dim), "derivative": episodes["derivatives"].reshape(-1, dim)}
         return {
             "state": state[:, :-1].reshape(-1, dim),
             "next": state[:, 1:].reshape(-1, dim),
-            "interval": episodes["time"].diff(dim=1).reshape(-1),
+            "interval": episodes["times"].diff(dim=1).reshape(-1),
         }
 
-    def loss(self, batch: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+    def loss(self, batch: Views, progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
         """Mean squared error of the force, or of the state one step of the integrator later; in their own units."""
         if "derivative" in batch:
             q, p = split_particles(batch["state"], self.particles)
@@ -379,7 +393,7 @@ class MomentumGNN(Family):
         loss = error.square().flatten(1).mean(dim=1)
         return loss, {"prediction": loss.detach()}
 
-    def _step_error(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def _step_error(self, batch: Views) -> Tensor:
         """Error of one step over its length, in units of speeds and forces: ``[S, B, 2, D, N]``."""
         step = batch["interval"][..., None, None]
         bodies = self._bodies(batch["state"], compensated=False)
@@ -389,7 +403,7 @@ class MomentumGNN(Family):
         position = (bodies.q.value - q) / (step * self.speed_scale)
         return torch.stack([position, (bodies.p.value - p) / (step * self.force_scale)], dim=-3)
 
-    def fit(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+    def fit(self, episodes: Views) -> Views | None:
         """Closed form: ``dp/dt = sum_j f_ij`` is linear in the weights; one least squares per seed, in float64."""
         if self.config.training != "closed_form":
             return None
@@ -415,12 +429,12 @@ class MomentumGNN(Family):
         self.force_scale.copy_(root_mean_square(rows.target))
         if float(distance.min()) == 0.0:
             raise UserError(
-                f"momentum_gnn: two bodies of '{self.system.name}' coincide in the training data; remove the row"
+                f"momentum_gnn: two bodies of '{self.spec.name}' coincide in the training data; remove the row"
             )
         near = distance if self.config.cutoff is None else distance[distance < self.config.cutoff]
         if near.numel() == 0:
             raise UserError(
-                f"momentum_gnn: no pair of '{self.system.name}' is closer than cutoff {self.config.cutoff} m"
+                f"momentum_gnn: no pair of '{self.spec.name}' is closer than cutoff {self.config.cutoff} m"
             )
         table = couplings(self.attributes, complete_graph(q[:, :1]))
         self.coupling_scale.copy_(independent(table.reshape(-1, table.shape[-1])))
@@ -486,7 +500,7 @@ class MomentumGNN(Family):
     def _solve(self, equations: LeastSquares) -> Tensor:
         """Weights ``[S, P]``: first the pair laws alone, then all features on what those leave."""
         if equations.factor is None:
-            raise UserError(f"momentum_gnn: no training rows of '{self.system.name}'")
+            raise UserError(f"momentum_gnn: no training rows of '{self.spec.name}'")
         features, kept = self._linear("potential").features, int((self.coupling_scale > 0).sum())
         column = torch.arange(equations.factor.shape[-1] - 1, device=equations.factor.device)
         laws = (column < features.size * kept) & (column % features.size >= features.counts["tanh"])
@@ -525,11 +539,12 @@ def _model(
     return NetworkModel(inputs, outputs, config.hidden, seeds, salt)
 
 
-def _masses(system: System) -> Tensor:
-    mass = torch.tensor(system.attributes.get("mass", ()), dtype=torch.float64)
-    if len(mass) != system.particles or not bool((mass > 0).all()):
+def _masses(spec: Spec) -> Tensor:
+    particles = spec.facts["particles"]
+    mass = torch.tensor(spec.facts["attributes"].get("mass", ()), dtype=torch.float64)
+    if len(mass) != particles or not bool((mass > 0).all()):
         raise UserError(
-            f"momentum_gnn: '{system.name}' has {system.particles} particles and masses {mass.tolist()[:5]}; "
+            f"momentum_gnn: '{spec.name}' has {particles} particles and masses {mass.tolist()[:5]}; "
             "give one positive mass per particle"
         )
     return mass

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wm_pipelines.blocks.graphs import PairGraph
+from wm_pipelines.families.momentum_gnn.graphs import PairGraph
 
 RADIAL = 4  # inputs log rho, 1/rho, rho, rho^2
 LENGTH = 2  # which of them is rho itself

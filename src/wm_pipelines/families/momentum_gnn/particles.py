@@ -62,16 +62,16 @@ def observations(episodes: Mapping[str, Tensor], mass: Tensor) -> Observations:
     Between rows the path is known from positions and velocities to ``O(dt^4)``; three Gauss points integrate along it.
 
     Args:
-        episodes: ``state [E, T+1, 2d]``, ``time [E, T+1]``, perhaps ``derivative [E, T+1, 2d]``.
+        episodes: ``states [E, T+1, 2d]``, ``times [E, T+1]``, perhaps ``derivatives [E, T+1, 2d]``.
         mass: ``[N]`` kilograms.
     """
-    state, particles = episodes["state"], len(mass)
+    state, particles = episodes["states"], len(mass)
     dim = state.shape[-1]
-    if episodes.get("derivative") is not None:
-        target = split_particles(episodes["derivative"].reshape(-1, dim), particles)[1]
+    if episodes.get("derivatives") is not None:
+        target = split_particles(episodes["derivatives"].reshape(-1, dim), particles)[1]
         return Observations(state.reshape(-1, 1, dim), state.new_ones(1), target)
     q, p = split_particles(state, particles)
-    v, dt = p / mass, episodes["time"].diff(dim=1)[..., None, None]
+    v, dt = p / mass, episodes["times"].diff(dim=1)[..., None, None]
     nodes = [_hermite(q[:, :-1], v[:, :-1] * dt, q[:, 1:], v[:, 1:] * dt, s) for s in _GAUSS_POINTS]
     path = torch.stack([join_particles(x, mass * dx / dt) for x, dx in nodes], dim=2).flatten(0, 1)
     target = (p.diff(dim=1) / dt).flatten(0, 1)

@@ -1,0 +1,200 @@
+"""A Hamiltonian by regression: random features and one least squares in Hamilton's equations; seconds instead of minutes.
+
+``H`` is a sum of terms ``sum_m w_m psi(u_m(z))``. A term's inputs ``u_m`` say what is declared about ``H`` (nothing, separable,
+even, pairwise); ``psi`` is a linear combination of random tanh features and a few polynomials. Held-out episodes choose the
+features' slopes, the ridge, and between forms of H (`hypotheses`): ``T(p) + V(q)``, ``p A(q) p + V(q)``, any.
+
+Noisy states with clean derivatives (the data of Greydanus et al. 2019) are not a regression: the integral of the clean
+derivative gives each trajectory's shape exactly, its place only up to one constant. These offsets are estimated along
+with ``H`` (`closed_form`); `input_noise` detects the noise, `symmetry` looks for forms that the data's symmetries leave.
+
+Sources: Rahma, Datar, Dietrich 2024, arXiv 2411.17511 (random features and least squares); Golub & Pereyra 1973
+(variable projection, for the offsets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from wm_pipelines.blocks.features import RandomFeatures
+from wm_pipelines.blocks.hamiltonian_flow import facts_of_structure, structure_of
+from wm_pipelines.blocks.hamiltonian_terms import Coordinates, Distances, Forms, Speeds, Term, pair_couplings
+from wm_pipelines.errors import UserError
+from wm_pipelines.families import register
+from wm_pipelines.families.base import Family, FamilyConfig, Prediction, Views
+from wm_pipelines.families.hamiltonian_regression.closed_form import ClosedForm
+from wm_pipelines.families.hamiltonian_regression.hypotheses import QuadraticTerm, hypotheses
+from wm_pipelines.families.hamiltonian_regression.input_noise import input_noise, integral_form
+from wm_pipelines.spec import Spec
+
+_CORES = (0.5, 0.15, 0.0)  # shares of the typical distance below which forces are smooth, tried in this order
+_LARGEST_MECHANISM = 3  # degrees of freedom up to which a kinetic energy p A(q) p is offered
+
+
+class HamiltonianRegressionConfig(FamilyConfig):
+    """Defaults in ``conf/base/parameters_hamiltonian_regression.yml``."""
+
+    structure: Literal["none", "declared"] | tuple[Literal["separable", "even", "periodic", "pairwise"], ...] = Field(
+        "none", description="what is known of H: none, what the world declares, or a list"
+    )
+    features: int = Field(200, ge=1, description="tanh features per term")
+    steepness: tuple[float, ...] = Field((0.12, 0.5), min_length=1, description="slopes tried on held-out episodes")
+    ridges: tuple[float, ...] = Field((1e-12, 1e-10, 1e-8, 1e-6), min_length=1, description="ridges tried likewise")
+    tail: Literal[0, 1, 2] = Field(1, description="degree of a polynomial added to the features")
+    rows: int = Field(2000, ge=10, description="states used, spread evenly over the data")
+    use_derivative: bool = Field(True, description="False: see states only, even where derivatives are given")
+    noise: Literal["auto", "none"] | float = Field(
+        "auto", description="noise on the states: detect it, assume none, or its standard deviation"
+    )
+    tolerance: float = Field(
+        1e-6, gt=0, allow_inf_nan=False, description="relative error of one roll-out step, sets the sub-steps"
+    )
+    max_substeps: int = Field(8, ge=1, description="largest number of sub-steps between two rows")
+
+
+@register
+class HamiltonianRegression(ClosedForm, Family):
+    """A Hamiltonian fitted in closed form, and its symplectic flow."""
+
+    name: ClassVar[str] = "hamiltonian_regression"
+    Config: ClassVar[type[FamilyConfig]] = HamiltonianRegressionConfig
+    config: HamiltonianRegressionConfig
+    amplitude: Tensor
+    rates: Tensor
+    active: Tensor
+    noise_level: Tensor
+    chosen: Tensor
+
+    @classmethod
+    def knows(cls, config: Any) -> frozenset[str]:
+        """Nothing, or the structure that is declared."""
+        return facts_of_structure(config.structure)
+
+    def __init__(self, config: HamiltonianRegressionConfig, spec: Spec, seeds: Sequence[int]) -> None:
+        super().__init__(config, spec, seeds)
+        self.structure = structure_of(config.structure, self.spec, self.name)
+        self.terms = self._terms()
+        self.parts = nn.ModuleList(self.terms)  # the same terms, where torch looks for parameters
+        self.hypotheses = hypotheses(self.terms)
+        self.register_buffer("active", torch.tensor([k in self.hypotheses[0] for k in range(len(self.terms))]))
+        self.register_buffer("amplitude", torch.ones(1, dtype=torch.float64))
+        self.register_buffer("rates", torch.ones(spec.state_size, dtype=torch.float64))
+        self.register_buffer("noise_level", torch.zeros(spec.state_size, dtype=torch.float64))
+        self.register_buffer("chosen", torch.zeros(len(self.seeds), 2, dtype=torch.float64))
+
+    # ------------------------------------------------ H
+
+    def _terms(self) -> list[Term]:
+        """The terms of H that the structure allows."""
+        facts, d, seeds = self.spec.facts, self.spec.dof, len(self.seeds)
+        if "pairwise" in self.structure:
+            particles, space, attributes = facts["particles"], facts["space"], facts["attributes"]
+            kinetic = Speeds(attributes["mass"], space, seeds)
+            terms = [self._term("p", kinetic, 0, {"linear": 1, "tanh": self.config.features})]
+            counts = {"power": self.config.features // 2, "tanh": (self.config.features + 1) // 2}
+            for share in _CORES:
+                inputs = Distances(pair_couplings(particles, attributes), particles, space, seeds, share)
+                terms.append(self._term("q", inputs, 1, counts))
+            return terms
+        angles = facts["angles"] if "periodic" in self.structure else ()
+        even = "even" in self.structure
+        if "separable" in self.structure:
+            mirror = [range(d)] if even else []
+            return [
+                self._term("p", Coordinates(d, (), mirror, seeds), 0),
+                self._term("q", Coordinates(d, angles, mirror, seeds), 1),
+            ]
+        mirrors = [range(d), range(d, 2 * d)] if even else []
+        whole = Forms(2 * d, seeds) if not even and not angles else Coordinates(2 * d, angles, mirrors, seeds)
+        terms = [self._term("z", whole, 0)]
+        # Simpler forms of H that held-out data may prefer: nothing is assumed by offering them.
+        pose = Forms(d, seeds) if not even and not angles else Coordinates(d, angles, mirrors[:1], seeds)
+        momentum = Forms(d, seeds) if not even else Coordinates(d, (), mirrors[:1], seeds)
+        terms += [self._term("p", momentum, 1), self._term("q", pose, 2)]
+        if d <= _LARGEST_MECHANISM:
+            inertia = Coordinates(d, angles, mirrors[:1], seeds)
+            counts = {"constant": 1, "tanh": self.config.features // 2}
+            features = RandomFeatures(inertia.inputs, counts, self.seeds, salt=3)
+            terms.append(QuadraticTerm(inertia, features, d, seeds))
+        return terms
+
+    def _term(
+        self, part: Literal["z", "q", "p"], inputs: Any, salt: int, counts: Mapping[str, int] | None = None
+    ) -> Term:
+        n, config = inputs.inputs, self.config
+        if counts is None:
+            tail = {"linear": n if config.tail >= 1 else 0, "square": n * (n + 1) // 2 if config.tail >= 2 else 0}
+            # Functions of one part are simpler than functions of the whole state.
+            alone = part != "z" and "separable" not in self.structure
+            counts = {**tail, "tanh": config.features // 2 if alone else config.features}
+        return Term(part, inputs, RandomFeatures(n, counts, self.seeds, salt), len(self.seeds))
+
+    # ------------------------------------------------ the fit
+
+    def fit(self, episodes: Views) -> Views:
+        """Random features and one least squares; with noise on the states, jointly with the trajectories' offsets.
+
+        Returns:
+            ``residual [S]``: root mean square of the equation error in units of the derivatives'.
+
+        Raises:
+            UserError: fewer than two rows per episode.
+        """
+        with torch.no_grad():
+            return {"residual": self._fit_closed_form(episodes)[0]}
+
+    def _fit_closed_form(self, episodes: Views) -> tuple[Tensor, Tensor]:
+        """Residual ``[S]`` and the states ``[S, E, T, 2d]`` cleared of noise, of the rows that were used."""
+        time, state, derivative = self._thin(*self._columns(episodes))
+        if derivative is None:
+            return self._fit_equations(*integral_form(time, state))
+        self._set_noise(time, state, derivative)
+        if bool((self.noise_level > 0).any()):
+            return self._fit_with_offsets(time, state, derivative)
+        # Without noise a row needs no neighbours: rather a few rows of many episodes than whole ones.
+        _, state, derivative = self._thin(*self._columns(episodes), whole=False)
+        assert derivative is not None
+        return self._fit_equations(state[:, :, None], torch.ones(1, dtype=torch.float64), derivative)
+
+    def _columns(self, episodes: Views) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Time, state and, where given and wanted, derivative."""
+        if episodes["states"].shape[1] < 2:
+            raise UserError(f"{self.name}: episodes of world '{self.spec.name}' have one row; at least 2 are needed")
+        derivative = episodes.get("derivatives") if self.config.use_derivative else None
+        return episodes["times"], episodes["states"], derivative
+
+    def _set_noise(self, time: Tensor, state: Tensor, derivative: Tensor | None) -> None:
+        setting = self.config.noise
+        if derivative is None or setting == "none":
+            self.noise_level.zero_()
+        elif setting == "auto":
+            found = input_noise(time, state, derivative)
+            self.noise_level.copy_(torch.zeros_like(self.noise_level) if found is None else found)
+        else:
+            self.noise_level.fill_(float(setting))
+
+    # ------------------------------------------------ prediction
+
+    def predict(
+        self,
+        past: Views,
+        steps: int,
+        actions: Tensor | None = None,  # noqa: ARG002
+        step: float | None = None,
+    ) -> Prediction:
+        """Symplectic roll-out from the last state of the past."""
+        return Prediction(states=self.rolled_out(past["states"][:, -1], steps, step or self.spec.step))
+
+    def extra_summary(self) -> dict[str, Any]:
+        """Noise found on the states; steepness and ridge chosen per seed."""
+        return {
+            "structure": sorted(self.structure),
+            "noise": self.noise_level.tolist(),
+            "steepness": self.chosen[:, 0].tolist(),
+            "ridge": self.chosen[:, 1].tolist(),
+        }

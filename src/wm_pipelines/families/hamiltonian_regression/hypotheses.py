@@ -1,0 +1,88 @@
+"""Forms of H that held-out episodes choose between, and the kinetic energy ``p A(q) p`` that one of them offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wm_pipelines.blocks.features import RandomFeatures
+from wm_pipelines.blocks.hamiltonian_terms import Coordinates, Distances, Term
+
+
+class QuadraticTerm(Term):
+    """``sum_{i <= j} p_i p_j A_ij(q)``: the kinetic energy of a mechanism whose inertia depends on its pose."""
+
+    def __init__(self, inputs: Coordinates, psi: RandomFeatures, dof: int, seeds: int) -> None:
+        self.rows, self.columns = torch.triu_indices(dof, dof).tolist()
+        super().__init__("z", inputs, psi, seeds)
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients per seed: one function of q per pair ``i <= j``."""
+        return self.features.size * len(self.rows)
+
+    def span(self, dof: int) -> slice:
+        """Only q may be shifted: kinetic energy tells where ``p = 0`` is."""
+        return slice(0, dof)
+
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``q [S, N, d]``, ``p_i p_j [S, N, I]`` and its gradient ``[S, N, d, I]``."""
+        q, p = z.chunk(2, dim=-1)
+        unit = torch.eye(p.shape[-1], dtype=z.dtype)
+        slope = unit[:, self.rows] * p[..., None, self.columns] + unit[:, self.columns] * p[..., None, self.rows]
+        return q, p[..., self.rows] * p[..., self.columns], slope
+
+    def _features(self, q: Tensor) -> Tensor:
+        """``phi_k(q)``, mirror images averaged: ``[S, N, K]``."""
+        u = self.inputs(q)
+        return torch.einsum(
+            "snmk,cm->snk", self.features(u.flatten(1, 2)).unflatten(1, u.shape[1:3]), self.inputs.weights
+        )
+
+    def _matrix(self) -> Tensor:
+        return self.coefficients.unflatten(1, (len(self.rows), -1))  # [S, I, K]
+
+    def calibrated(self, z: Tensor) -> Tensor:
+        """What centre and scale are taken from: q alone."""
+        return z.chunk(2, dim=-1)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Value of the term: ``[S, N, 2d] -> [S, N]``."""
+        q, products, _ = self._split(x)
+        return torch.einsum("snk,sik,sni->sn", self._features(q), self._matrix(), products)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Gradient of the term: ``[S, N, 2d] -> [S, N, 2d]``."""
+        q, products, slope = self._split(x)
+        inertia = self._features(q) @ self._matrix().mT  # [S, N, I]
+        u = self.inputs(q)
+        slopes = self.features.slopes(u.flatten(1, 2)).unflatten(1, u.shape[1:3])
+        g = (slopes * (products @ self._matrix())[:, :, None]) @ self.features.weight.mT[:, None]
+        dq = self.inputs.pullback(q, (g * self.inputs.weights.mT)[..., None])[..., 0]
+        return torch.cat([dq, (slope @ inertia[..., None])[..., 0]], dim=-1)
+
+    def design(self, x: Tensor) -> Tensor:
+        """Gradient of the term for every coefficient alone: ``[S, N, 2d] -> [S, N, 2d, I K]``."""
+        q, products, slope = self._split(x)
+        u = self.inputs(q)
+        g = self.features.gradients(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self.inputs.weights.mT[..., None]
+        dq = self.inputs.pullback(q, g)[..., None, :] * products[:, :, None, :, None]
+        dp = slope[..., None] * self._features(q)[:, :, None, None, :]
+        return torch.cat([dq, dp], dim=2).flatten(3)
+
+
+def hypotheses(terms: Sequence[Term]) -> list[tuple[int, ...]]:
+    """Which terms H may consist of, the simplest first.
+
+    For pairwise forces: ever smaller cores, at last none. Else ``T(p) + V(q)``, ``p A(q) p + V(q)``, any H.
+    """
+    pairs = [k for k, term in enumerate(terms) if isinstance(term.inputs, Distances)]
+    if pairs:
+        return [(0, k) for k in pairs]
+    whole = tuple(k for k, term in enumerate(terms) if term.part == "z" and not isinstance(term, QuadraticTerm))
+    parts = tuple(k for k, term in enumerate(terms) if term.part != "z")
+    inertia = tuple(k for k, term in enumerate(terms) if isinstance(term, QuadraticTerm))
+    pose = tuple(k for k, term in enumerate(terms) if term.part == "q")
+    return [h for h in (parts, (*inertia, *pose) if inertia else (), whole) if h]
