@@ -187,6 +187,11 @@ class Problem:
         """Fields and derivatives that each equation reads, in a fixed order."""
         return {name: self.symbols_of(equation) for name, equation in self.equations.items()}
 
+    @cached_property
+    def read(self) -> tuple[str, ...]:
+        """Fields and derivatives that any equation reads, in a fixed order."""
+        return tuple(sorted({symbol for read in self.symbols.values() for symbol in read}))
+
     def symbols_of(self, equation: Equation) -> tuple[str, ...]:
         """Fields and derivatives that an equation reads.
 

@@ -12,22 +12,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from wm_pipelines.blocks.least_squares import least_squares
+from wm_pipelines.equations import Problem, box
 from wm_pipelines.errors import UserError
-from wm_pipelines.fields import FieldSystem, box
-from wm_pipelines.blocks.collocation import Rows, gauss_newton, least_squares, linearise
-from wm_pipelines.blocks.ridge import RidgeFeatures
+from wm_pipelines.families.base import FamilyConfig
+from wm_pipelines.families.random_feature_collocation.gauss_newton import Rows, gauss_newton, linearise
+from wm_pipelines.families.random_feature_collocation.ridge import RidgeFeatures
 
 Data = Mapping[str, Tensor]
 _POINTS_AT_ONCE = 4096
+_NAMED = "random_feature_collocation on "  # what messages begin with, before the world's name
 
 
-class CollocationConfig(BaseModel):
+class CollocationConfig(FamilyConfig):
     """How a field is solved by collocation."""
-
-    model_config = ConfigDict(extra="forbid")
 
     condition_weight: float = Field(
         10.0, ge=0, allow_inf_nan=False, description="lambda of initial and boundary values"
@@ -49,16 +50,16 @@ class CollocationConfig(BaseModel):
     iterations: int = Field(12, ge=1, description="Gauss-Newton steps per slab, at most")
 
 
-class Frame:
-    """Unit coordinates in [-1, 1] of every slab of a domain."""
+class UnitCoordinates:
+    """Coordinates in [-1, 1] of every slab of a domain."""
 
-    def __init__(self, system: FieldSystem, slabs: int) -> None:
-        if slabs > 1 and system.time is None:
-            raise UserError(f"pinn: field '{system.name}' is steady and has no time to cut; set slabs to 1")
-        self.system, self.slabs = system, slabs
-        low, high = box(system)
+    def __init__(self, problem: Problem, slabs: int) -> None:
+        if slabs > 1 and problem.time is None:
+            raise UserError(f"{_NAMED}{problem.name}: the field is steady and has no time to cut; set slabs to 1")
+        self.problem, self.slabs = problem, slabs
+        low, high = box(problem)
         self.low, self.size = torch.tensor(low), torch.tensor(high - low)
-        self.time = None if system.time is None else system.coordinates.index(system.time)
+        self.time = None if problem.time is None else problem.coordinates.index(problem.time)
         if self.time is not None:
             self.size[self.time] /= slabs
 
@@ -69,12 +70,12 @@ class Frame:
             corner[self.time] += slab * self.size[self.time]
         return corner
 
-    def unit(self, points: Tensor, slab: int) -> Tensor:
-        """``[..., d] -> [..., d]``."""
+    def of(self, points: Tensor, slab: int) -> Tensor:
+        """Unit coordinates of points in a slab ``[..., d]``."""
         return 2 * (points - self.corner(slab)) / self.size - 1
 
     def physical(self, unit: Tensor, slab: int) -> Tensor:
-        """Inverse of `unit`."""
+        """Inverse of `of`."""
         return self.corner(slab) + (unit + 1) / 2 * self.size
 
     def whole(self, points: Tensor) -> Tensor:
@@ -105,19 +106,19 @@ class Collocation(nn.Module):
     coefficients: Tensor  # [S, slabs, F, K]
     sensitivity: Tensor  # [S, slabs, F, K, P], derivative of the coefficients by the unknown
 
-    def __init__(self, config: CollocationConfig, system: FieldSystem, seeds: Sequence[int]) -> None:
+    def __init__(self, config: CollocationConfig, problem: Problem, seeds: Sequence[int]) -> None:
         super().__init__()
-        self.config, self.system, self.seeds = config, system, tuple(seeds)
-        self.frame = Frame(system, config.slabs)
+        self.config, self.problem, self.seeds = config, problem, tuple(seeds)
+        self.unit = UnitCoordinates(problem, config.slabs)
         for name in (*config.stretch, *config.aspect):
-            if name not in system.coordinates:
-                raise UserError(f"pinn: field '{system.name}' has no coordinate '{name}' (stretch, aspect)")
+            if name not in problem.coordinates:
+                raise UserError(f"{_NAMED}{problem.name}: no coordinate '{name}' (stretch, aspect)")
         lead = (len(seeds), config.slabs)
-        self.features = RidgeFeatures(len(system.coordinates), config.features, lead, config.activation)
-        shape = (*lead, len(system.fields), config.features)
+        self.features = RidgeFeatures(len(problem.coordinates), config.features, lead, config.activation)
+        shape = (*lead, len(problem.fields), config.features)
         self.coefficients = nn.Parameter(torch.zeros(shape, dtype=torch.float64), requires_grad=False)
         self.register_buffer(
-            "sensitivity", torch.zeros(*shape, len(system.unknown), dtype=torch.float64), persistent=False
+            "sensitivity", torch.zeros(*shape, len(problem.unknown), dtype=torch.float64), persistent=False
         )
 
     # ------------------------------------------------------------ evaluation
@@ -127,26 +128,26 @@ class Collocation(nn.Module):
 
     def _basis(self, unit: Tensor, slab: int, symbols: Iterable[str]) -> dict[str, Tensor]:
         """``Phi`` of every symbol at unit points ``[S, N, d]``: ``[S, N, K]``."""
-        orders = {symbol: self.system.derivative(symbol)[1] for symbol in symbols}
+        orders = {symbol: self.problem.derivative(symbol)[1] for symbol in symbols}
         found = self.features.derivatives(unit, self._models(slab), orders.values())
-        return {symbol: self.frame.scale(order) * found[order] for symbol, order in orders.items()}
+        return {symbol: self.unit.scale(order) * found[order] for symbol, order in orders.items()}
 
     def _values(self, unit: Tensor, slab: int, symbols: Iterable[str], of: Tensor) -> dict[str, Tensor]:
         """Symbols at unit points ``[S, N, d]`` of one slab, from ``of [S, slabs, F, K, …]``: ``[S, N, …]``."""
         basis = self._basis(unit, slab, symbols)
         return {
-            symbol: torch.einsum("snk,sk...->sn...", phi, of[:, slab, self.system.derivative(symbol)[0]])
+            symbol: torch.einsum("snk,sk...->sn...", phi, of[:, slab, self.problem.derivative(symbol)[0]])
             for symbol, phi in basis.items()
         }
 
     def values(self, points: Tensor, symbols: Sequence[str], of: Tensor | None = None) -> dict[str, Tensor]:
         """Fields and derivatives at ``points [N, d]``: each ``[S, N]`` (``[S, N, P]`` of the sensitivity)."""
         of = self.coefficients if of is None else of
-        place = self.frame.slab_of(points)
+        slabs = self.unit.slab_of(points)
         found = {symbol: of.new_zeros(len(self.seeds), len(points), *of.shape[4:]) for symbol in symbols}
-        for slab in range(self.frame.slabs):
-            for rows in (place == slab).nonzero()[:, 0].split(_POINTS_AT_ONCE):
-                unit = self.frame.unit(points[rows], slab).expand(len(self.seeds), -1, -1)
+        for slab in range(self.unit.slabs):
+            for rows in (slabs == slab).nonzero()[:, 0].split(_POINTS_AT_ONCE):
+                unit = self.unit.of(points[rows], slab).expand(len(self.seeds), -1, -1)
                 for symbol, value in self._values(unit, slab, symbols, of).items():
                     found[symbol][:, rows] = value
         return found
@@ -155,7 +156,7 @@ class Collocation(nn.Module):
 
     def draw(self, steepness: float) -> None:
         """Draw the features and forget everything else."""
-        aspect = [self.config.aspect.get(c, 1.0) for c in self.system.coordinates]
+        aspect = [self.config.aspect.get(c, 1.0) for c in self.problem.coordinates]
         self.features.draw(self.seeds, steepness * torch.tensor(aspect, dtype=torch.float64))
         self.features.stretch.reset()
         self.coefficients.zero_()
@@ -168,7 +169,7 @@ class Collocation(nn.Module):
             adapt: start afresh and stretch the coordinates to the field; else go on from the solution that is there.
         """
         mean_square = torch.zeros(len(self.seeds), dtype=torch.float64)
-        for slab in range(self.frame.slabs):
+        for slab in range(self.unit.slabs):
             if adapt and slab:
                 before = self._frozen(slab - 1, stays=True)
                 self._stretch(slab, slab - 1, [1.0])
@@ -179,29 +180,29 @@ class Collocation(nn.Module):
                 self._stretch(slab, slab, [-1.0, -0.5, 0.0, 0.5, 1.0])
                 self._imitate(slab, before, data)
                 rms = self._solve_slab(slab, data, unknown)
-            mean_square += rms.square() / self.frame.slabs
+            mean_square += rms.square() / self.unit.slabs
         return mean_square.sqrt()
 
     def _solve_slab(self, slab: int, data: Data, unknown: Tensor) -> Tensor:
         """Gauss-Newton on all rows of one slab; returns their rms ``[S]``."""
         interior = self._interior(slab, data)
-        physical = self.frame.physical(interior, slab)
-        basis = self._basis(interior, slab, sorted({s for read in self.system.symbols.values() for s in read}))
+        physical = self.unit.physical(interior, slab)
+        basis = self._basis(interior, slab, self.problem.read)
         given = self._given(slab, data, unknown)
         needed = self.coefficients[0, 0].numel()
-        rows = len(self.system.equations) * interior.shape[1] + given.residual.shape[1]
+        rows = len(self.problem.equations) * interior.shape[1] + given.residual.shape[1]
         if rows < needed:
             raise UserError(
-                f"pinn: field '{self.system.name}' has {rows} rows for {needed} unknowns in a slab; give more points "
+                f"{_NAMED}{self.problem.name}: {rows} rows for {needed} unknowns in a slab; give more points "
                 "(points.interior) or fewer features"
             )
 
         def rows_at(coefficients: Tensor) -> Rows:
             parts = []
-            for name, equation in self.system.equations.items():
-                read = self.system.symbols[name]
-                pointwise = self.system.pointwise(equation, physical, name)
-                field_of = {s: self.system.derivative(s)[0] for s in read}
+            for name, equation in self.problem.equations.items():
+                read = self.problem.symbols[name]
+                pointwise = self.problem.pointwise(equation, physical, name)
+                field_of = {s: self.problem.derivative(s)[0] for s in read}
                 rows = linearise(pointwise, {s: basis[s] for s in read}, field_of, coefficients, unknown)
                 parts.append(rows.equilibrated())
             reached = (given.jacobian @ coefficients.flatten(1)[..., None])[..., 0]
@@ -216,37 +217,37 @@ class Collocation(nn.Module):
 
     def _interior(self, slab: int, data: Data) -> Tensor:
         """Unit points ``[S, N, d]``: every slab is solved on all points, dense where its coordinates are stretched."""
-        points = self.frame.whole(data["interior"]).expand(len(self.seeds), -1, -1)
+        points = self.unit.whole(data["interior"]).expand(len(self.seeds), -1, -1)
         return self.features.stretch.inverse(points, self._models(slab))
 
     def _given(self, slab: int, data: Data, unknown: Tensor) -> Rows:
         """Rows of conditions and measurements, weighted; their residual at zero coefficients."""
-        inside = self.frame.slab_of(data["condition_points"]) == slab
+        inside = self.unit.slab_of(data["condition_points"]) == slab
         parts = []
-        for number, condition in enumerate(self.system.conditions):
+        for number, condition in enumerate(self.problem.conditions):
             mine = data["condition_index"] == number
             points, values = data["condition_points"][mine], data["condition_values"][mine]
-            if self.system.time in condition.at:
+            if self.problem.time in condition.at:
                 if slab:
                     parts.append(self._handed_over(slab, condition.symbol, points))
                     continue
-            elif len(condition.at) < len(self.system.coordinates):
+            elif len(condition.at) < len(self.problem.coordinates):
                 points, values = points[inside[mine]], values[inside[mine]]
                 if not len(points):
                     raise UserError(
-                        f"pinn: no point of condition '{condition.name}' in slab {slab + 1} of {self.frame.slabs}; "
-                        "give more (points.boundary) or fewer slabs"
+                        f"{_NAMED}{self.problem.name}: no point of condition '{condition.name}' in slab {slab + 1} of "
+                        f"{self.unit.slabs}; give more (points.boundary) or fewer slabs"
                     )
             parts.append(self._value_rows(slab, condition.symbol, points, values, unknown.shape[1]))
         rows = Rows.stacked(parts).equilibrated(self.config.condition_weight)
         if not (self.config.data_weight and len(data["measurement_values"])):
             return rows
-        inside = self.frame.slab_of(data["measurement_points"]) == slab
+        inside = self.unit.slab_of(data["measurement_points"]) == slab
         measured = [
             self._value_rows(
                 slab, name, data["measurement_points"][mine], data["measurement_values"][mine], unknown.shape[1]
             )
-            for number, name in enumerate(self.system.fields)
+            for number, name in enumerate(self.problem.fields)
             if (mine := inside & (data["measurement_index"] == number)).any()
         ]
         weighted = [part.equilibrated(self.config.data_weight) for part in measured]
@@ -254,18 +255,18 @@ class Collocation(nn.Module):
 
     def _value_rows(self, slab: int, symbol: str, points: Tensor, values: Tensor, unknowns: int) -> Rows:
         """Rows that set a symbol at ``points [n, d]`` to ``values [n]``."""
-        unit = self.frame.unit(points, slab).expand(len(self.seeds), -1, -1)
+        unit = self.unit.of(points, slab).expand(len(self.seeds), -1, -1)
         design = self._placed(self._basis(unit, slab, [symbol])[symbol], symbol)
         return Rows(-values.expand(len(design), -1), design, design.new_zeros(*design.shape[:2], unknowns))
 
     def _handed_over(self, slab: int, symbol: str, points: Tensor) -> Rows:
         """Rows that start a slab where the one before ended, in value and in what it owes to the unknown."""
-        assert self.frame.time is not None
-        points = self.frame.whole(points).expand(len(self.seeds), -1, -1)
+        assert self.unit.time is not None
+        points = self.unit.whole(points).expand(len(self.seeds), -1, -1)
         start = self.features.stretch.inverse(points, self._models(slab))
-        start[..., self.frame.time] = -1.0
+        start[..., self.unit.time] = -1.0
         end = start.clone()
-        end[..., self.frame.time] = 1.0
+        end[..., self.unit.time] = 1.0
         design = self._placed(self._basis(start, slab, [symbol])[symbol], symbol)
         value = self._values(end, slab - 1, [symbol], self.coefficients)[symbol]
         by_parameter = self._values(end, slab - 1, [symbol], self.sensitivity)[symbol]
@@ -273,9 +274,9 @@ class Collocation(nn.Module):
 
     def _placed(self, phi: Tensor, symbol: str) -> Tensor:
         """``Phi [S, n, K]`` in the columns of its field: ``[S, n, F K]``."""
-        fields = len(self.system.fields)
+        fields = len(self.problem.fields)
         design = phi.new_zeros(*phi.shape[:2], fields, phi.shape[2])
-        design[:, :, self.system.derivative(symbol)[0]] = phi
+        design[:, :, self.problem.derivative(symbol)[0]] = phi
         return design.flatten(2)
 
     # ------------------------------------------------------------ adapting to the field
@@ -286,26 +287,26 @@ class Collocation(nn.Module):
         slopes = {name: self._slopes(like, name, nodes, times) for name in self.config.stretch}
         for name, steepness in slopes.items():
             for seed, profile in enumerate(steepness):
-                axis = self.system.coordinates.index(name)
+                axis = self.problem.coordinates.index(name)
                 self.features.stretch.fit((seed, slab), axis, profile, self.config.grading, self.config.smoothing)
 
     def _slopes(self, slab: int, name: str, nodes: Tensor, times: Sequence[float]) -> Tensor:
-        """Largest ``|du/dx| / range(u)`` over times, other places and fields: ``[S, nodes]``."""
-        axis, width = self.system.coordinates.index(name), len(self.system.coordinates)
-        others = [torch.tensor(times if i == self.frame.time else (-0.8, -0.4, 0.0, 0.4, 0.8), dtype=torch.float64)
+        """Largest ``|du/dx| / range(u)`` over times, other points and fields: ``[S, nodes]``."""
+        axis, width = self.problem.coordinates.index(name), len(self.problem.coordinates)
+        others = [torch.tensor(times if i == self.unit.time else (-0.8, -0.4, 0.0, 0.4, 0.8), dtype=torch.float64)
                   for i in range(width) if i != axis]  # fmt: skip
         lines = torch.cartesian_prod(*others).reshape(-1, width - 1) if others else torch.zeros(1, 0)
         unit = torch.empty(len(lines), len(nodes), width, dtype=torch.float64)
         unit[..., [i for i in range(width) if i != axis]] = lines[:, None].double()
         unit[..., axis] = nodes
-        symbols = [s for f in self.system.fields for s in (f, f"{f}_{name}")]
+        symbols = [s for f in self.problem.fields for s in (f, f"{f}_{name}")]
         every = unit.flatten(0, 1).expand(len(self.seeds), -1, -1)
         found = self._values(every, slab, symbols, self.coefficients)
         steepest = torch.zeros(len(self.seeds), len(nodes), dtype=torch.float64)
-        for f in self.system.fields:
+        for f in self.problem.fields:
             size = (found[f].amax(1) - found[f].amin(1)).clamp_min(1e-12)
             slope = found[f"{f}_{name}"].abs().reshape(len(self.seeds), len(lines), -1).amax(1)
-            steepest = torch.maximum(steepest, slope * float(self.frame.size[axis]) / 2 / size[:, None])
+            steepest = torch.maximum(steepest, slope * float(self.unit.size[axis]) / 2 / size[:, None])
         return steepest
 
     def _frozen(self, slab: int, stays: bool = False) -> Callable[[Tensor], list[Tensor]]:
@@ -313,9 +314,9 @@ class Collocation(nn.Module):
         basis, coefficients = copy.deepcopy(self.features), self.coefficients[:, slab].clone()
 
         def fields(unit: Tensor) -> list[Tensor]:
-            if stays and self.frame.time is not None:
+            if stays and self.unit.time is not None:
                 unit = unit.clone()
-                unit[..., self.frame.time] = 1.0
+                unit[..., self.unit.time] = 1.0
             phi = basis.derivatives(unit, self._models(slab), [(0,) * unit.shape[-1]])[(0,) * unit.shape[-1]]
             return list((phi @ coefficients.mT).unbind(-1))
 
@@ -324,6 +325,6 @@ class Collocation(nn.Module):
     def _imitate(self, slab: int, fields: Callable[[Tensor], list[Tensor]], data: Data) -> None:
         """Choose the coefficients of a slab so that it shows given fields: where Gauss-Newton starts from."""
         unit = self._interior(slab, data)
-        phi = self._basis(unit, slab, [self.system.fields[0]])[self.system.fields[0]]
+        phi = self._basis(unit, slab, [self.problem.fields[0]])[self.problem.fields[0]]
         target = torch.stack(fields(unit), -1)
         self.coefficients[:, slab] = least_squares(phi, target, 1e-12).mT

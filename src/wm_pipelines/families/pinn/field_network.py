@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from wm_pipelines.fields import FieldSystem, box
-from wm_pipelines.blocks import jets
-from wm_pipelines.blocks.derivatives import derivatives
 from wm_pipelines.blocks.ensemble import EnsembleMLP, generators
+from wm_pipelines.equations import Problem, box
+from wm_pipelines.families.pinn import jets
+from wm_pipelines.families.pinn.derivatives import derivatives
 
 Data = Mapping[str, Tensor]
 Record = list[tuple[Tensor, Tensor]]
@@ -23,16 +23,16 @@ class FieldNetwork(nn.Module):
     waves: Tensor  # B, [S, d, m]
 
     def __init__(
-        self, hidden: Sequence[int], fourier: int, fourier_scale: float, system: FieldSystem, seeds: Sequence[int]
+        self, hidden: Sequence[int], fourier: int, fourier_scale: float, problem: Problem, seeds: Sequence[int]
     ) -> None:
         super().__init__()
-        self.system = system
-        self.low, self.size = (torch.tensor(c) for c in (box(system)[0], box(system)[1] - box(system)[0]))
-        width = len(system.coordinates)
+        self.problem = problem
+        self.low, self.size = (torch.tensor(c) for c in (box(problem)[0], box(problem)[1] - box(problem)[0]))
+        width = len(problem.coordinates)
         draws = [torch.randn(width, fourier, generator=g, dtype=torch.float64) for g in generators(seeds, 1)]
         self.register_buffer("waves", fourier_scale * torch.stack(draws))
         inputs = width + 2 * fourier
-        self.layers = EnsembleMLP([inputs, *hidden, len(system.fields)], seeds, "tanh")
+        self.layers = EnsembleMLP([inputs, *hidden, len(problem.fields)], seeds, "tanh")
 
     def forward(self, points: Tensor, weights: Data | None = None) -> Tensor:
         """``[S, N, d] -> [S, N, F]``, with other weights than the module's own if they are given."""
@@ -52,7 +52,7 @@ class FieldNetwork(nn.Module):
 
     def values(self, points: Tensor, symbols: Sequence[str]) -> dict[str, Tensor]:
         """Fields and derivatives at ``points [S, N, d]``, by torch.func: each ``[S, N]``."""
-        wanted = {symbol: self.system.derivative(symbol) for symbol in symbols}
+        wanted = {symbol: self.problem.derivative(symbol) for symbol in symbols}
         found = derivatives(self, points, (order for _, order in wanted.values()))
         return {symbol: found[order][..., number] for symbol, (number, order) in wanted.items()}
 
@@ -66,7 +66,7 @@ class FieldNetwork(nn.Module):
             record: takes input and output of every layer, for `slopes`.
         """
         found = self._weights(weights)
-        wanted = {symbol: self.system.derivative(symbol) for symbol in symbols}
+        wanted = {symbol: self.problem.derivative(symbol) for symbol in symbols}
         orders = jets.closure((order for _, order in wanted.values()), points.shape[-1])
         size = self.size.to(points)
         jet = jets.of_inputs(2 * (points - self.low.to(points)) / size - 1, 2 / size, orders)

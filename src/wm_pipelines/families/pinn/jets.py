@@ -55,13 +55,13 @@ def composed(jet: Tensor, orders: Sequence[Orders], ladder: Callable[[Tensor, in
     """The jet of ``f(h)`` from that of ``h``; ``ladder(h, k)`` lists ``f, f', …`` up to the derivative ``k``."""
     rungs = ladder(jet[:, 0], max(sum(order) for order in orders))
     entries = [rungs[0]]
-    place = {order: number for number, order in enumerate(orders)}
+    index = {order: number for number, order in enumerate(orders)}
     for order in orders[1:]:
         total: Tensor | None = None
         for blocks, times in _products(order):
             term = rungs[len(blocks)]
             for block in blocks:
-                term = term * jet[:, place[block]]
+                term = term * jet[:, index[block]]
             term = term if times == 1 else times * term
             total = term if total is None else total + term
         assert total is not None
