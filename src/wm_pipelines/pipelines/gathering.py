@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from wm_pipelines.pipelines.stages import judging_modules
 from wm_pipelines.provenance import source_hash
 from wm_pipelines.registry import tasks
 from wm_pipelines.spec import Spec
@@ -104,8 +105,8 @@ def union(parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]) -> pd.Dat
 
 
 def code_hash(task: str) -> str:
-    """Of the code that judges and collects: parts made by other code are not comparable."""
-    return source_hash(f"wm_pipelines.tasks.{task}", "wm_pipelines.pipelines.judging", __name__)
+    """Of the code that judges: parts made by other code are not comparable."""
+    return source_hash(*judging_modules(task))
 
 
 # ---------------------------------------------------------------- a report
