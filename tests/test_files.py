@@ -179,18 +179,21 @@ def test_a_living_writer_is_left_alone_and_a_killed_one_is_tidied_up(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_directory_taken_away_before_its_writer_could_lock_it_is_made_again(tmp_path, monkeypatch):
-    make, made = tempfile.mkdtemp, []
+@pytest.mark.parametrize("moment", [(tempfile, "mkdtemp"), (os, "open")])
+def test_a_directory_taken_away_before_its_writer_could_lock_it_is_made_again(tmp_path, monkeypatch, moment):
+    function, calls = getattr(*moment), []
 
-    def make_and_lose_the_first(**where):
-        made.append(make(**where))
-        if len(made) == 1:
+    def then_lose_the_first(*args, **kwargs):
+        result = function(*args, **kwargs)
+        calls.append(result)
+        if len(calls) == 1:
             files._remove_leftovers(tmp_path)  # of another process, at this very moment
-        return made[-1]
+        return result
 
-    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose_the_first)
+    monkeypatch.setattr(*moment, then_lose_the_first)
     atomic_write_bytes(tmp_path / "a", b"content")
-    assert (len(made), names(tmp_path)) == (2, ["a"])
+    assert len(calls) > 1
+    assert names(tmp_path) == ["a"]
 
 
 # ---------------------------------------------------------------- a folder with an index
@@ -299,10 +302,13 @@ def test_a_reader_sees_one_version_while_another_process_writes(tmp_path):
         f"write_folder({str(tmp_path)!r}, {NEW!r}, {INDEX!r}, {{'first': 'new a'}})"
     )
     with read_folder(tmp_path, INDEX, REMEDY) as stored:
+        with pytest.raises(BlockingIOError), files._locked(tmp_path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            pytest.fail("a writer could move its files now")
         first = stored["a.bin"].read_bytes()
         writer = subprocess.Popen([sys.executable, "-c", script])
-        while not any((p / INDEX).exists() for p in tmp_path.glob(".partial-*")):
-            time.sleep(0.01)  # now it waits for us, or would not
+        while writer.poll() is None and not any((p / INDEX).exists() for p in tmp_path.glob(".partial-*")):
+            time.sleep(0.01)
+        # All it has left to do is to move its files to their places, once we are done.
         rest = {name: stored[name].read_bytes() for name in stored.files}
     assert writer.wait() == 0
     assert (first, rest) == (OLD["a.bin"], OLD)
