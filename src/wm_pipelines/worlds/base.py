@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -140,3 +141,8 @@ def simulated(world: World) -> SimulatedWorld:
     if not isinstance(world, SimulatedWorld):
         raise UserError(f"world '{world.entry}' is known by its recordings alone; it cannot be simulated or drawn")
     return world
+
+
+def stream(seed: int, split: str) -> list[int]:
+    """Entropy of one split's random stream: independent between splits, the same on every machine and in every run."""
+    return [seed, int.from_bytes(hashlib.sha256(split.encode()).digest()[:8], "big")]

@@ -8,7 +8,7 @@ reduced mass (Alder & Wainwright, J. Chem. Phys. 31, 459 (1959); here with a box
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.integrators import IntegrationError
-from wm_pipelines.system import System
+from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import captions, register
-from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
 from wm_pipelines.worlds.initial import Given, require_entries
 from wm_pipelines.worlds.particles import like
 from wm_pipelines.worlds.quantities import Quantity
@@ -84,7 +84,7 @@ class BouncingBallsParameters(WorldParameters):
 
 
 @register
-class BouncingBalls(World):
+class BouncingBalls(SimulatedWorld):
     """State ``(q_1 … q_N, p_1 … p_N)``: centres in m and momenta in kg m/s, two entries each."""
 
     name = "bouncing_balls"
@@ -243,19 +243,19 @@ class BouncingBalls(World):
             p[e, i] += impulse
             p[e, j] -= impulse
 
-    def system(self, step: float) -> System:
+    def facts(self) -> dict[str, Any]:
         """Particles in a plane; the walls take momentum and angular momentum."""
-        return System(
-            name=self.name,
-            dof=2 * self.balls,
-            step=step,
-            particles=self.balls,
-            space=2,
-            attributes={"mass": tuple(self.masses.tolist()), "radius": tuple(self.radii.tolist())},
-            energy=self.energy,
-            simulate=self.simulate,
-            constants={"side": self.side},
-        )
+        return {
+            "particles": self.balls,
+            "space": 2,
+            "attributes": {"mass": self.masses.tolist(), "radius": self.radii.tolist()},
+            "conserved": ["energy"],
+            "energy": {"law": "energy"},
+        }
+
+    def laws(self) -> Laws:
+        """Elastic collisions."""
+        return Laws(energy=self.energy, simulate=self.simulate)
 
     # -- pictures and words
 

@@ -9,16 +9,16 @@ With ``D = q1 - q2`` and ``M(q) = m1 + m2 sin^2 D``:
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from pydantic import Field
 
-from wm_pipelines.system import System
+from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import captions, register
-from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
 from wm_pipelines.worlds.initial import Box, PlaneLaw, require_entries
 from wm_pipelines.worlds.quantities import Quantity
 from wm_pipelines.worlds.rendering import INK, Canvas, colour, render_batched
@@ -43,7 +43,7 @@ class DoublePendulumParameters(WorldParameters):
 
 
 @register
-class DoublePendulum(World):
+class DoublePendulum(SimulatedWorld):
     """State ``(q1, q2, p1, p2)``: angles of the rods from the vertical in rad, conjugate momenta in kg m^2/s."""
 
     name = "double_pendulum"
@@ -109,26 +109,20 @@ class DoublePendulum(World):
             return None
         return 1.0 / (LYAPUNOV_EXPONENT * math.sqrt(self.gravity / self.l1))
 
-    def system(self, step: float) -> System:
-        """Even in two angles, not separable."""
-        return System(
-            name=self.name,
-            dof=2,
-            step=step,
-            attributes={"mass": (self.m1, self.m2)},
-            angles=(0, 1),
-            structure=frozenset({"even"}),
-            energy=self.energy,
-            simulate=self.simulate,
-            dynamics=self.dynamics,
-            lyapunov_time=self.lyapunov_time,
-            constants={
-                "mass_1": self.m1,
-                "mass_2": self.m2,
-                "length_1": self.l1,
-                "length_2": self.l2,
-                "gravity": self.gravity,
-            },
+    def facts(self) -> dict[str, Any]:
+        """Even in two angles; the pivot takes the momentum."""
+        return {
+            "attributes": {"mass": [self.m1, self.m2]},
+            "angles": [0, 1],
+            "structure": ["even"],
+            "conserved": ["energy"],
+            "energy": {"law": "energy"},
+        }
+
+    def laws(self) -> Laws:
+        """Of the double pendulum; chaotic at higher energies."""
+        return Laws(
+            energy=self.energy, simulate=self.simulate, dynamics=self.dynamics, lyapunov_time=self.lyapunov_time
         )
 
     def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:

@@ -6,8 +6,8 @@ A model that has understood a world is surprised by them (violation of expectati
 - ``energy_jump``: all momenta are suddenly longer or shorter, by what changes the energy by a factor.
 - ``pass_through``: bodies go through each other instead of colliding; only episodes where that shows are kept.
 
-A world needs no code of its own for the first two: its `System` says which coordinates are angles and which belong to
-one particle. What is inside the world is asked of `World.allowed`, bodies that ignore each other of `World.ghostly`.
+A world needs no code of its own for the first two: its facts say which coordinates are angles and which belong to
+one particle. What is inside the world is asked of `SimulatedWorld.allowed`, bodies that ignore each other of `SimulatedWorld.ghostly`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.base import Float, World
+from wm_pipelines.worlds.base import Float, SimulatedWorld
 
 Rows = NDArray[np.intp]
 _ROUNDS = 200  # of draws, until something counts as impossible to draw
@@ -67,7 +67,7 @@ class Impossible(BaseModel):
 
 
 def simulate_impossible(
-    world: World,
+    world: SimulatedWorld,
     breach: Impossible,
     *,
     step: float,
@@ -110,11 +110,11 @@ def simulate_impossible(
 # ---------------------------------------------------------------- the kinds
 
 
-def teleported(world: World, z: Float, lawful: Float, amount: float, rng: np.random.Generator) -> Float:
+def teleported(world: SimulatedWorld, z: Float, lawful: Float, amount: float, rng: np.random.Generator) -> Float:
     """One body of every episode moved, its momentum kept, to where bodies of this world are found.
 
     A body is a particle, or a generalised coordinate. It moves ``amount`` times the range of all lawful positions in a
-    random direction, an angle by ``amount * pi``; it stays inside that range and inside what `World.allowed` says.
+    random direction, an angle by ``amount * pi``; it stays inside that range and inside what `SimulatedWorld.allowed` says.
 
     Args:
         world: the world.
@@ -126,23 +126,23 @@ def teleported(world: World, z: Float, lawful: Float, amount: float, rng: np.ran
     Raises:
         UserError: there is no room for such a jump.
     """
-    system, episodes = world.system(1.0), len(z)
-    q = lawful[..., : system.dof]
+    facts, episodes, dof = world.facts(), len(z), z.shape[-1] // 2
+    q = lawful[..., :dof]
     low, high = q.min(axis=(0, 1)), q.max(axis=(0, 1))
-    angle = np.isin(np.arange(system.dof), system.angles)
+    angle = np.isin(np.arange(dof), facts.get("angles", ()))
     low[angle], high[angle] = -np.inf, np.inf
-    space = (system.space or 1) if system.particles else 1
+    space = facts.get("space", 1) if "particles" in facts else 1
     distance = np.where(angle, math.pi, (high - low)[~angle].max(initial=0.0))[::space] * amount
     moved, pending = z.copy(), np.arange(episodes)
     for _ in range(_ROUNDS):
         if pending.size == 0:
             return moved
-        body = rng.integers(system.dof // space, size=pending.size)
+        body = rng.integers(dof // space, size=pending.size)
         way = rng.standard_normal((pending.size, space))
         jump = distance[body, None] * way / np.linalg.norm(way, axis=-1, keepdims=True)
         trial = z[pending].copy()
         trial[np.arange(pending.size)[:, None], space * body[:, None] + np.arange(space)] += jump
-        inside = ((trial[:, : system.dof] >= low) & (trial[:, : system.dof] <= high)).all(axis=-1)
+        inside = ((trial[:, : dof] >= low) & (trial[:, : dof] <= high)).all(axis=-1)
         good = inside & world.allowed(trial)
         moved[pending[good]] = trial[good]
         pending = pending[~good]
@@ -150,7 +150,7 @@ def teleported(world: World, z: Float, lawful: Float, amount: float, rng: np.ran
 
 
 def energy_changed(
-    world: World, lawful: Float, factor: float, first: int, last: int, rng: np.random.Generator
+    world: SimulatedWorld, lawful: Float, factor: float, first: int, last: int, rng: np.random.Generator
 ) -> tuple[Float, Rows]:
     """All momenta of one row of every episode scaled so that ``H`` becomes ``H + (factor - 1) |H|``.
 
@@ -170,7 +170,7 @@ def energy_changed(
     Raises:
         UserError: the energy is unknown or not quadratic in the momenta, or there is less to lose than asked for.
     """
-    energy, d = world.system(1.0).energy, lawful.shape[-1] // 2
+    energy, d = world.laws().energy, lawful.shape[-1] // 2
     if energy is None:
         raise UserError(f"'{world.name}' has no known energy that could jump; use another impossible.kind")
     window = lawful[:, first : last + 1]
@@ -199,7 +199,7 @@ def energy_changed(
 
 
 def _passing(
-    world: World,
+    world: SimulatedWorld,
     first: int,
     last: int,
     step: float,
@@ -230,7 +230,7 @@ def _passing(
     raise UserError(f"'{world.name}': its bodies hardly ever meet; use longer episodes, larger or faster bodies")
 
 
-def _continued(law: World, lawful: Float, altered: Float, rows: Rows, step: float) -> Float:
+def _continued(law: SimulatedWorld, lawful: Float, altered: Float, rows: Rows, step: float) -> Float:
     """Episodes that are ``lawful`` before their row, ``altered [E, 2d]`` in it, and follow ``law`` from there."""
     length = lawful.shape[1]
     future = law.simulate(altered, step, length - 1 - int(rows.min()))

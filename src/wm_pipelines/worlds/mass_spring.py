@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from pydantic import Field
 
-from wm_pipelines.system import System
+from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import captions, register
-from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
 from wm_pipelines.worlds.initial import Annulus, PlaneLaw, require_entries
 from wm_pipelines.worlds.quantities import Quantity
 from wm_pipelines.worlds.rendering import INK, Canvas, colour, render_batched
@@ -29,7 +29,7 @@ class MassSpringParameters(WorldParameters):
 
 
 @register
-class MassSpring(World):
+class MassSpring(SimulatedWorld):
     """State ``(q, p)``: displacement in m, momentum in kg m/s; the wall takes the momentum, energy is kept."""
 
     name = "mass_spring"
@@ -67,19 +67,18 @@ class MassSpring(World):
         check_energy(self.name, states, self.energy, self.kinetic, 1e-10)
         return states
 
-    def system(self, step: float) -> System:
+    def facts(self) -> dict[str, Any]:
         """Separable and even; nothing but energy is conserved."""
-        return System(
-            name=self.name,
-            dof=1,
-            step=step,
-            attributes={"mass": (self.mass,)},
-            structure=frozenset({"separable", "even"}),
-            energy=self.energy,
-            simulate=self.simulate,
-            dynamics=self.dynamics,
-            constants={"mass": self.mass, "stiffness": self.stiffness},
-        )
+        return {
+            "attributes": {"mass": [self.mass]},
+            "structure": ["even", "separable"],
+            "conserved": ["energy"],
+            "energy": {"law": "energy"},
+        }
+
+    def laws(self) -> Laws:
+        """Of the harmonic oscillator."""
+        return Laws(energy=self.energy, simulate=self.simulate, dynamics=self.dynamics)
 
     def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
         """The mass slides to the right of a wall; the picture is four of the largest amplitudes wide."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wm_pipelines import __version__
+from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds import register
-from wm_pipelines.worlds.base import RecordedWorld, WorldParameters
-from wm_pipelines.worlds.episodes import Episodes, stream
+from wm_pipelines.worlds.base import World, WorldParameters, stream
 from wm_pipelines.worlds.idx import FILES, PUBLISHED_MD5, read_idx
 
 SAMPLE = "data/01_raw/mnist_sample"  # benchmarks/make_mnist_sample.py
@@ -65,7 +65,7 @@ def chosen(seed: int, what: str, available: int, counts: list[int | None]) -> li
 
 
 @register
-class Mnist(RecordedWorld):
+class Mnist(World):
     """Single pictures with labels: frames ``[E, 1, 28, 28, 1]``, no state."""
 
     name = "mnist"
@@ -84,23 +84,12 @@ class Mnist(RecordedWorld):
             "test": (test_images[test], test_labels[test]),
         }
         facts = {
-            "world": self.name,
-            "parameters": p.model_dump(mode="json"),
             "source": place,
             "seed": seed,
-            "step": 1.0,
             "label_names": [str(c) for c in range(int(labels.max()) + 1)],
             "generator": __version__,
         }
-        return {name: _pictures(*part, {**facts, "split": name}) for name, part in parts.items()}
-
-
-def _pictures(images: NDArray[np.uint8], labels: NDArray[np.int64], facts: dict[str, object]) -> Episodes:
-    count = len(images)
-    return Episodes(
-        time=np.zeros((count, 1)),
-        state=np.zeros((count, 1, 0)),
-        frames=images[:, None, :, :, None],
-        label=labels,
-        metadata=facts,
-    )
+        return {
+            name: self.episodes({"frames": images[:, None, :, :, None], "labels": labels}, 1.0, {**facts, "split": name})
+            for name, (images, labels) in parts.items()
+        }

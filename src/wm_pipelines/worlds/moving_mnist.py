@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from wm_pipelines import __version__
+from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
-from wm_pipelines.system import System
+from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import captions, register
-from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
-from wm_pipelines.worlds.episodes import Episodes, stream
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters, stream
 from wm_pipelines.worlds.mnist import chosen, read_digits
 from wm_pipelines.worlds.trajectories import project_path
 
@@ -51,7 +51,7 @@ class MovingMnistParameters(WorldParameters):
 
 
 @register
-class MovingMnist(World):
+class MovingMnist(SimulatedWorld):
     """State ``(q_1 … q_N, p_1 … p_N)`` per digit ``(x, y)``: place of the corner in the unit square and its velocity.
 
     y points down; time is counted in frames; every digit has mass 1.
@@ -88,19 +88,20 @@ class MovingMnist(World):
             rows.append(np.concatenate([q, p], axis=-1))
         return np.stack(rows, axis=1)
 
-    def system(self, step: float) -> System:
+    def facts(self) -> dict[str, Any]:
         """Particles of mass 1 in a plane; the edges take their momentum."""
         digits = self.settings.digits
-        return System(
-            name=self.name,
-            dof=2 * digits,
-            step=step,
-            particles=digits,
-            space=2,
-            attributes={"mass": (1.0,) * digits},
-            energy=self.energy,
-            simulate=self.simulate,
-        )
+        return {
+            "particles": digits,
+            "space": 2,
+            "attributes": {"mass": [1.0] * digits},
+            "conserved": ["energy"],
+            "energy": {"law": "energy"},
+        }
+
+    def laws(self) -> Laws:
+        """Straight motion between the edges."""
+        return Laws(energy=self.energy, simulate=self.simulate)
 
     # -- the pictures
 
@@ -114,11 +115,8 @@ class MovingMnist(World):
         images, _, place = read_digits(s.source, "train", s.verify)
         validation, train = chosen(seed, "training", len(images), [round(_HELD_OUT * len(images)), None])
         facts = {
-            "world": self.name,
-            "parameters": s.model_dump(mode="json"),
             "source": place,
             "seed": seed,
-            "step": 1.0,
             "generator": __version__,
         }
         parts = {"train": (images[train], s.train), "validation": (images[validation], s.validation)}
@@ -137,12 +135,12 @@ class MovingMnist(World):
         frames = self.settings.frames
         z = self.simulate(self.sample_initial_state(motion, count), 1.0, frames - 1)
         digits = images[choice.integers(len(images), size=(count, self.settings.digits))]
-        return Episodes(
-            time=np.tile(np.arange(float(frames)), (count, 1)),
-            state=z,
-            frames=self.draw(z, digits, self.settings.size)[..., None],
-            metadata=facts,
-        )
+        views = {
+            "times": np.tile(np.arange(float(frames)), (count, 1)),
+            "states": z,
+            "frames": self.draw(z, digits, self.settings.size)[..., None],
+        }
+        return self.episodes(views, 1.0, facts)
 
     def draw(self, z: Float, digits: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         """Paste digits ``[E, N, h, w]`` where the states ``[E, T, 4 N]`` say: ``[E, T, size, size]``."""
@@ -170,7 +168,7 @@ class MovingMnist(World):
             raise UserError(f"'{path}' has {frames.shape[1]} sequences, `test` asks for {wanted}; lower it")
         taken = np.ascontiguousarray(frames[:, :wanted].swapaxes(0, 1))[..., None]
         time = np.tile(np.arange(float(frames.shape[0])), (wanted, 1))
-        return Episodes(time=time, state=np.zeros((*time.shape, 0)), frames=taken, metadata=facts)
+        return self.episodes({"times": time, "frames": taken}, 1.0, facts)
 
     def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
         """The motion of the states ``[..., 4 N]``, shown by the first test digits: ``[..., size, size, 3]``."""

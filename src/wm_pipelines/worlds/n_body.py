@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from wm_pipelines.worlds import captions, register
 from wm_pipelines.worlds.base import Float, WorldParameters
 from wm_pipelines.worlds.initial import Given, Lattice, LatticeLaw, require_entries
-from wm_pipelines.worlds.particles import InverseDistance, PairLaw, ParticleWorld, Springs
+from wm_pipelines.worlds.particles import FEW, InverseDistance, PairLaw, ParticleWorld, Springs
 from wm_pipelines.worlds.quantities import Quantity
 from wm_pipelines.worlds.simulation import simulate_separable
 
@@ -122,14 +122,6 @@ class NBody(ParticleWorld):
             law = InverseDistance(-self.coupling_constant * np.outer(masses, masses), parameters.softening)
         super().__init__(parameters, masses, law, parameters.dimension, charges if self.kind == "charges" else None)
 
-    @property
-    def constants(self) -> dict[str, float]:
-        """The constants of the pair law."""
-        if self.kind == "springs":
-            return {"stiffness": self.stiffness, "rest_length": self.rest_length, "softening": self.softening}
-        name = "coulomb_constant" if self.kind == "charges" else "gravitational_constant"
-        return {name: self.coupling_constant, "softening": self.softening}
-
     def simulate(self, z0: Float, step: float, steps: int) -> Float:
         """``[E, 2d] -> [E, steps + 1, 2d]``: explicit symplectic, sub-stepped; the singular laws adaptively."""
         if self.softening == 0.0:
@@ -146,6 +138,9 @@ class NBody(ParticleWorld):
             longest=0.3 / self._fastest(),
             tolerance=1e-9,
             chunk=max(1, 262_144 // self.bodies**2),
+            size=self.size,
+            # Not for few bodies: their trajectories are quick to compute, and stay those that were always stored.
+            thrifty=self.bodies > FEW,
         )
 
     def _fastest(self) -> float:

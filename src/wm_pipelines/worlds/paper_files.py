@@ -13,8 +13,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.episodes import Episodes
+from wm_pipelines.worlds.base import World
 
 Float = NDArray[np.float64]
 # World -> name of its files, rows per training trajectory, last time of a training trajectory in seconds.
@@ -26,35 +27,35 @@ _SYSTEMS = {
 }
 
 
-def read_paper_files(folder: str | Path, world: str) -> dict[str, Episodes]:
+def read_paper_files(folder: str | Path, world: World) -> dict[str, Episodes]:
     """Splits ``train`` and ``validation`` (the paper's test set), and ``B``, ``C`` or ``test`` to judge on.
 
     Args:
-        folder: where the files lie. world: ``mass_spring``, ``pendulum``, ``two_body`` or ``three_body``.
+        folder: where the files lie. world: a ``mass_spring``, ``pendulum``, ``two_body`` or ``three_body``.
 
     Raises:
         UserError: the paper has no such system, or a file is missing or damaged.
     """
-    if world not in _SYSTEMS:
-        raise UserError(f"the paper's files hold no world '{world}'; they hold {', '.join(_SYSTEMS)}")
-    name, rows, end = _SYSTEMS[world]
+    if world.name not in _SYSTEMS:
+        raise UserError(f"the paper's files hold no world '{world.name}'; they hold {', '.join(_SYSTEMS)}")
+    name, rows, end = _SYSTEMS[world.name]
     data, judged = _load(Path(folder) / f"{name}_seed0.npz"), _load(Path(folder) / f"eval_{name}.npz")
     time = np.linspace(0.0, end, rows)
     bodies = {"2body": 2, "3body": 3}.get(name)
     try:
         if bodies is None:
-            train = _episodes(data["x"], data["dx"], time)
-            validation = _episodes(data["test_x"], data["test_dx"], time)
+            train = _episodes(world, data["x"], data["dx"], time)
+            validation = _episodes(world, data["test_x"], data["test_dx"], time)
             references = {split: judged[f"ref_{split}"] for split in ("B", "C")}
         else:
-            train = _episodes(_by_body(data["coords"], bodies), _by_body(data["dcoords"], bodies), time)
-            validation = _episodes(_by_body(data["test_coords"], bodies), _by_body(data["test_dcoords"], bodies), time)
+            train = _episodes(world, _by_body(data["coords"], bodies), _by_body(data["dcoords"], bodies), time)
+            validation = _episodes(world, _by_body(data["test_coords"], bodies), _by_body(data["test_dcoords"], bodies), time)
             references = {"test": _phase_space(judged["ref_DOP853_1e13"])}
         moments = judged["t"]
     except KeyError as missing:
         raise UserError(f"the paper's files of '{name}' in '{folder}' lack the array {missing}") from None
     splits = {"train": train, "validation": validation}
-    return splits | {split: _episodes(reference, None, moments) for split, reference in references.items()}
+    return splits | {split: _episodes(world, reference, None, moments) for split, reference in references.items()}
 
 
 def _load(path: Path) -> dict[str, Float]:
@@ -67,16 +68,16 @@ def _load(path: Path) -> dict[str, Float]:
         raise UserError(f"'{path}' cannot be read ({str(problem).splitlines()[0]})") from None
 
 
-def _episodes(state: Float, derivative: Float | None, time: Float) -> Episodes:
+def _episodes(world: World, state: Float, derivative: Float | None, time: Float) -> Episodes:
     """Rows in a column ``[E K, 2d]`` or episodes ``[E, K, 2d]``."""
     shape = (-1, len(time), state.shape[-1])
     state = np.ascontiguousarray(state.reshape(shape))
-    return Episodes(
-        time=np.tile(time, (len(state), 1)),
-        state=state,
-        derivative=None if derivative is None else np.ascontiguousarray(derivative.reshape(shape)),
-        metadata={"step": float(time[1] - time[0]), "source": "Greydanus et al. 2019"},
-    )
+    views = {
+        "times": np.tile(time, (len(state), 1)),
+        "states": state,
+        "derivatives": None if derivative is None else np.ascontiguousarray(derivative.reshape(shape)),
+    }
+    return world.episodes(views, float(time[1] - time[0]), {"source": "Greydanus et al. 2019"})
 
 
 def _by_body(columns: Float, bodies: int) -> Float:

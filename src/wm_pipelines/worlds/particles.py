@@ -5,19 +5,29 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_numpy_array
 from numpy.typing import NDArray
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.system import System
-from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
+from wm_pipelines.laws import Laws
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
 from wm_pipelines.worlds.rendering import Canvas, colour, render_batched
 from wm_pipelines.worlds.simulation import simulate_adaptive
+
+# Up to here all pairs of all states at once: fastest, and what every stored trajectory of few bodies was made by.
+FEW = 16
+# Above this numpy evaluates each pair once, block by block; below, calls cost more than the pairs they save.
+_MANY = 64
+# Pairs evaluated together: arrays of half a megabyte, which stay in the cache; for torch, which may be on a device
+# where calls are dear, 32.
+_PAIRS_NUMPY, _PAIRS_TORCH = 2**16, 2**22
 
 
 def like(z: Array, values: Float) -> Array:
@@ -46,6 +56,10 @@ class InverseDistance:
         rho2 = r2 + self.softening**2
         return -like(r2, self.coupling) / (rho2 * array_namespace(r2).sqrt(rho2))
 
+    def between(self, rows: slice, columns: slice) -> InverseDistance:
+        """The law of the pairs of these bodies with those."""
+        return replace(self, coupling=self.coupling[rows, columns])
+
 
 @dataclass(frozen=True)
 class Springs:
@@ -69,11 +83,15 @@ class Springs:
         """``phi'(r) / r [..., N, N]``."""
         return self.stiffness * (1.0 - self.rest_length / array_namespace(r2).sqrt(r2 + self.softening**2))
 
+    def between(self, rows: slice, columns: slice) -> Springs:  # noqa: ARG002
+        """The law of the pairs of these bodies with those: the same for all."""
+        return self
+
 
 PairLaw = InverseDistance | Springs
 
 
-class ParticleWorld(World):
+class ParticleWorld(SimulatedWorld):
     """A world of ``N`` particles. Subclasses say what the masses, the pair law and the start states are."""
 
     def __init__(
@@ -82,8 +100,6 @@ class ParticleWorld(World):
         super().__init__(parameters)
         self.masses, self.law, self.space, self.charges = masses, law, space, charges
         self.bodies = len(masses)
-        self._upper = np.triu(np.ones((self.bodies, self.bodies)), 1)
-        self._eye = np.eye(self.bodies)
 
     # -- laws, numpy and torch
 
@@ -102,8 +118,7 @@ class ParticleWorld(World):
 
     def potential(self, z: Array) -> Array:
         """``sum_{i<j} phi(r_ij) [...]`` in joules."""
-        _, r2 = self._pairs(self.positions(z))
-        return array_namespace(z).sum(self.law.potential(r2) * like(z, self._upper), axis=(-2, -1))
+        return self._by_parts(self._potential, self._potential_blocked, self.positions(z))
 
     def energy(self, z: Array) -> Array:
         """``H [...]`` in joules."""
@@ -131,25 +146,110 @@ class ParticleWorld(World):
 
     def force(self, q: Array) -> Array:
         """``-dV/dq``, flat ``[..., N * space]``. Newton's third law holds to the last bit on every pair."""
-        xp = array_namespace(q)
-        differences, r2 = self._pairs(q.reshape(*q.shape[:-1], self.bodies, self.space))
-        tension = self.law.tension(r2)
-        return xp.stack([-xp.sum(tension * d, axis=-1) for d in differences], axis=-1).reshape(*q.shape)
+        positions = q.reshape(*q.shape[:-1], self.bodies, self.space)
+        return self._by_parts(self._force, self._force_blocked, positions).reshape(*q.shape)
 
     def dynamics(self, z: Array) -> Array:
         """``dz/dt``."""
         n = self.bodies * self.space
         return array_namespace(z).concat([self.velocity(z[..., n:]), self.force(z[..., :n])], axis=-1)
 
+    def distances(self, z: Float) -> Float:
+        """Smallest distance between two bodies, ``[...]`` in metres; infinite for a single body."""
+        return self._by_parts(self._distances, self._distances_blocked, self.positions(z))
+
+    # -- pairs: of few bodies all at once, of many block by block
+
+    def _by_parts(self, at_once: Callable[[Array], Array], blocked: Callable[[Float], Array], q: Array) -> Array:
+        """A law of positions ``[..., N, space]``; many bodies in memory that does not grow with the states."""
+        numpy = is_numpy_array(q)
+        part = max(1, (_PAIRS_NUMPY if numpy else _PAIRS_TORCH) // self.bodies**2)
+        states = math.prod(q.shape[:-2])
+        in_blocks = numpy and self.bodies > _MANY and states > 0
+        if self.bodies <= FEW or (states <= part and not in_blocks):
+            return at_once(q)
+        rows = q.reshape(-1, self.bodies, self.space)
+        if in_blocks:
+            values = np.stack([blocked(row) for row in rows])
+        else:
+            values = array_namespace(q).concat([at_once(rows[k : k + part]) for k in range(0, states, part)])
+        return values.reshape((*q.shape[:-2], *values.shape[1:]))
+
+    def _potential(self, q: Array) -> Array:
+        _, r2 = self._pairs(q)
+        return array_namespace(q).sum(self.law.potential(r2) * like(q, self._upper), axis=(-2, -1))
+
+    def _force(self, q: Array) -> Array:
+        xp = array_namespace(q)
+        differences, r2 = self._pairs(q)
+        tension = self.law.tension(r2)
+        return xp.stack([-xp.sum(tension * d, axis=-1) for d in differences], axis=-1)
+
+    def _distances(self, q: Float) -> Float:
+        _, r2 = self._pairs(q)
+        return np.sqrt(np.where(self._upper > 0.0, r2, np.inf).min(axis=(-2, -1)))
+
     def _pairs(self, q: Array) -> tuple[list[Array], Array]:
         """``q_i - q_j`` per dimension, each ``[..., N, N]``, and its square; 1 on the diagonal, where no pair is."""
         differences = [q[..., :, None, k] - q[..., None, :, k] for k in range(self.space)]
         return differences, sum((d * d for d in differences[1:]), differences[0] * differences[0]) + like(q, self._eye)
 
-    def distances(self, z: Float) -> Float:
-        """Smallest distance between two bodies, ``[...]`` in metres; infinite for a single body."""
-        _, r2 = self._pairs(self.positions(z))
-        return np.sqrt(np.where(self._upper > 0.0, r2, np.inf).min(axis=(-2, -1)))
+    @cached_property
+    def _upper(self) -> Float:
+        return np.triu(np.ones((self.bodies, self.bodies)), 1)
+
+    @cached_property
+    def _eye(self) -> Float:
+        return np.eye(self.bodies)
+
+    def _potential_blocked(self, q: Float) -> Float:
+        total = np.zeros(())
+        for law, _, r2 in self._blocks(q):
+            phi = law.potential(r2)
+            here = len(phi)
+            total += phi[:, here:].sum() + np.triu(phi[:, :here], 1).sum()
+        return total
+
+    def _force_blocked(self, q: Float) -> Float:
+        force, first = np.zeros((self.space, self.bodies)), 0
+        for law, differences, r2 in self._blocks(q):
+            tension = law.tension(r2)
+            last = first + len(r2)
+            for total, d in zip(force, differences, strict=True):
+                d *= tension
+                total[first:last] -= d.sum(axis=1)
+                # The same numbers once more: what pulls one body of a pair pulls the other the other way.
+                total[last:] += d[:, last - first :].sum(axis=0)
+            first = last
+        return force.T
+
+    def _distances_blocked(self, q: Float) -> Float:
+        smallest = np.inf
+        for _, _, r2 in self._blocks(q):
+            np.fill_diagonal(r2, np.inf)
+            smallest = np.minimum(smallest, r2.min())  # which, unlike min, keeps NaN
+        return np.sqrt(smallest)
+
+    def _blocks(self, q: Float) -> Iterator[tuple[PairLaw, list[Float], Float]]:
+        """Some bodies and all from the first of them on, ``[rows, columns]``: their law, ``q_i - q_j`` and its square.
+
+        The square in front holds the pairs among the rows in both orders, and 1 on its diagonal; what lies behind it
+        holds each pair once. The arrays are used again for the next block.
+        """
+        x = np.ascontiguousarray(q.T)
+        rows = max(1, _PAIRS_NUMPY // self.bodies)
+        memory = np.empty((self.space + 2, min(rows, self.bodies) * self.bodies))
+        for first in range(0, self.bodies, rows):
+            here, onwards = slice(first, min(first + rows, self.bodies)), slice(first, None)
+            shape = (here.stop - first, self.bodies - first)
+            *differences, r2, square = (m[: shape[0] * shape[1]].reshape(shape) for m in memory)
+            for d, coordinate in zip(differences, x, strict=True):
+                np.subtract(coordinate[here, None], coordinate[onwards], out=d)
+            np.multiply(differences[0], differences[0], out=r2)
+            for d in differences[1:]:
+                r2 += np.multiply(d, d, out=square)
+            np.fill_diagonal(r2, 1.0)
+            yield self.law.between(here, onwards), differences, r2
 
     # -- the simulator
 
@@ -162,50 +262,61 @@ class ParticleWorld(World):
         """
         self._refuse_coincident(z0)
         return simulate_adaptive(
-            self.name, z0, step, steps, dynamics=self.dynamics, energy=self.energy, kinetic=self.kinetic
+            self.name,
+            z0,
+            step,
+            steps,
+            dynamics=self.dynamics,
+            energy=self.energy,
+            kinetic=self.kinetic,
+            size=self.size,
         )
+
+    @property
+    def size(self) -> str:
+        """What the world's log lines say about how much there is to compute."""
+        return f"{self.bodies:,} bodies, {self.bodies * (self.bodies - 1) // 2:,} pairs"
 
     def _refuse_coincident(self, z0: Float) -> None:
         coincident = np.flatnonzero(self.distances(z0) == 0.0)
         if coincident.size:
             episode = coincident[0]
-            _, r2 = self._pairs(self.positions(z0[episode]))
-            i, j = np.argwhere((r2 == 0.0) & (self._upper > 0.0))[0]
+            q = self.positions(z0[episode])
+            i = next(i for i in range(self.bodies) if ((q[i] - q[i + 1 :]) ** 2).sum(axis=-1).min() == 0.0)
+            j = i + 1 + int(((q[i] - q[i + 1 :]) ** 2).sum(axis=-1).argmin())
             raise UserError(
                 f"{self.name}: bodies {i} and {j} coincide at the start of episode {episode}; move one of them"
             )
 
-    def system(self, step: float) -> System:
+    def facts(self) -> dict[str, Any]:
         """Separable, pairwise, even; energy, momentum and angular momentum are conserved."""
-        attributes = {"mass": tuple(float(m) for m in self.masses)}
+        attributes = {"mass": [float(m) for m in self.masses]}
         if self.charges is not None:
-            attributes["charge"] = tuple(float(c) for c in self.charges)
-        return System(
-            name=self.name,
-            dof=self.bodies * self.space,
-            step=step,
-            particles=self.bodies,
-            space=self.space,
-            attributes=attributes,
-            structure=frozenset({"separable", "pairwise", "even"}),
+            attributes["charge"] = [float(c) for c in self.charges]
+        return {
+            "particles": self.bodies,
+            "space": self.space,
+            "attributes": attributes,
+            "structure": ["even", "pairwise", "separable"],
+            "conserved": ["energy", "momentum", "angular_momentum"],
+            "energy": {"law": "energy"},
+        }
+
+    def laws(self) -> Laws:
+        """Of the pair forces."""
+        return Laws(
             energy=self.energy,
             momentum=self.momentum,
             angular_momentum=self.angular_momentum,
             simulate=self.simulate,
             dynamics=self.dynamics,
             lyapunov_time=self.lyapunov_time,
-            constants=self.constants,
         )
 
     @property
     def lyapunov_time(self) -> float | None:
         """``1 / largest Lyapunov exponent`` in seconds, where it was computed."""
         return None
-
-    @property
-    @abstractmethod
-    def constants(self) -> dict[str, float]:
-        """Numbers of the law that a family may ask for by name."""
 
     # -- pictures
 

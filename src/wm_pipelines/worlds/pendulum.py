@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import ellipj, ellipk
 
-from wm_pipelines.system import System
+from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import captions, register
-from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
 from wm_pipelines.worlds.initial import Box, PlaneLaw, require_entries
 from wm_pipelines.worlds.quantities import Quantity
 from wm_pipelines.worlds.rendering import INK, Canvas, colour, render_batched
@@ -42,7 +42,7 @@ def jacobi(u: float, m: Float) -> tuple[Float, Float, Float]:
 
 
 @register
-class Pendulum(World):
+class Pendulum(SimulatedWorld):
     """State ``(q, p)``: angle from the lowest point in rad (not wrapped), angular momentum in kg m^2/s."""
 
     name = "pendulum"
@@ -128,20 +128,19 @@ class Pendulum(World):
             return 4.0 * float(ellipk(m)) / self.frequency
         return 2.0 * float(ellipk(1.0 / m)) / (self.frequency * math.sqrt(m))
 
-    def system(self, step: float) -> System:
+    def facts(self) -> dict[str, Any]:
         """Separable and even in one angle; the pivot takes the momentum."""
-        return System(
-            name=self.name,
-            dof=1,
-            step=step,
-            attributes={"mass": (self.mass,)},
-            angles=(0,),
-            structure=frozenset({"separable", "even"}),
-            energy=self.energy,
-            simulate=self.simulate,
-            dynamics=self.dynamics,
-            constants={"mass": self.mass, "length": self.length, "gravity": self.gravity},
-        )
+        return {
+            "attributes": {"mass": [self.mass]},
+            "angles": [0],
+            "structure": ["even", "separable"],
+            "conserved": ["energy"],
+            "energy": {"law": "energy"},
+        }
+
+    def laws(self) -> Laws:
+        """Of the plane pendulum."""
+        return Laws(energy=self.energy, simulate=self.simulate, dynamics=self.dynamics)
 
     def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
         """The pivot in the middle, the rod as long as a third of the picture."""

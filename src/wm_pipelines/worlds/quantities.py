@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -208,3 +208,7 @@ class Amount(BaseModel):
     def si(self) -> float:
         """The number in SI base units."""
         return self.value if self.unit is None else self.value * to_base_units(self.unit)
+
+
+Seconds = Annotated[float, Quantity("s"), Field(gt=1e-12, lt=1e12, allow_inf_nan=False)]
+"""A duration between a picosecond and thirty thousand years."""

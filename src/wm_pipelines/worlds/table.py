@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from wm_pipelines import __version__
+from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
-from wm_pipelines.integrators import hamiltonian_field
-from wm_pipelines.system import System
-from wm_pipelines.worlds import register
-from wm_pipelines.worlds.base import Array, Float, World, WorldParameters
-from wm_pipelines.worlds.captions import listing, number
-from wm_pipelines.worlds.episodes import Episodes, Seconds, stream
 from wm_pipelines.formulas import FUNCTIONS, Formula
-from wm_pipelines.worlds.quantities import Amount, dimension, kind, to_base_units
+from wm_pipelines.integrators import hamiltonian_field
+from wm_pipelines.laws import Laws
+from wm_pipelines.worlds import register
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters, stream
+from wm_pipelines.worlds.captions import listing, number
+from wm_pipelines.worlds.quantities import Amount, Seconds, dimension, kind, to_base_units
 from wm_pipelines.worlds.simulation import simulate_adaptive
 from wm_pipelines.worlds.trajectories import (
     Columns,
@@ -54,7 +54,7 @@ class TableParameters(WorldParameters):
         space: dimension of the particles' space; with `particles` only.
         energy: formula of H in ``q1, q2, …, p1, p2, …``, the masses and the constants; null: unknown, to be learned.
         constants: named numbers of the formula, with units.
-        structure: what is declared about H, see `System.structure`; a known energy is checked against it.
+        structure: what is declared about H, see `docs/bring-your-own-data.md`; a known energy is checked against it.
         angles: indices (from 0) of coordinates that are angles; jumps by a turn are taken out.
         resample: seconds between rows of a new, regular grid (cubic spline); null: the table's grid is regular.
         steps: cut every episode into stretches of that many steps (a rest is dropped); null: episodes as they are.
@@ -162,7 +162,7 @@ def _check_splits(splits: Mapping[str, Any]) -> None:
 
 
 @register
-class Table(World):
+class Table(SimulatedWorld):
     """Measured trajectories; simulated only where the energy formula is known."""
 
     name = "table"
@@ -211,9 +211,6 @@ class Table(World):
         by_time = len(self._trajectories) == 1
         splits = self._split_by_time() if by_time else self._split_by_episode(seed)
         facts = {
-            "world": self.name,
-            "parameters": self.parameters.model_dump(mode="json"),
-            "step": self.step,
             "seed": seed,
             "source_sha256": hashlib.sha256(self._path.read_bytes()).hexdigest(),
             "split_by": "time" if by_time else "episode",
@@ -234,11 +231,11 @@ class Table(World):
                 f"'{self._path.name}': episodes of split '{split}' have {min(lengths)} to {max(lengths)} "
                 f"rows; set `steps: {min(lengths) - 1}` to cut them into equal stretches"
             )
-        return Episodes(
-            time=np.stack([s.time - s.time[0] for s in stretches]),
-            state=np.stack([s.state for s in stretches]),
-            metadata={**facts, "split": split, "episodes": [s.name for s in stretches]},
-        )
+        views = {
+            "times": np.stack([s.time - s.time[0] for s in stretches]),
+            "states": np.stack([s.state for s in stretches]),
+        }
+        return self.episodes(views, self.step, {**facts, "split": split, "episodes": [s.name for s in stretches]})
 
     def _stretches(self, trajectory: Trajectory) -> list[Trajectory]:
         if self.parameters.steps is None:
@@ -320,27 +317,35 @@ class Table(World):
         planes = [(1, 2), (2, 0), (0, 1)] if self.parameters.space == 3 else [(0, 1)]
         return xp.stack([(q[..., i] * p[..., j] - q[..., j] * p[..., i]).sum(-1) for i, j in planes], axis=-1)
 
-    def system(self, step: float | None) -> System:
-        """The description for families and metrics; ``step`` None is the table's own."""
-        known, parameters = self._hamiltonian is not None, self.parameters
-        # A sum over pairs of phi(|r_ij|) is unchanged by moving and by turning everything: Noether.
-        conserved = "pairwise" in parameters.structure
-        return System(
-            name=self.name,
-            dof=parameters.dof,
-            step=self.step if step is None else step,
-            particles=parameters.particles,
-            space=parameters.space,
-            attributes={"mass": tuple(m.si for m in parameters.masses)} if parameters.particles else {},
-            angles=tuple(parameters.angles),
-            structure=frozenset(parameters.structure),
+    def facts(self) -> dict[str, Any]:
+        """What the parameters declare."""
+        p = self.parameters
+        found: dict[str, Any] = {}
+        if p.particles:
+            found |= {"particles": p.particles, "space": p.space, "attributes": {"mass": [m.si for m in p.masses]}}
+        found |= {"angles": list(p.angles)} if p.angles else {}
+        found |= {"structure": sorted(p.structure)} if p.structure else {}
+        if self._hamiltonian is not None or self._keeps_momentum:
+            found["conserved"] = ["energy"] * (self._hamiltonian is not None) + self._keeps_momentum
+        return found | ({"energy": {"law": "energy"}} if self._hamiltonian is not None else {})
+
+    def laws(self) -> Laws:
+        """Of the user's formula, where there is one."""
+        known, kept = self._hamiltonian is not None, self._keeps_momentum
+        return Laws(
             energy=self.energy if known else None,
-            momentum=self.momentum if conserved else None,
-            angular_momentum=self.angular_momentum if conserved and (parameters.space or 0) > 1 else None,
+            momentum=self.momentum if "momentum" in kept else None,
+            angular_momentum=self.angular_momentum if "angular_momentum" in kept else None,
             simulate=self.simulate if known else None,
             dynamics=self.dynamics if known else None,
-            constants=parameters.known_numbers,
         )
+
+    @property
+    def _keeps_momentum(self) -> list[str]:
+        """A sum over pairs of phi(|r_ij|) is unchanged by moving and by turning everything: Noether."""
+        if "pairwise" not in self.parameters.structure:
+            return []
+        return ["momentum", "angular_momentum"] if (self.parameters.space or 0) > 1 else ["momentum"]
 
     def _particles(self, z: Array) -> tuple[Array, Array]:
         shape = (*z.shape[:-1], self.parameters.particles, self.parameters.space)

@@ -46,11 +46,6 @@ class ThreeBody(ParticleWorld):
         )
 
     @property
-    def constants(self) -> dict[str, float]:
-        """The gravitational constant."""
-        return {"gravitational_constant": self.gravitational_constant}
-
-    @property
     def lyapunov_time(self) -> float | None:
         """``1 / largest Lyapunov exponent`` in seconds; None for masses or starts it was not computed for."""
         if len(set(self.masses)) > 1 or self.initial != _MEASURED_FOR:

@@ -41,11 +41,6 @@ class TwoBody(ParticleWorld):
         self.reduced = float(masses.prod() / masses.sum())
         self.gm = self.gravitational_constant * float(masses.sum())
 
-    @property
-    def constants(self) -> dict[str, float]:
-        """The gravitational constant."""
-        return {"gravitational_constant": self.gravitational_constant}
-
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Start states ``[E, 8]`` in the frame of the centre of mass.
 

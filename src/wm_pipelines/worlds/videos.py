@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from wm_pipelines import __version__
+from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds import register
-from wm_pipelines.worlds.base import RecordedWorld, WorldParameters
-from wm_pipelines.worlds.episodes import Episodes, stream
+from wm_pipelines.worlds.base import World, WorldParameters, stream
 from wm_pipelines.worlds.trajectories import project_path
 from wm_pipelines.worlds.video_files import Clips, Cut, Listed, UnusableVideoError, label_numbers, read_clips, read_list
 
@@ -61,7 +62,7 @@ class _Video:
 
 
 @register
-class Videos(RecordedWorld):
+class Videos(World):
     """Clips ``[E, T, size, size, 3 | 1]`` with labels, no state; no video is in two splits."""
 
     name = "videos"
@@ -95,17 +96,18 @@ class Videos(RecordedWorld):
                     f"{sum(map(len, videos.values()))} usable, {_summary(skipped)}; mend the list or the splits"
                 )
         facts = {
-            "world": self.name,
-            "parameters": s.model_dump(mode="json"),
             "seed": seed,
-            "step": float(np.median([video.clips.step for part in by_split.values() for video in part])),
             "label_names": numbers and _by_number(numbers),
             "skipped": skipped,
             "skipped_videos": len(skipped),
             "source_sha256": hashlib.sha256(b"".join(p.read_bytes() for p in places.values())).hexdigest(),
             "generator": __version__,
         }
-        return {split: _episodes(part, numbers, {**facts, "split": split}) for split, part in by_split.items()}
+        step = float(np.median([video.clips.step for part in by_split.values() for video in part]))
+        return {
+            split: self.episodes(_views(part, numbers), step, {**facts, "split": split, "episodes": _names(part)})
+            for split, part in by_split.items()
+        }
 
     def _usable(self, entries: list[Listed], skipped: list[dict[str, str]], seen: dict[str, str]) -> list[_Video]:
         """Cut all videos; those that cannot be are added to ``skipped``, the others' hashes to ``seen``."""
@@ -156,16 +158,17 @@ def _by_number(numbers: dict[str, int]) -> list[str]:
     return [names.get(number, str(number)) for number in range(max(names) + 1)]
 
 
-def _episodes(videos: list[_Video], numbers: dict[str, int] | None, facts: dict[str, Any]) -> Episodes:
+def _views(videos: list[_Video], numbers: dict[str, int] | None) -> dict[str, NDArray[Any] | None]:
     """All clips of the videos, one after the other."""
     counts = [len(video.clips.frames) for video in videos]
     frames = np.concatenate([video.clips.frames for video in videos])
     steps = np.repeat([video.clips.step for video in videos], counts)
-    time = np.asarray(steps[:, None] * np.arange(frames.shape[1]), np.float64)
-    label = None
+    labels = None
     if numbers is not None:
-        label = np.repeat(np.array([numbers[str(video.listed.label)] for video in videos], np.int64), counts)
-    paths = np.repeat([video.listed.name for video in videos], counts).tolist()
-    return Episodes(
-        time=time, state=np.zeros((*time.shape, 0)), frames=frames, label=label, metadata={**facts, "episodes": paths}
-    )
+        labels = np.repeat(np.array([numbers[str(video.listed.label)] for video in videos], np.int64), counts)
+    return {"times": steps[:, None] * np.arange(float(frames.shape[1])), "frames": frames, "labels": labels}
+
+
+def _names(videos: list[_Video]) -> list[str]:
+    """The video of every clip."""
+    return [video.listed.name for video in videos for _ in video.clips.frames]
