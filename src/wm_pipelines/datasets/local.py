@@ -19,6 +19,7 @@ from wm_pipelines.files import (
     write_folder,
 )
 from wm_pipelines.mappings import deep_merge
+from wm_pipelines.yaml_files import read_yaml
 
 
 class LocalDataset(AbstractDataset[Any, Any]):
@@ -191,13 +192,13 @@ class ParameterFilesDataset(LocalDataset):
         """``{"hnn": tree}`` goes to ``parameters_hnn.yml`` under the key ``hnn``.
 
         Raises:
-            UserError: a file that is there is no YAML mapping, or it cannot be written.
+            UserError: a file that is there is not a YAML mapping, or it cannot be written.
         """
         import yaml
 
         for name, tree in data.items():
             path = self.path / f"parameters_{name}.yml"
-            before = _read_yaml(path) if path.exists() else {}
+            before = read_yaml(path) if path.exists() else {}
             text = yaml.safe_dump(deep_merge(before, {name: tree}), sort_keys=True)
             atomic_write_bytes(
                 path, f"# Written by the tuning pipeline; use it with --env={self.path.name}.\n{text}".encode()
@@ -207,21 +208,9 @@ class ParameterFilesDataset(LocalDataset):
         """All parameter files, merged.
 
         Raises:
-            UserError: one of them is no YAML mapping.
+            UserError: one of them is not a YAML mapping.
         """
         merged: dict[str, Any] = {}
         for path in sorted(self.path.glob("parameters_*.yml")):
-            merged = deep_merge(merged, _read_yaml(path))
+            merged = deep_merge(merged, read_yaml(path))
         return merged
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_bytes()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise UserError(f"'{path}' is no YAML ({' '.join(str(problem).split())}); mend or remove it") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"'{path}' holds no mapping of parameters; mend or remove it")
-    return tree
