@@ -230,6 +230,7 @@ def dop853(
     rtol: float = 1e-12,
     atol: float = 1e-12,
     max_evaluations: int = 2_000_000,
+    progress: Callable[[float], None] | None = None,
 ) -> Array:
     """Adaptive Dormand-Prince 8(5,3), every trajectory of the batch with a step size of its own.
 
@@ -241,6 +242,7 @@ def dop853(
         rtol: relative tolerance per step, as in scipy.
         atol: absolute tolerance per step.
         max_evaluations: of the field, before giving up.
+        progress: told after every step how many output steps are done, averaged over the batch.
 
     Returns:
         ``[B, steps + 1, D]``: the states at times ``0, step, …, steps * step``.
@@ -258,7 +260,7 @@ def dop853(
     size = xp.full_like(z[:, :1], abs(step) / 10.0)
     slope = field(z0) + 0.0  # both are updated in place: nothing that a gradient needs may alias them
     evaluations = 1
-    for _ in range(steps):
+    for done in range(steps):
         remaining = xp.full_like(z[:, :1], abs(step))
         active = xp.arange(z.shape[0])
         while active.shape[0] > 0:
@@ -290,6 +292,8 @@ def dop853(
             proposal = h * xp.where(accepted, factor, xp.clip(factor, 0.2, 1.0))
             size[active] = xp.where(accepted & last, xp.maximum(proposal, size[active]), proposal)
             active = active[(left > 0.0)[:, 0]]
+            if progress is not None:
+                progress(done + 1.0 - float(xp.mean(remaining)) / abs(step))
         output.append(z + 0.0)
     return xp.stack(output, axis=1)
 
