@@ -1,0 +1,96 @@
+"""Videos: the physics that can be read from features, and how well the future is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wm_pipelines.tasks import register
+from wm_pipelines.tasks._pixels import PixelConfig
+from wm_pipelines.tasks.base import Results, Task, TaskConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from wm_pipelines.episodes import Episodes
+    from wm_pipelines.families.base import Family
+    from wm_pipelines.laws import Laws
+    from wm_pipelines.tasks.judgement import Judgement
+
+
+class Checked(BaseModel):
+    """A file of weights and its checksum."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    sha256: str
+
+
+class VideosConfig(PixelConfig):
+    """How features and predictions of videos are judged."""
+
+    window: int = Field(3, ge=2, description="latent steps that a velocity is read from")
+    context: int = Field(10, ge=1, description="frames before the first prediction")
+    steps: int = Field(8, ge=1, description="frames predicted")
+    every: int = Field(10, ge=1, description="frames between two predictions of one episode")
+    probe_episodes: int = Field(200, ge=2, description="training episodes that probes learn from, at most")
+    tolerance: float = Field(0.1, gt=0, description="relative energy error that counts as a violation, probed")
+    horizon_threshold: float = Field(0.4, gt=0, description="error, in the truth's spread, that ends a horizon")
+    lpips: bool = Field(False, description="perceptual distance; needs the extra `lpips`")
+    i3d: Checked | None = Field(None, description="TorchScript I3D for FVD: path and SHA-256")
+
+
+@register
+class Videos(Task):
+    """Physics probed in features and in predicted futures, predicted frames, surprise."""
+
+    name: ClassVar[str] = "videos"
+    pipeline: ClassVar[str] = "video_eval"
+    title: ClassVar[str] = "Videos"
+    file: ClassVar[str] = "videos.html"
+    Config: ClassVar[type[TaskConfig]] = VideosConfig
+    shows: ClassVar[tuple[str, ...]] = ("frames", "actions", "rewards", "captions")
+    jury: ClassVar[str | None] = "vjepa"
+
+    def splits(self, episodes: Mapping[str, Episodes]) -> list[str]:  # noqa: ARG002
+        """The test videos; impossible ones are judged beside them."""
+        return ["test"]
+
+    def judge(
+        self,
+        model: Family,
+        episodes: Mapping[str, Episodes],
+        split: str,
+        laws: Laws,
+        config: VideosConfig,
+        trained: bool = True,
+    ) -> Judgement:
+        """Probes fitted to ``train``; predictions; surprise at the splits ``impossible_…``."""
+        from wm_pipelines.tasks.videos.judge import judge
+
+        return judge(model, episodes, split, laws, config, trained)
+
+    def compare(
+        self, jury: Family, episodes: Mapping[str, Episodes], arrays: Mapping[str, Mapping[str, NDArray[Any]]]
+    ) -> list[dict[str, Any]]:
+        """Distances of predicted from true videos in the jury's features."""
+        del episodes
+        from wm_pipelines.tasks.videos.embedding import distances
+
+        return distances(jury, arrays)
+
+    def summary(self, scores: pd.DataFrame) -> str:
+        """Probes, predictions, collapse, cost."""
+        from wm_pipelines.tasks._pixels.report import summary
+
+        return summary(self.name, scores)
+
+    def page(self, results: Results) -> str:
+        """What can be read from features and predictions, beside the floors; predicted and true frames in motion."""
+        from wm_pipelines.tasks._pixels.report import page
+
+        return page(self.name, results)
