@@ -15,8 +15,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from wm_pipelines.fields import FieldSystem
-from wm_pipelines.reporting import page, summary
+from wm_pipelines.equations import Problem
+from wm_pipelines.laws import laws_of, world_of
+from wm_pipelines.reporting import page as frame
 from wm_pipelines.reporting.figures import learning_curves
 from wm_pipelines.reporting.plots import Figure, thinned
 from wm_pipelines.reporting.style import (
@@ -28,13 +29,16 @@ from wm_pipelines.reporting.style import (
     model_order,
     pretty_number,
 )
+from wm_pipelines.reporting.summary import format_terminal, summary_table
+from wm_pipelines.spec import Spec
+from wm_pipelines.tasks.base import Results
 
 Float = NDArray[np.float64]
 
 _MOST = 81  # points along one side of a map
 _CURVE_POINTS = 3  # a learning curve with fewer is not drawn
 _CURVE_CAPTION = (
-    "Training loss, mean over seeds: gradient steps, their weights balanced anew all the time, and as the last point "
+    "Training loss, mean over seeds: gradient steps, their weights balanced again and again, and as the last point "
     "what the second-order finish leaves. Most of the work is done there; its residual is in the table."
 )
 _SMALLEST = 1e-17  # errors below rounding are drawn as this
@@ -46,7 +50,7 @@ _DESCRIPTIONS = {
     "residual_norm": "Root mean square of what is left of the equations, with their true coefficients, in SI units.",
     "divergence": "Root mean square of the divergence of the flow; zero for an incompressible one.",
     "boundary_error": "Root mean square of what initial and boundary values are missed by, in units of their own size.",
-    "balance_error": "Largest share of the content that appears or vanishes without a cause.",
+    "balance_error": "Relative imbalance: the largest share of the content that appears or vanishes without a cause.",
     "coefficient_error": "Relative error of the coefficient that was found from measurements.",
     "coefficient_covered": "Share of seeds whose 95 % interval holds the true coefficient.",
     "coefficient_identified": "Share of seeds that explain the measurements up to noise. The others have not found the "
@@ -60,60 +64,34 @@ class FieldMaps:
     """One field world to draw. ``[*grid]`` has an axis per coordinate; models are named ``"family/variant"``.
 
     Attributes:
-        name, caption: of the world. system: its description.
-        shape: of the grid.
+        problem: whose name is the world's. shape: of the grid.
         reference: ``[*grid, F]``, None if unknown.
         predicted: model -> ``[*grid, F]``, of the first seed. residual: model -> ``[*grid]``, likewise.
     """
 
-    name: str
-    caption: str
-    system: FieldSystem
+    problem: Problem
     shape: tuple[int, ...]
     reference: Float | None = None
     predicted: Mapping[str, Float] = field(default_factory=dict)
     residual: Mapping[str, Float] = field(default_factory=dict)
 
     @classmethod
-    def create(
-        cls, name: str, caption: str, system: FieldSystem, arrays: Mapping[tuple[str, str], NDArray[Any]]
-    ) -> FieldMaps:
-        """From stored arrays: (family, ``what`` or ``variant/what``) -> array."""
-        shape = next(tuple(int(n) for n in array) for (_, what), array in arrays.items() if what == "grid_shape")
-        reference = next((array for (_, what), array in arrays.items() if what == "reference"), None)
-        predicted, residual = (
-            {f"{f}/{what.removesuffix(kind)}": a for (f, what), a in arrays.items() if what.endswith(kind)}
-            for kind in ("/predicted", "/residual")
-        )
+    def create(cls, spec: Spec, kept: Mapping[str, Mapping[str, NDArray[Any]]]) -> FieldMaps:
+        """From what the judge kept: model -> ``test/name`` -> array."""
+        any_model = next(iter(kept.values()))
+        shape = tuple(int(n) for n in any_model["test/grid_shape"])
+        reference = any_model.get("test/reference")
         return cls(
-            name,
-            caption,
-            system,
+            Problem.from_facts(spec.facts, spec.name),
             shape,
             None if reference is None else reference.reshape(*shape, -1),
-            {model: array.reshape(*shape, -1) for model, array in predicted.items()},
-            {model: array.reshape(shape) for model, array in residual.items()},
+            {model: arrays["test/predicted"].reshape(*shape, -1) for model, arrays in kept.items()},
+            {model: arrays["test/residual"].reshape(shape) for model, arrays in kept.items()},
         )
 
     def axis(self, coordinate: str) -> Float:
         """Values of a coordinate along its axis of the grid."""
-        return np.linspace(*self.system.domain[coordinate], self.shape[self.system.coordinates.index(coordinate)])
-
-
-@dataclass(frozen=True)
-class FieldContent:
-    """Everything the report on fields shows.
-
-    Attributes:
-        scores: long table with the leaderboard's columns. fields: worlds to draw.
-        curves: ``"world/family/variant"`` -> learning curve. provenance: where the numbers come from.
-    """
-
-    scores: pd.DataFrame
-    fields: Sequence[FieldMaps]
-    curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    title: str = "Fields and their equations"
+        return np.linspace(*self.problem.domain[coordinate], self.shape[self.problem.coordinates.index(coordinate)])
 
 
 def metric_columns(metrics: Sequence[str]) -> list[str]:
@@ -132,58 +110,53 @@ def metric_columns(metrics: Sequence[str]) -> list[str]:
     return sorted(set(metrics), key=place)
 
 
-def format_terminal(scores: pd.DataFrame) -> str:
+def summary(scores: pd.DataFrame) -> str:
     """Seeds pooled, as aligned text for a terminal."""
     shown = ("relative_l2", "residual_norm", "divergence", "coefficient_error", "coefficient_covered",
              "coefficient_identified", "train_seconds")  # fmt: skip
     wanted = [m for m in metric_columns(list(scores["metric"])) if m.startswith(shown)]
-    return summary.format_terminal(summary.summary_table(scores), tuple(wanted), over="seeds")
+    return format_terminal(summary_table(scores), tuple(wanted), over="seeds")
 
 
-def build_field_report(content: FieldContent, *, beside: Sequence[str] = ()) -> str:
-    """Write the report; equal content gives equal bytes.
-
-    Args:
-        content: what to show. beside: evaluation pipelines whose reports lie in the same folder, to link to.
-    """
-    table = summary.summary_table(content.scores)
+def page(results: Results) -> str:
+    """The report as one HTML page; equal results give equal bytes."""
+    table = summary_table(results.scores)
     models = model_order(table["family"] + "/" + table["variant"])
-    palette = Palette(models)
-    return page.render(
+    palette, drawn = Palette(models), [world for world, models in results.arrays.items() if models]
+    return frame.render(
         "fields.html.j2",
         "field_eval",
         models,
-        figures=bool(content.fields),
-        provenance=content.provenance,
-        beside=beside,
-        title=content.title,
-        worlds=[_section(content, shown, i, table, palette) for i, shown in enumerate(content.fields)],
-        glossary=_glossary(content.scores),
-        seeds=int(content.scores["seed"].nunique()),
+        figures=bool(drawn),
+        provenance=results.provenance,
+        title="Fields and their equations",
+        worlds=[_section(results, world, i, table, palette) for i, world in enumerate(drawn)],
+        glossary=_glossary(results.scores),
+        seeds=int(results.scores["seed"].nunique()),
     )
 
 
-def _section(
-    content: FieldContent, shown: FieldMaps, index: int, table: pd.DataFrame, palette: Palette
-) -> dict[str, Any]:
-    figures = {f"map-{name}": field_map(shown, name) for name in shown.system.fields if shown.predicted}
-    curves = learning_curves(drawn_curves(content.curves), shown.name, palette)
-    embedded = [page.embedded(f"field-{index}-{name}", name, figure) for name, figure in figures.items()]
+def _section(results: Results, world: str, index: int, table: pd.DataFrame, palette: Palette) -> dict[str, Any]:
+    spec = results.specs[world]["test"]
+    shown, truths = FieldMaps.create(spec, results.arrays[world]), laws_of(spec).coefficients
+    figures = {f"map-{name}": field_map(shown, name) for name in shown.problem.fields}
+    embedded = [frame.embedded(f"field-{index}-{name}", name, figure) for name, figure in figures.items()]
+    curves = learning_curves(drawn_curves(results.curves), world, palette)
     if curves is not None:
         curves = replace(curves, caption=_CURVE_CAPTION)
-        embedded.append(page.embedded(f"field-{index}-curves", "curves", curves))
-    truths = [
-        f"{name} = {pretty_number(c.value)}{'' if c.unit == '1' else ' ' + pretty_unit(c.unit)}"
-        for name, c in shown.system.coefficients.items()
-        if not c.known and shown.system.reference is not None
-    ]
+        embedded.append(frame.embedded(f"field-{index}-curves", "curves", curves))
+    units = {name: pretty_unit(shown.problem.coefficients[name].unit) for name in shown.problem.unknown}
     return {
-        "name": shown.name,
+        "name": world,
         "anchor": f"world-{index}",
-        "caption": shown.caption,
-        "truths": ", ".join(truths),
+        "caption": world_of(spec).describe(),
+        "truths": ", ".join(
+            f"{name} = {pretty_number(truths[name])}{'' if unit == '1' else ' ' + unit}"
+            for name, unit in units.items()
+            if name in truths
+        ),
         "figures": [entry | {"wide": entry["id"] != f"field-{index}-curves"} for entry in embedded],
-        "table": _table(table[table["world"] == shown.name]),
+        "table": _table(table[table["world"] == world]),
     }
 
 
@@ -194,7 +167,7 @@ def drawn_curves(curves: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 def _table(own: pd.DataFrame) -> dict[str, Any]:
     """One row per model, one column per metric."""
-    table = page.numbers(own, metric_columns(list(own["metric"])))
+    table = frame.numbers(own, metric_columns(list(own["metric"])))
     return table | {"columns": [column | {"unit": pretty_unit(column["unit"])} for column in table["columns"]]}
 
 
@@ -215,8 +188,8 @@ def _glossary(scores: pd.DataFrame) -> list[dict[str, str]]:
 
 def field_map(shown: FieldMaps, name: str) -> Figure:
     """One field beside the reference, its error and the equations' residual; a row per model and time."""
-    number, system = shown.system.fields.index(name), shown.system
-    rows = list(product(model_order(shown.predicted), _instants(shown)))
+    number = shown.problem.fields.index(name)
+    rows = list(product(model_order(shown.predicted), _times(shown)))
     kinds = ["reference", "solution", "error", "residual"] if shown.reference is not None else ["solution", "residual"]
     titles = {
         "reference": f"reference {name}",
@@ -232,20 +205,20 @@ def field_map(shown: FieldMaps, name: str) -> Figure:
         horizontal_spacing=0.03,
         vertical_spacing=0.12 / len(rows),
         column_titles=[titles[kind] for kind in kinds],
-        row_titles=[_row_title(shown, model, instant) for model, instant in rows],
+        row_titles=[_row_title(shown, model, at) for model, at in rows],
     )
-    for (row, (model, instant)), (column, kind) in product(enumerate(rows, 1), enumerate(kinds, 1)):
+    for (row, (model, at)), (column, kind) in product(enumerate(rows, 1), enumerate(kinds, 1)):
         figure.add_trace(
             {
                 "type": "heatmap",
-                **_slice(shown, _values(shown, kind, model, number), instant),
+                **_slice(shown, _values(shown, kind, model, number), at),
                 "coloraxis": _axis(kind),
             },
             row=row,
             col=column,
         )
     _finish(figure, shown, kinds, len(rows))
-    unit = pretty_unit(system.units.get(name, ""))
+    unit = pretty_unit(shown.problem.units.get(name, ""))
     return Figure(
         figure,
         f"{name}{f' [{unit}]' if unit not in ('', '1') else ''}",
@@ -269,31 +242,31 @@ def _decades(values: Float) -> Float:
     return np.log10(np.maximum(np.abs(values), _SMALLEST))
 
 
-def _instants(shown: FieldMaps) -> list[int | None]:
+def _times(shown: FieldMaps) -> list[int | None]:
     """Indices of the times at which a field of three coordinates is drawn: the middle and the end."""
     if len(shown.shape) < 3:
         return [None]
     return [(shown.shape[-1] - 1) // 2, shown.shape[-1] - 1]
 
 
-def _row_title(shown: FieldMaps, model: str, instant: int | None) -> str:
-    label = escape(model_label(model).split(" · ")[-1])
-    if instant is None:
+def _row_title(shown: FieldMaps, model: str, at: int | None) -> str:
+    label = escape(model_label(model))
+    if at is None:
         return label
-    last = shown.system.coordinates[-1]
-    return f"{label}, {last} = {shown.axis(last)[instant]:.3g}"
+    last = shown.problem.coordinates[-1]
+    return f"{label}, {last} = {shown.axis(last)[at]:.3g}"
 
 
 def _plane(shown: FieldMaps) -> tuple[str, str]:
     """Coordinates to the right and upwards: time runs to the right."""
-    first, second = shown.system.coordinates[:2] if len(shown.shape) > 1 else (*shown.system.coordinates, "")
-    return (second, first) if second == shown.system.time else (first, second)
+    first, second = shown.problem.coordinates[:2] if len(shown.shape) > 1 else (*shown.problem.coordinates, "")
+    return (second, first) if second == shown.problem.time else (first, second)
 
 
-def _slice(shown: FieldMaps, values: Float, instant: int | None) -> dict[str, Any]:
+def _slice(shown: FieldMaps, values: Float, at: int | None) -> dict[str, Any]:
     """Thinned values and axes of a heat map, four digits of the largest."""
-    plane = values if instant is None else values[..., instant]
-    first, second = shown.system.coordinates[:2]
+    plane = values if at is None else values[..., at]
+    first, second = shown.problem.coordinates[:2]
     i, j = thinned(plane.shape[0], _MOST), thinned(plane.shape[1], _MOST)
     z = plane[np.ix_(i, j)]
     right, _ = _plane(shown)
@@ -338,7 +311,7 @@ def _finish(figure: go.Figure, shown: FieldMaps, kinds: Sequence[str], rows: int
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
-    units = shown.system.units
+    units = shown.problem.units
     for number in range(1, len(kinds) + 1):
         figure.update_xaxes(title_text=_titled(right, units), row=rows, col=number)
     for number in range(1, rows + 1):
