@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import errno
 import inspect
@@ -19,6 +20,7 @@ from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import KedroCliError, load_entry_points
 from kedro.framework.project import pipelines, settings
+from kedro.io import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.utils import find_kedro_project
@@ -70,7 +72,7 @@ class _OneLine(click.Command):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            cause = user_error(error) or _nothing_left(error, ctx.params)
+            cause = user_error(error) or _nothing_left(error, ctx.params) or _in_the_catalog(error)
             if cause is None:
                 raise
             logging.getLogger("kedro").debug("The error in full:", exc_info=error)
@@ -112,7 +114,7 @@ def check_names(params: dict[str, Any]) -> None:
     runs_here = "runner" in params
     if runs_here:
         _check_runner(params["runner"] or "SequentialRunner", params.get("runner_params") or {})
-    if "env" not in params or params.get("load_file"):
+    if params.get("load_file"):  # `kedro viz` of a saved project
         return
     loader = _loader(params)
     if not runs_here:
@@ -127,7 +129,7 @@ def _loader(params: dict[str, Any]) -> Any:
     source = params.get("conf_source") or (find_kedro_project(Path.cwd()) or Path.cwd()) / settings.CONF_SOURCE
     return settings.CONFIG_LOADER_CLASS(
         conf_source=str(source),
-        env=params["env"] or os.environ.get("KEDRO_ENV") or None,
+        env=params.get("env") or os.environ.get("KEDRO_ENV") or None,
         runtime_params=params.get("params") or {},
         **settings.CONFIG_LOADER_ARGS,
     )
@@ -246,6 +248,14 @@ def _nothing_left(error: Exception, params: dict[str, Any]) -> UserError | None:
     )
 
 
+def _in_the_catalog(error: Exception) -> UserError | None:
+    """An entry that Kedro cannot make a dataset of."""
+    said = str(error).split("Hint:")[0]
+    if isinstance(error, DatasetError) and said.startswith(("Catalog entry", "An exception occurred when parsing")):
+        return UserError(f"conf/…/catalog*.yml: {_lower(said)}")
+    return None
+
+
 def _one_line_option(parameter: click.Parameter) -> click.Parameter:
     """The same option; what its value cannot be is said with the option's name."""
     if not isinstance(parameter, click.Option) or parameter.callback is None:
@@ -281,9 +291,17 @@ def _check_run_config(path: str, section: str) -> None:
 
 
 def _tolerate_any_locale() -> None:
-    """Under an ASCII locale a `²` becomes `?`; it does not end the run. Standard error escapes it of itself."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
-        sys.stdout.reconfigure(errors="replace")
+    """A `²` does not end the run where the terminal's encoding lacks it.
+
+    ASCII is what a terminal without a locale says; it shows UTF-8 all the same, and click writes that there too.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8", errors="replace")
+        elif stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -324,3 +342,7 @@ def cli() -> None:
 
 run = one_line(kedro_run)  # `python -m wm_pipelines` looks for this name
 cli.add_command(run)
+# Kedro asks plugins that work outside projects before it asks this module (`kedro viz` is one), so their commands are
+# exchanged where they are.
+for _group in load_entry_points("global"):
+    _group.commands.update({name: one_line(command) for name, command in _group.commands.items()})

@@ -82,7 +82,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         for path in reversed(self._files):
             if (of is None or of(path)) and (line := line_of(path, parts)) is not None:
                 return f"{shown(path)}:{line}"
-        return f"--params={key}" if of is None else "conf"
+        return f"--params={key}" if parts[0] in (self.runtime_params or {}) else "conf"
 
 
 def _folders(conf: Path, env: str | None, settings: dict[str, Any]) -> list[Path]:

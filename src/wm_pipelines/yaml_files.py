@@ -58,13 +58,18 @@ def line_of(path: str | os.PathLike[str], keys: Iterable[Any]) -> int | None:
         node = yaml.compose(_text(Path(path)), yaml.SafeLoader)
     except (yaml.YAMLError, UserError):
         return None
-    line = None
-    for key in keys:
+    line, left = None, [_written(key) for key in keys]
+    while left:
         child = None
         if isinstance(node, yaml.MappingNode):
-            child = next(((k, v) for k, v in node.value if k.value == _written(key)), None)
-        elif isinstance(node, yaml.SequenceNode) and str(key).isdigit() and int(key) < len(node.value):
-            child = (node.value[int(key)],) * 2
+            children = {key.value: (key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
+            # A key with dots in it (`{family}.{world}_scores`) may come as its parts.
+            for used in range(len(left), 0, -1):
+                if child := children.get(".".join(left[:used])):
+                    left = left[used:]
+                    break
+        elif isinstance(node, yaml.SequenceNode) and left[0].isdigit() and int(left[0]) < len(node.value):
+            child = (node.value[int(left.pop(0))],) * 2
         if child is None:
             return None
         line, node = child[0].start_mark.line + 1, child[1]
@@ -100,17 +105,19 @@ def _with_better_messages(path: Path, text: str) -> Any:
             f"{_at(path, error.line)}: '{error.key}' stands here again (first in line {error.first}); keep one"
         ) from None
     except yaml.reader.ReaderError as error:
-        line, code = text.count("\n", 0, error.position) + 1, int(error.character)
-        raise UserError(f"{_at(path, line)}: the character U+{code:04X} is not allowed; remove it") from None
+        wrong, code = text.count("\n", 0, error.position) + 1, int(error.character)
+        raise UserError(f"{_at(path, wrong)}: the character U+{code:04X} is not allowed; remove it") from None
     except yaml.MarkedYAMLError as error:
         problem = error.problem or "a fault"
-        advice = next((advice for fault, advice in _ADVICE if re.search(fault, problem)), None)
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        if problem.startswith("mapping values") and line and (culprit := _line_without_colon(text, line)):
+            problem, line = "could not find expected ':'", culprit
+        said = f"{error.context} {problem}"
+        advice = next((advice for fault, advice in _ADVICE if re.search(fault, said)), None)
         # Where a colon, a bracket or a quote is missing, PyYAML's own mark is the line where it noticed.
-        began = error.context_mark if re.search(r"expected ':'|expected ','|end of stream", problem) else None
-        mark = began or error.problem_mark
-        raise UserError(
-            f"{_at(path, mark.line + 1 if mark else None)}: {advice or f'not YAML ({problem}); correct this line'}"
-        ) from None
+        if error.context_mark and re.search(r"expected ':'|expected ','|end of stream", problem):
+            line = error.context_mark.line + 1
+        raise UserError(f"{_at(path, line)}: {advice or f'not YAML ({problem}); correct this line'}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{shown(path)}: not YAML ({' '.join(str(error).split())}); correct it") from None
     except RecursionError:
@@ -125,6 +132,15 @@ def _first_line(text: str) -> int:
     """The first line that is neither empty nor a comment."""
     lines = (i for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.lstrip().startswith("#"))
     return next(lines, 1)
+
+
+def _line_without_colon(text: str, line: int) -> int | None:
+    """Of `data_root data`, followed by `seeds: 3` in this line: to YAML both are one text, and the colon too many."""
+    lines = text.splitlines()
+    above = next((n for n in range(line - 1, 0, -1) if lines[n - 1].strip()), None)
+    if above is None or ":" in lines[above - 1] or lines[above - 1].lstrip().startswith(("#", "-")):
+        return None
+    return above
 
 
 def _written(key: Any) -> str:
