@@ -54,11 +54,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def _check_data_root(self) -> None:
         """Everything is written below this folder, and `null` would be a folder called 'None'."""
-        try:
-            found = self["globals"]
-        except MissingConfigException:
-            return
-        root = found.get("data_root", ".")
+        root = self._globals.get("data_root", ".")  # Kedro has just read them
         if not isinstance(root, str) or not root.strip():
             where = self._place_of("data_root", of=lambda path: path.stem == "globals")
             raise UserError(
