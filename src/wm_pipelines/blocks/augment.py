@@ -1,4 +1,4 @@
-"""Random views of pictures and random windows of videos, as functions of an explicit generator on the CPU."""
+"""Random views of images and random windows of videos, as functions of an explicit generator on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CELLS = 4  # independent displacements along each side of an elastic distortion
 
 
 class Augmentation(BaseModel):
-    """How far a view may depart from its picture; every number is the half-width of a uniform distribution."""
+    """How far a view may depart from its image; every number is the half-width of a uniform distribution."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -22,19 +22,19 @@ class Augmentation(BaseModel):
     shift: float = Field(2.0, ge=0, description="pixels along either axis")
     shear: float = Field(0.0, ge=0, description="slope of what was upright")
     stretch: float = Field(0.0, ge=0, lt=1, description="share by which width grows and height shrinks, or vice versa")
-    elastic: float = Field(0.0, ge=0, description="pixels of smooth displacement, independent every quarter picture")
+    elastic: float = Field(0.0, ge=0, description="pixels of smooth displacement, independent every quarter image")
 
 
-def affine_view(pictures: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Rotate, scale, stretch, shear, shift and bend each picture by random numbers of its own; outside it is black.
+def affine_view(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Rotate, scale, stretch, shear, shift and bend each image by random numbers of its own; outside it is black.
 
     Args:
-        pictures: ``[B, H, W, C]`` floats. how: sizes of the changes. generator: on the CPU.
+        images: ``[B, H, W, C]`` floats. how: sizes of the changes. generator: on the CPU.
 
     Returns:
         ``[B, H, W, C]``, sampled bilinearly.
     """
-    count, height, width, channels = pictures.shape
+    count, height, width, channels = images.shape
     drawn = 2 * torch.rand(6, count, generator=generator) - 1
     angle, size, slope = how.rotation * drawn[0], 1 + how.scale * drawn[1], how.shear * drawn[4]
     wide, tall = size * (1 + how.stretch * drawn[5]), size / (1 + how.stretch * drawn[5])
@@ -42,13 +42,13 @@ def affine_view(pictures: Tensor, how: Augmentation, generator: torch.Generator)
     aspect = width / height  # rotation happens in pixels, the grid's coordinates span [-1, 1] on either axis
     rows = [cosine / wide, (slope * cosine - sine) / tall / aspect, 2 * how.shift * drawn[2] / width]
     rows += [sine / wide * aspect, (slope * sine + cosine) / tall, 2 * how.shift * drawn[3] / height]
-    theta = torch.stack(rows, dim=1).view(count, 2, 3).to(pictures)
+    theta = torch.stack(rows, dim=1).view(count, 2, 3).to(images)
     grid = affine_grid(theta, [count, channels, height, width], align_corners=False)
     if how.elastic:
         bend = 2 * torch.rand(count, 2, _CELLS, _CELLS, generator=generator) - 1
-        smooth = interpolate(bend.to(pictures), (height, width), mode="bicubic", align_corners=True)
+        smooth = interpolate(bend.to(images), (height, width), mode="bicubic", align_corners=True)
         grid = grid + 2 * how.elastic * smooth.permute(0, 2, 3, 1) / grid.new_tensor([width, height])
-    return grid_sample(pictures.permute(0, 3, 1, 2), grid, align_corners=False).permute(0, 2, 3, 1)
+    return grid_sample(images.permute(0, 3, 1, 2), grid, align_corners=False).permute(0, 2, 3, 1)
 
 
 def random_windows(frames: Tensor, length: int, generator: torch.Generator) -> Tensor:

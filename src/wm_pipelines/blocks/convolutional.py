@@ -1,4 +1,4 @@
-"""Small convolutional encoders of single frames, alone or below a transformer."""
+"""Small convolutional networks of single frames, alone or below a transformer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import silu
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.blocks.transformer import Trunk, take
 
 
 def channels_last(layers: nn.Sequential) -> nn.Sequential:
@@ -22,7 +21,7 @@ def channels_last(layers: nn.Sequential) -> nn.Sequential:
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Convolutions with batch normalisation: ``[B, H, W, C] -> [B, N, D]``, one token per place of the last map.
+    """Convolutions with batch normalisation: ``[B, H, W, C] -> [B, N, D]``, one token per position of the last map.
 
     Works on centred pixels ``2 x - 1``: zero, what lies beyond the border, is neither black nor white.
 
@@ -32,7 +31,7 @@ class ConvolutionalEncoder(nn.Module):
         widths: channels after each layer, ``D`` last; all layers but the last halve the sides (rounded up).
 
     Raises:
-        UserError: less than two places would be left along a side.
+        UserError: less than two positions would be left along a side.
     """
 
     def __init__(self, size: tuple[int, int], channels: int, widths: Sequence[int] = (32, 64, 128)) -> None:
@@ -41,7 +40,7 @@ class ConvolutionalEncoder(nn.Module):
         height, width = (math.ceil(side / 2**halvings) for side in size)
         if min(height, width) < 2:
             raise UserError(
-                f"{halvings} halvings leave {height} x {width} places of pictures of {size[0]} x {size[1]} pixels; "
+                f"{halvings} halvings leave {height} x {width} positions of images of {size[0]} x {size[1]} pixels; "
                 "use fewer convolutional widths"
             )
         self.size, self.channels, self.grid, self.width = size, channels, (1, height, width), widths[-1]
@@ -55,14 +54,14 @@ class ConvolutionalEncoder(nn.Module):
 
     @property
     def tokens(self) -> int:
-        """Places of the last map."""
+        """Positions of the last map."""
         return math.prod(self.grid)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Encode pictures in [0, 1], or only those pixels where ``seen [B, H, W, 1]`` is 1 and not 0.
+        """Encode images in [0, 1], or only those pixels where ``seen [B, H, W, 1]`` is 1 and not 0.
 
         Raises:
-            UserError: the pictures are not of the size that the encoder was built for.
+            UserError: the images are not of the size that the encoder was built for.
         """
         if x.shape[1:] != (*self.size, self.channels):
             expected = f"[B, {self.size[0]}, {self.size[1]}, {self.channels}]"
@@ -71,47 +70,17 @@ class ConvolutionalEncoder(nn.Module):
         return self.layers(centred.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
 
 
-class StemmedTransformer(nn.Module):
-    """Convolutions instead of patches, then a transformer (Xiao et al. 2021): used like a vision transformer of images.
+class Residual(nn.Module):
+    """``x + conv(silu(conv(silu(x))))``, the identity at first; ``[B, C, h, w]``."""
 
-    Tokens are the places of the last map. Convolutions overlap, so that what is hidden is painted over before the
-    first of them: it cannot influence the tokens that are kept.
-
-    Args:
-        size: height and width of a frame.
-        channels: ``C``.
-        widths: of the `ConvolutionalEncoder`; the last is the transformer's width ``D``.
-        depth: transformer blocks; none is possible.
-        heads: attention heads per block.
-        positions: as for `VisionTransformer`.
-    """
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        channels: int,
-        widths: Sequence[int],
-        *,
-        depth: int = 1,
-        heads: int = 4,
-        positions: str = "sincos",
-    ) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.stem = ConvolutionalEncoder(size, channels, widths)
-        self.size, self.grid, self.width, self.tokens = size, self.stem.grid, widths[-1], self.stem.tokens
-        self.trunk = Trunk(self.grid, self.width, depth, heads, positions=positions)
+        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """``[B, 1, H, W, C]`` to all tokens, ``[B, N, D]``, or to those of ``keep`` ``[B, K]``, seeing no others."""
-        pictures = x[:, 0]
-        if keep is None:
-            return self._blocks(self.stem(pictures), torch.arange(self.tokens, device=x.device))
-        places = torch.zeros(len(x), self.tokens, dtype=x.dtype, device=x.device).scatter_(1, keep, 1.0)
-        seen = interpolate(places.unflatten(1, (1, *self.grid[1:])), self.size, mode="nearest").permute(0, 2, 3, 1)
-        return self._blocks(take(self.stem(pictures, seen), keep), keep)
-
-    def _blocks(self, tokens: Tensor, indices: Tensor) -> Tensor:
-        return self.trunk(self.trunk.place(tokens, indices), indices)
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape."""
+        return x + self.second(silu(self.first(silu(x))))
 
 
 def unit_gain(module: nn.Module) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from wm_pipelines.errors import UserError
 
@@ -25,48 +25,42 @@ def ema_schedule(tau0: float, tau1: float, progress: float) -> float:
     return min(max(tau, tau0), tau1)
 
 
-class EMA(nn.Module):
-    """Holds the moving copy ``target`` of an online network: never trained by gradient, always in evaluation mode."""
+def _move(tau: float, steps: int, target: list[Tensor], online: list[Tensor], done: Tensor | int) -> None:
+    """``target <- rate * target + (1 - rate) * online``, in place."""
+    rate = ema_schedule(tau, 1.0, (int(done) - 1) / max(1, steps - 1))
+    torch._foreach_lerp_(target, online, 1.0 - rate)
 
-    def __init__(self, online: nn.Module) -> None:
-        super().__init__()
-        self.target = copy.deepcopy(online).requires_grad_(False)
+
+class EMA(AveragedModel):
+    """The moving copy of an online network: never trained by gradient, always in evaluation mode.
+
+    `update_parameters` moves it, at the rate ``tau`` the first time and 1 the last; buffers are copied.
+
+    Args:
+        online: what is followed; the copy starts equal. tau: first rate. steps: number of updates.
+    """
+
+    def __init__(self, online: nn.Module, tau: float, steps: int) -> None:
+        super().__init__(online, multi_avg_fn=partial(_move, tau, steps))
+        self.n_averaged += 1  # the start counts: at 0 the first update would copy
+        self.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> EMA:
         """Switch the mode of this module; the copy stays in evaluation mode."""
         super().train(mode)
-        self.target.eval()
+        self.module.eval()
         return self
 
+    @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Apply the copy, without gradients."""
-        with torch.no_grad():
-            return self.target(*args, **kwargs)
-
-    def _pairs(self, online: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Parameters of copy and online network, by type and device."""
-        kinds: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}
-        for mine, theirs in zip(self.target.parameters(), online.parameters(), strict=True):
-            lists = kinds.setdefault((mine.dtype, mine.device), ([], []))
-            lists[0].append(mine.data)
-            lists[1].append(theirs.data)
-        yield from kinds.values()
-
-    @torch.no_grad()
-    def update(self, online: nn.Module, tau: float) -> None:
-        """``target <- tau * target + (1 - tau) * online``; buffers are copied."""
-        for mine, theirs in self._pairs(online):
-            torch._foreach_lerp_(mine, theirs, 1.0 - tau)
-        for own, other in zip(self.target.buffers(), online.buffers(), strict=True):
-            if own.shape == other.shape:  # tables of positions may have grown
-                own.copy_(other)
+        return self.module(*args, **kwargs)
 
     @torch.no_grad()
     def drift(self, online: nn.Module) -> float:
         """Distance of the copy from the online network, relative to the online network's norm."""
-        far = size = 0.0
-        for mine, theirs in self._pairs(online):
-            far += sum(float(n) ** 2 for n in torch._foreach_norm(torch._foreach_sub(mine, theirs)))
-            size += sum(float(n) ** 2 for n in torch._foreach_norm(theirs))
+        pairs = list(zip(self.module.parameters(), online.parameters(), strict=True))
+        far = sum(float((mine - theirs).norm()) ** 2 for mine, theirs in pairs)
+        size = sum(float(theirs.norm()) ** 2 for _, theirs in pairs)
         return math.sqrt(far / size) if size else math.sqrt(far)

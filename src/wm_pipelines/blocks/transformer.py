@@ -11,7 +11,6 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
 from wm_pipelines.errors import UserError
 
@@ -33,10 +32,10 @@ def axis_angles(grid: Grid, pairs: int, base: float) -> Tensor:
     axes = [0, 1, 2] if grid[0] > 1 else [1, 2]
     if pairs < len(axes):
         raise UserError(f"{2 * pairs} features cannot hold positions along {len(axes)} axes; use a larger width")
-    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) for n in grid))
+    at = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) for n in grid))
     counts = [pairs // len(axes) + (k < pairs % len(axes)) for k in range(len(axes))]
     frequencies = [base ** (-torch.arange(n, dtype=torch.float64) / n) for n in counts]
-    return torch.cat([places[:, axis, None] * f for axis, f in zip(axes, frequencies, strict=True)], dim=1)
+    return torch.cat([at[:, axis, None] * f for axis, f in zip(axes, frequencies, strict=True)], dim=1)
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
@@ -73,46 +72,38 @@ class Attention(nn.Module):
         x: Tensor,
         source: Tensor,
         turn: tuple[Tensor, Tensor] | None = None,
-        mask: Tensor | None = None,
     ) -> Tensor:
-        """``turn``: rotary cosines and sines of the source, the queries being its last rows; ``mask``: True is seen."""
+        """``turn``: rotary cosines and sines of the source, the queries being its last rows."""
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if turn is not None:
             q = rotate(q, (turn[0][..., -q.shape[-2] :, :], turn[1][..., -q.shape[-2] :, :]))
             k = rotate(k, turn)
-        seen = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        seen = scaled_dot_product_attention(q, k, v)
         return self.out(seen.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
     """Pre-norm attention and perceptron, each on a residual path."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        hidden = int(width * mlp_ratio)
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(
-        self,
-        x: Tensor,
-        turn: tuple[Tensor, Tensor] | None = None,
-        mask: Tensor | None = None,
-        last: int | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None = None, last: int | None = None) -> Tensor:
         """``[B, N, D] -> [B, N, D]``; with ``last``, only the last so many tokens, which still look at all."""
         source = self.norm1(x)
         if last is not None:
             x = x[:, -last:]
-        x = x + self.attention(source if last is None else source[:, -last:], source, turn, mask)
+        x = x + self.attention(source if last is None else source[:, -last:], source, turn)
         return x + self.mlp(self.norm2(x))
 
 
 class Trunk(nn.Module):
-    """Blocks over tokens of a grid: positions, block-causal mask, checkpointing, final norm."""
+    """Blocks over tokens of a grid: positions, blocks, final norm."""
 
     table: Tensor
 
@@ -122,10 +113,7 @@ class Trunk(nn.Module):
         width: int,
         depth: int,
         heads: int,
-        mlp_ratio: float = 4.0,
         positions: str = "sincos",
-        causal: bool = False,
-        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if positions not in POSITIONS:
@@ -136,9 +124,8 @@ class Trunk(nn.Module):
         if features % 2:
             of = "width" if positions == "sincos" else "width per head"
             raise UserError(f"{of} {features} is odd; {positions} positions need it even")
-        self.grid, self.pairs = grid, features // 2
-        self.positions, self.causal, self.checkpointing = positions, causal, checkpointing
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.grid, self.pairs, self.positions = grid, features // 2, positions
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.register_buffer("table", self._table(grid).to(self.norm.weight.dtype), persistent=False)
 
@@ -147,11 +134,6 @@ class Trunk(nn.Module):
         angles = axis_angles(grid, self.pairs, BASE[self.positions])
         waves = (angles.sin(), angles.cos()) if self.positions == "sincos" else (angles.cos(), angles.sin())
         return torch.cat(waves, dim=1)
-
-    def reach(self, time: int) -> None:
-        """Make sure that ``time`` positions along time are known."""
-        if time * self.grid[1] * self.grid[2] > len(self.table):
-            self.table = self._table((time, *self.grid[1:])).to(self.table)
 
     def place(self, tokens: Tensor, indices: Tensor) -> Tensor:
         """Add sine-cosine positions; rotary positions act within attention instead."""
@@ -163,17 +145,8 @@ class Trunk(nn.Module):
         if self.positions == "rope":
             cosine, sine = self.table[indices].unsqueeze(-3).chunk(2, dim=-1)
             turn = cosine, sine
-        mask = None
-        if self.causal:
-            time = indices // (self.grid[1] * self.grid[2])
-            mask = (time[..., :, None] >= time[..., None, :]).unsqueeze(-3)
         for k, block in enumerate(self.blocks):
-            final = last if k == len(self.blocks) - 1 else None
-            seen = mask if mask is None or final is None else mask[..., -final:, :]
-            if self.checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, turn, seen, final, use_reentrant=False, preserve_rng_state=False)
-            else:
-                tokens = block(tokens, turn, seen, final)
+            tokens = block(tokens, turn, last if k == len(self.blocks) - 1 else None)
         if last is not None and not len(self.blocks):
             tokens = tokens[:, -last:]
         return self.norm(tokens)

@@ -1,28 +1,30 @@
 """Contrastive learning: what belongs together must be told apart from everything else.
 
 InfoNCE (van den Oord et al. 2018, eq. 4). In a video two frames of one episode that are near in time belong together
-and frames of other episodes do not; far frames of the same episode are neither. Of single pictures two random views
+and frames of other episodes do not; far frames of the same episode are neither. Of single images two random views
 belong together (Chen et al. 2020, SimCLR, section 2). Frames are encoded one by one.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 
+from wm_pipelines.blocks.augment import Augmentation, affine_view
+from wm_pipelines.blocks.convolutional import ConvolutionalEncoder, projector
+from wm_pipelines.blocks.vit import VisionTransformer
+from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.pixel_protocol import PixelFamily
-from wm_pipelines.families.protocol import FamilyConfig, Schedule
-from wm_pipelines.nets.augment import Augmentation, affine_view
-from wm_pipelines.nets.convolutional import ConvolutionalEncoder, projector
-from wm_pipelines.nets.regularisers import info_nce
-from wm_pipelines.nets.vit import VisionTransformer
+from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
+from wm_pipelines.families.members import MemberFamily
 
 
-class ContrastiveConfig(FamilyConfig):
+class ContrastiveConfig(TrainedConfig):
     """Configuration of contrastive learning."""
 
     schedule: Schedule = Schedule(
@@ -34,13 +36,13 @@ class ContrastiveConfig(FamilyConfig):
     width: int = Field(64, ge=2, description="of the vit")
     depth: int = Field(3, ge=1, description="of the vit")
     heads: int = Field(4, ge=1, description="of the vit")
-    pool: Literal["mean", "places"] | None = Field(
-        None, description="features of a frame: mean over places, or a linear map of all; null: mean of pictures only"
+    pool: Literal["mean", "positions"] | None = Field(
+        None, description="features of a frame: mean over positions, or a linear map of all; null: mean of images only"
     )
-    latent: int = Field(32, ge=1, description="features of a frame, for pool: places")
+    latent: int = Field(32, ge=1, description="features of a frame, for pool: positions")
     projector: tuple[int, ...] = Field((128, 64), min_length=1, description="widths of its layers, the output last")
     temperature: float = Field(0.2, gt=0)
-    augment: Augmentation = Field(Augmentation(), description="of the two views of a picture")
+    augment: Augmentation = Field(Augmentation(), description="of the two views of an image")
     near: int = Field(2, ge=1, description="frames of one episode at most so far apart belong together")
     anchors: int = Field(2, ge=1, description="frames drawn from an episode of a video")
 
@@ -52,7 +54,7 @@ class _Contrasted(nn.Module):
         super().__init__()
         self.encoder, self.gather = encoder, None
         width = encoder.width
-        if pool == "places":  # a mean does not say where things are
+        if pool == "positions":  # a mean does not say where things are
             width = config.latent
             self.gather = nn.Sequential(
                 nn.Flatten(), nn.Linear(encoder.tokens * encoder.width, width), nn.BatchNorm1d(width, affine=False)
@@ -63,17 +65,37 @@ class _Contrasted(nn.Module):
         """``[B, N, D]`` -> features of a frame, ``[B, D']``."""
         return tokens.mean(1) if self.gather is None else self.gather(tokens)
 
-    def tokens(self, pictures: Tensor) -> Tensor:
+    def tokens(self, images: Tensor) -> Tensor:
         """``[B, H, W, C]`` in [0, 1] -> ``[B, N, D]``."""
-        return self.encoder(pictures[:, None] if isinstance(self.encoder, VisionTransformer) else pictures)
+        return self.encoder(images[:, None] if isinstance(self.encoder, VisionTransformer) else images)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """What is compared, ``[B, P]``."""
-        return self.projector(self.pooled(self.tokens(pictures)))
+        return self.projector(self.pooled(self.tokens(images)))
+
+
+def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1, ignore: Tensor | None = None) -> Tensor:
+    """Symmetric contrastive loss of ``[B, D]`` and ``[B, D]``: row ``i`` of one belongs to row ``i`` of the other.
+
+    Args:
+        a: representations; only their directions count.
+        b: their partners.
+        temperature: of the softmax over cosines.
+        ignore: ``[B, B]``, True where ``a_i`` and ``b_j`` are no negatives of each other, as within one episode. The
+            partners themselves always count.
+    """
+    if temperature <= 0:
+        raise UserError(f"temperature must be positive, got {temperature}")
+    logits = normalize(a, dim=-1) @ normalize(b, dim=-1).T / temperature
+    if ignore is not None:
+        own = torch.eye(len(a), dtype=torch.bool, device=a.device)
+        logits = logits.masked_fill(ignore & ~own, -math.inf)
+    partner = torch.arange(len(a), device=a.device)
+    return (cross_entropy(logits, partner) + cross_entropy(logits.T, partner)) / 2
 
 
 @register
-class Contrastive(PixelFamily):
+class Contrastive(MemberFamily):
     """Contrastive learning in time, or of views."""
 
     name: ClassVar[str] = "contrastive"
@@ -82,32 +104,31 @@ class Contrastive(PixelFamily):
 
     def make_member(self) -> nn.Module:
         """Frame encoder and projector."""
-        config, system = self.config, self.system
-        size = (system.height, system.width)
+        config, (height, width, channels) = self.config, self.space.shape
         encoder: ConvolutionalEncoder | VisionTransformer
         if config.encoder == "cnn":
-            encoder = ConvolutionalEncoder(size, system.channels, config.widths)
+            encoder = ConvolutionalEncoder((height, width), channels, config.widths)
         else:
             shape: dict[str, Any] = {"width": config.width, "depth": config.depth, "heads": config.heads}
-            encoder = VisionTransformer(size, config.patch, channels=system.channels, **shape)
-        return _Contrasted(encoder, config, config.pool or ("places" if system.is_video else "mean"))
+            encoder = VisionTransformer((height, width), config.patch, channels=channels, **shape)
+        return _Contrasted(encoder, config, config.pool or ("positions" if self.spec.rows > 1 else "mean"))
 
     def member_loss(
         self,
         member: Any,
-        frames: Tensor,
+        batch: Views,
         generator: torch.Generator,
         progress: float,  # noqa: ARG002
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """InfoNCE between partners; frames of one episode are no negatives of each other."""
-        pairs = self._near_frames if self.system.is_video else self._two_views
-        first, second, episode = pairs(frames, generator)
+        pairs = self._near_frames if self.spec.rows > 1 else self._two_views
+        first, second, episode = pairs(batch["frames"], generator)
         a, b = member(torch.cat([first, second])).chunk(2)
         loss = info_nce(a, b, self.config.temperature, ignore=episode[:, None] == episode)
         return loss, {"info_nce": loss}
 
     def _two_views(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Two distortions of each picture, ``[B, H, W, C]``, and its number."""
+        """Two distortions of each image, ``[B, H, W, C]``, and its number."""
         x = frames[:, 0].float() / 255
         first, second = (affine_view(x, self.config.augment, generator) for _ in range(2))
         return first, second, torch.arange(len(x), device=x.device)
@@ -124,7 +145,8 @@ class Contrastive(PixelFamily):
         early, late = (frames[episode, t].float() / 255 for t in times)
         return early, late, episode
 
-    def member_encode(self, member: Any, frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Frame by frame, before the projector: the features, and the places that they were made of."""
+    def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
+        """Frame by frame, before the projector: the features, and the tokens that they were made of."""
+        frames = views["frames"]
         tokens = member.tokens(frames.flatten(0, 1).float() / 255)
         return member.pooled(tokens).unflatten(0, frames.shape[:2]), tokens.unflatten(0, frames.shape[:2])

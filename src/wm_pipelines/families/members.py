@@ -1,7 +1,7 @@
 """Families of single networks, one member per seed, all built and trained alike.
 
-Shapes: ``S`` seeds, ``E`` episodes, ``T`` rows, ``T'`` latent steps (``T / frames_per_latent``), ``N`` patches of a frame,
-``D`` features. Frames come as ``[…, H, W, C]`` uint8 and are networks' inputs as float in [0, 1].
+Shapes: ``S`` seeds, ``E`` episodes, ``T`` rows, ``T'`` latent steps (``T / frames_per_latent``), ``N`` patches of a
+frame, ``D`` features. Frames come as ``[…, H, W, C]`` uint8 and are networks' inputs as float in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from wm_pipelines.blocks.collapse import effective_rank, feature_std, rankme
 from wm_pipelines.families.base import Encoding, Family, FamilyConfig, Prediction, Views
+from wm_pipelines.metrics import representation
 from wm_pipelines.spec import Space, Spec
 
 _MONITORED = 256  # rows whose features are watched during training
@@ -73,9 +73,7 @@ class MemberFamily(Family):
     def member_encode(self, member: nn.Module, views: Views) -> tuple[Tensor, Tensor | None]:
         """Views ``[E, T, …]`` -> pooled ``[E, T', D]`` and tokens ``[E, T', N, D]`` or None."""
 
-    def member_predict(
-        self, member: nn.Module, past: Views, steps: int, actions: Tensor | None
-    ) -> dict[str, Tensor]:
+    def member_predict(self, member: nn.Module, past: Views, steps: int, actions: Tensor | None) -> dict[str, Tensor]:
         """The future of ``past [E, C, …]``.
 
         Returns:
@@ -133,12 +131,15 @@ class MemberFamily(Family):
     @torch.no_grad()
     def monitor(self) -> Views:
         """Spread and rank of the features of a few training rows: what a falling loss does not show."""
-        found = [self._features(member) for member in self._evaluated()]
-        monitors = {"feature_std": feature_std, "effective_rank": effective_rank, "rankme": rankme}
-        return {name: torch.stack([function(z) for z in found]) for name, function in monitors.items()}
-
-    def _features(self, member: nn.Module) -> Tensor:
-        return self.member_encode(member, {self.view: self._watched})[0].flatten(0, 1).double()
+        watched = {self.view: self._watched}
+        pooled = [self.member_encode(member, watched)[0].flatten(0, 1) for member in self._evaluated()]
+        features = [z.cpu().double().numpy() for z in pooled]
+        found = {
+            "feature_std": [representation.feature_std(z).mean() for z in features],
+            "effective_rank": [representation.effective_rank(z) for z in features],
+            "rankme": [representation.rankme(z) for z in features],
+        }
+        return {n: torch.tensor(v, dtype=torch.float64, device=self._watched.device) for n, v in found.items()}
 
     @torch.no_grad()
     def encode(self, views: Views) -> Encoding:

@@ -1,13 +1,12 @@
 """Pixels as they are: the floor under every representation and every prediction.
 
-Features are the pixels themselves, the future is the last frame again. A learned encoder that cannot beat the first, or
-a predictor that cannot beat the second, has learned nothing of use.
+Features are the pixels themselves, the future is a copy of the last frame. A learned encoder that cannot beat the
+first, or a predictor that cannot beat the second, has learned nothing of use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from wm_pipelines.families import register
-from wm_pipelines.families.pixel_protocol import PixelFamily
-from wm_pipelines.families.protocol import FamilyConfig
-from wm_pipelines.pixels import FrameSystem
+from wm_pipelines.families.base import FamilyConfig, Views
+from wm_pipelines.families.members import MemberFamily
 
 
 class RawPixelsConfig(FamilyConfig):
@@ -27,17 +25,12 @@ class RawPixelsConfig(FamilyConfig):
 
 
 @register
-class RawPixels(PixelFamily):
+class RawPixels(MemberFamily):
     """Nothing is learned."""
 
     name: ClassVar[str] = "raw_pixels"
     Config: ClassVar[type[FamilyConfig]] = RawPixelsConfig
     config: RawPixelsConfig
-
-    @classmethod
-    def unsuitable(cls, system: Any) -> str | None:
-        """Needs pictures."""
-        return None if isinstance(system, FrameSystem) else "it has no pictures"
 
     @property
     def context(self) -> int:
@@ -48,29 +41,36 @@ class RawPixels(PixelFamily):
         """Nothing to build."""
         return nn.Identity()
 
-    def examples(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def examples(self, episodes: Views) -> Views:  # noqa: ARG002
         """Nothing to train."""
         return {}
 
     def member_loss(
         self,
         member: nn.Module,  # noqa: ARG002
-        frames: Tensor,  # noqa: ARG002
+        batch: Views,  # noqa: ARG002
         generator: torch.Generator,  # noqa: ARG002
         progress: float,  # noqa: ARG002
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Never asked for: there are no examples."""
         raise TypeError("raw pixels have nothing to train")
 
-    def member_encode(self, member: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
+    def member_encode(self, member: nn.Module, views: Views) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
         """Pixels in [0, 1], flat: ``[E, T, side² C]``."""
-        pictures = frames.flatten(0, 1).movedim(-1, 1).float() / 255
+        frames = views["frames"]
+        images = frames.flatten(0, 1).movedim(-1, 1).float() / 255
         side = self.config.side
-        if side is not None and side < max(pictures.shape[-2:]):
-            pictures = adaptive_avg_pool2d(pictures, side)
-        return pictures.flatten(1).unflatten(0, frames.shape[:2]), None
+        if side is not None and side < max(images.shape[-2:]):
+            images = adaptive_avg_pool2d(images, side)
+        return images.flatten(1).unflatten(0, frames.shape[:2]), None
 
-    def member_predict(self, member: nn.Module, context: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """The last frame again, and its pixels as latents."""
-        last = context[:, -1:].expand(-1, steps, -1, -1, -1)
-        return last.float() / 255, self.member_encode(member, last)[0]
+    def member_predict(
+        self,
+        member: nn.Module,
+        past: Views,
+        steps: int,
+        actions: Tensor | None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Copies of the last frame, and their pixels as latents."""
+        last = past["frames"][:, -1:].expand(-1, steps, -1, -1, -1)
+        return {"frames": last.float() / 255, "latents": self.member_encode(member, {"frames": last})[0]}

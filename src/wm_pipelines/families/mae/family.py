@@ -8,27 +8,27 @@ share of the steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from wm_pipelines.blocks.augment import random_windows
+from wm_pipelines.blocks.convolutional import unit_gain
+from wm_pipelines.blocks.masks import Masks, random_masks, shade
+from wm_pipelines.blocks.transformer import take
+from wm_pipelines.blocks.vit import Predictor, VisionTransformer, patchify
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.pixel_protocol import PixelFamily
-from wm_pipelines.families.protocol import FamilyConfig, Schedule
-from wm_pipelines.nets.augment import random_windows
-from wm_pipelines.nets.convolutional import unit_gain
-from wm_pipelines.nets.masks import Masks, random_masks, shade
-from wm_pipelines.nets.transformer import take
-from wm_pipelines.nets.vit import Predictor, VisionTransformer, encode_in_chunks, patchify, unpatchify
+from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
+from wm_pipelines.families.mae.clips import encode_in_chunks, unpatchify
+from wm_pipelines.families.members import MemberFamily
 
 _FLAT = 1e-6  # variance below which a patch has no contrast (He et al. 2022, reference code)
 
 
-class MAEConfig(FamilyConfig):
+class MAEConfig(TrainedConfig):
     """Configuration of the masked autoencoder; tubelet, clip, context and future_share are for videos."""
 
     schedule: Schedule = Schedule(
@@ -72,8 +72,8 @@ class _Autoencoder(nn.Module):
 
 
 @register
-class MAE(PixelFamily):
-    """Masked autoencoder of pictures, or of clips of a video."""
+class MAE(MemberFamily):
+    """Masked autoencoder of images, or of clips of a video."""
 
     name: ClassVar[str] = "mae"
     Config: ClassVar[type[FamilyConfig]] = MAEConfig
@@ -81,42 +81,46 @@ class MAE(PixelFamily):
 
     @property
     def frames_per_latent(self) -> int:
-        """Frames of a tubelet; 1 for pictures."""
-        return self.config.tubelet if self.system.is_video else 1
+        """Frames of a tubelet; 1 for images."""
+        return self.config.tubelet if self._video else 1
 
     @property
     def context(self) -> int:
-        """Frames that a prediction starts from; 0 for pictures."""
-        return self.config.context if self.system.is_video else 0
+        """Frames that a prediction starts from; 0 for images."""
+        return self.config.context if self._video else 0
+
+    @property
+    def _video(self) -> bool:
+        return self.spec.rows > 1
 
     @property
     def _clip(self) -> int:
-        return self.config.clip if self.system.is_video else 1
+        return self.config.clip if self._video else 1
 
     @property
     def _moments(self) -> int:
         """Mean and spread of a patch are predicted beside its pattern where predicted frames are wanted."""
-        return 2 if self.config.normalise and self.system.is_video else 0
+        return 2 if self.config.normalise and self._video else 0
 
     def make_member(self) -> nn.Module:
         """Encoder on visible patches, light decoder."""
-        config, system = self.config, self.system
-        if system.rows < self._clip:
+        config, (height, width, channels) = self.config, self.space.shape
+        if self.spec.rows < self._clip:
             raise UserError(
-                f"mae: a clip of {self._clip} frames is longer than an episode of {system.rows}; lower clip"
+                f"mae: a clip of {self._clip} frames is longer than an episode of {self.spec.rows}; lower clip"
             )
         shape: dict[str, Any] = {"positions": config.positions, "heads": config.heads}
         encoder = VisionTransformer(
-            (system.height, system.width),
+            (height, width),
             config.patch,
-            channels=system.channels,
+            channels=channels,
             frames=self._clip,
             tubelet=self.frames_per_latent,
             width=config.width,
             depth=config.depth,
             **shape,
         )
-        pixels = self.frames_per_latent * config.patch**2 * system.channels
+        pixels = self.frames_per_latent * config.patch**2 * channels
         sizes: dict[str, Any] = {"width": config.decoder_width, "depth": config.decoder_depth}
         return _Autoencoder(
             encoder, Predictor(encoder.grid, config.width, width_out=pixels + self._moments, **sizes, **shape)
@@ -125,12 +129,12 @@ class MAE(PixelFamily):
     def member_loss(
         self,
         member: Any,
-        frames: Tensor,
+        batch: Views,
         generator: torch.Generator,
         progress: float,  # noqa: ARG002
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the hidden patches."""
-        x = random_windows(frames, self._clip, generator).float() / 255
+        x = random_windows(batch["frames"], self._clip, generator).float() / 255
         masks = self._masks(member.encoder.grid, len(x), generator)
         masks = Masks(*(m.to(x.device) for m in masks))
         wanted = take(self._targets(x), masks.targets)
@@ -138,13 +142,13 @@ class MAE(PixelFamily):
         return error, {"reconstruction": error}
 
     def _masks(self, grid: tuple[int, int, int], batch: int, generator: torch.Generator) -> Masks:
-        """Random patches of a picture; in a video random tubes, or all that comes after the context."""
+        """Random patches of an image; in a video random tubes, or all that comes after the context."""
         per_time = grid[1] * grid[2]
-        if self.system.is_video and float(torch.rand((), generator=generator)) < self.config.future_share:
+        if self._video and float(torch.rand((), generator=generator)) < self.config.future_share:
             return self._future(grid, batch)
-        places = random_masks(batch, per_time, self.config.mask_ratio, generator=generator)
+        patches = random_masks(batch, per_time, self.config.mask_ratio, generator=generator)
         time = per_time * torch.arange(grid[0])[:, None]
-        return Masks(*((part[:, None] + time).flatten(1) for part in places))
+        return Masks(*((part[:, None] + time).flatten(1) for part in patches))
 
     def _future(self, grid: tuple[int, int, int], batch: int) -> Masks:
         every = torch.arange(grid[0] * grid[1] * grid[2]).expand(batch, -1)
@@ -160,22 +164,28 @@ class MAE(PixelFamily):
         normalised = (pixels - mean) / spread
         return torch.cat([normalised, mean, spread], dim=-1) if self._moments else normalised
 
-    def member_encode(self, member: Any, frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        """All patches, clip by clip: the mean of the tokens of an instant, and the tokens.
+    def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
+        """All patches, clip by clip: the mean of the tokens of a latent step, and the tokens.
 
         Frames beyond the last whole tubelet are left out.
         """
-        grid, tubelet = member.encoder.grid, self.frames_per_latent
+        grid, tubelet, frames = member.encoder.grid, self.frames_per_latent, views["frames"]
         whole = frames[:, : frames.shape[1] // tubelet * tubelet]
-        tokens = encode_in_chunks(member.encoder, whole, self._clip, lambda clip: clip.float() / 255)
+        tokens = encode_in_chunks(member.encoder, whole)
         tokens = tokens.unflatten(1, (-1, grid[1] * grid[2]))
         return tokens.mean(2), tokens
 
-    def member_predict(self, member: Any, context: Tensor, steps: int) -> tuple[Tensor | None, Tensor | None]:
+    def member_predict(
+        self,
+        member: Any,
+        past: Views,
+        steps: int,
+        actions: Tensor | None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
         """Paint what follows the context, then what follows that; latents are the encoding of what was painted."""
-        if not self.system.is_video:
-            return None, None
-        config, grid = self.config, member.encoder.grid
+        if not self._video:
+            return {}
+        config, grid, context = self.config, member.encoder.grid, past["frames"]
         if context.shape[1] < config.context:
             raise UserError(f"mae predicts from {config.context} frames, got {context.shape[1]}")
         masks = Masks(*(m.to(context.device) for m in self._future(grid, len(context))))
@@ -186,11 +196,11 @@ class MAE(PixelFamily):
             clip = torch.cat([known[:, -config.context :], unknown], dim=1)
             known = torch.cat([known, self._frames(member.paint(clip, masks), grid)], dim=1)
         seen = known[:, : config.context + steps]
-        latents = self.member_encode(member, 255 * seen)[0][:, config.context // config.tubelet :]
-        return seen[:, config.context :], latents
+        latents = self.member_encode(member, {"frames": 255 * seen})[0][:, config.context // config.tubelet :]
+        return {"frames": seen[:, config.context :], "latents": latents}
 
     def _frames(self, painted: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Pictures in [0, 1] of the decoder's output at whole instants."""
+        """Frames in [0, 1] of the decoder's output at whole latent steps."""
         if self._moments:
             pixels, mean, spread = painted.split([painted.shape[-1] - 2, 1, 1], dim=-1)
             painted = mean + spread * pixels
@@ -198,16 +208,16 @@ class MAE(PixelFamily):
         return unpatchify(painted, (time, *grid[1:]), self.config.patch, self.config.tubelet).clamp(0, 1)
 
     @torch.no_grad()
-    def illustrate(self, frames: Tensor) -> Mapping[str, Tensor]:
+    def illustrate(self, views: Views) -> Views:
         """The start of each episode with hidden patches grey, and, where pixels are painted as they are, repainted."""
         member: Any = self.members[0]
-        x = frames[:, : self._clip].float() / 255
+        x = views["frames"][:, : self._clip].float() / 255
         masks = self._masks(member.encoder.grid, len(x), torch.Generator().manual_seed(1))
         drawn = {"mask": shade(x, masks.targets, member.encoder.grid)}
         if not self.config.normalise:
             patches = patchify(x, self.config.patch, self.frames_per_latent)
-            places = masks.targets[..., None].expand(-1, -1, patches.shape[-1])
-            painted = patches.scatter(1, places, member.paint(x, masks))
+            hidden = masks.targets[..., None].expand(-1, -1, patches.shape[-1])
+            painted = patches.scatter(1, hidden, member.paint(x, masks))
             drawn["reconstruction"] = unpatchify(
                 painted, member.encoder.grid, self.config.patch, self.frames_per_latent
             )

@@ -1,4 +1,4 @@
-"""Tokens of a video, tubelet by tubelet, and one latent per instant pooled from them."""
+"""Tokens of a video, tubelet by tubelet, and one latent per step pooled from them."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ class PatchStem(nn.Module):
 
 
 class Units(NamedTuple):
-    """Mean of every feature at every place ``[places, D]``, and variance of every feature about it ``[D]``."""
+    """Mean of every feature at every patch ``[patches, D]``, and variance of every feature about it ``[D]``."""
 
     mean: Tensor
     variance: Tensor
 
 
 class TubeletEncoder(nn.Module):
-    """A vision transformer of tubelets: every instant of a clip (``tubelet`` frames) is a short clip of its own.
+    """A vision transformer of tubelets: every tubelet of a clip is a short clip of its own.
 
-    Attention over time is the predictor's. An encoder that knows how far from the start of a clip an instant is can
+    Attention over time is the predictor's. An encoder that knows how far from the start of a clip a tubelet is can
     fill its features with that, which is predicted without looking and spreads as widely as one likes: on a pendulum
     ridge regression then predicts the latents to 0.1 % while they say less of its angle than untrained ones.
 
-    Most of a token says where it stands, and is the same in every picture. What changes with the picture is what is to
-    be predicted: of every place the mean over pictures is subtracted. Features get unit variance over all places; where
+    Most of a token says where it stands, and is the same in every image. What changes with the image is what is to
+    be predicted: of every patch the mean over images is subtracted. Features get unit variance over all patches; where
     nothing happens, they keep a small one.
 
     Args:
@@ -92,8 +92,8 @@ class TubeletEncoder(nn.Module):
         self.transformer.embed = PatchStem(patch, tubelet, self.transformer.channels, stem, width)
         self.out = nn.Linear(width, latent, bias=False)
         widen_weights(self)
-        self.tubelet, self.places = tubelet, self.transformer.tokens
-        self.norm = nn.BatchNorm1d(self.places * latent, affine=False)
+        self.tubelet, self.patches = tubelet, self.transformer.tokens
+        self.norm = nn.BatchNorm1d(self.patches * latent, affine=False)
 
     def grid(self, frames: int) -> Grid:
         """Tokens of a clip along time, height and width."""
@@ -102,31 +102,31 @@ class TubeletEncoder(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Clips ``[B, T, H, W, C]`` -> all tokens ``[B, N, D]`` as they are, or those of ``keep [B, K]`` alone.
 
-        Tokens to keep are ascending, as many at every instant.
+        Tokens to keep are ascending, as many at every time.
         """
-        instants = x.unflatten(1, (-1, self.tubelet)).flatten(0, 1)
+        tubelets = x.unflatten(1, (-1, self.tubelet)).flatten(0, 1)
         if keep is not None:
-            keep = keep.reshape(len(instants), -1) % self.places
-        return self.out(self.transformer(instants, keep)).unflatten(0, (len(x), -1)).flatten(1, 2)
+            keep = keep.reshape(len(tubelets), -1) % self.patches
+        return self.out(self.transformer(tubelets, keep)).unflatten(0, (len(x), -1)).flatten(1, 2)
 
     def units(self, tokens: Tensor) -> Units:
         """Units of the batch in training, where they also move the running ones; else the running ones."""
         norm = self.norm
         if self.training:
-            rows = tokens.unflatten(1, (-1, self.places)).flatten(0, 1)
+            rows = tokens.unflatten(1, (-1, self.patches)).flatten(0, 1)
             norm(rows.flatten(1))
             variance, mean = torch.var_mean(rows, 0, correction=0)
             return Units(mean, variance.mean(0))
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        return Units(norm.running_mean.view(self.places, -1), norm.running_var.view(self.places, -1).mean(0))
+        return Units(norm.running_mean.view(self.patches, -1), norm.running_var.view(self.patches, -1).mean(0))
 
     def standard(self, tokens: Tensor, units: Units, indices: Tensor | None = None) -> Tensor:
-        """Tokens ``[B, K, D]`` at ``indices [B, K]`` (default: all) in units of their places."""
+        """Tokens ``[B, K, D]`` at ``indices [B, K]`` (default: all) in units of their patches."""
         if indices is None:
             indices = torch.arange(tokens.shape[1], device=tokens.device)
-        return (tokens - units.mean[indices % self.places]) * torch.rsqrt(units.variance + self.norm.eps)
+        return (tokens - units.mean[indices % self.patches]) * torch.rsqrt(units.variance + self.norm.eps)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Tokens of whole instants ``[B, N, D]``, averaged over places: ``[B, T', D]``."""
-        return tokens.unflatten(1, (-1, self.places)).mean(2)
+        """Tokens of whole latent steps ``[B, N, D]``, averaged over patches: ``[B, T', D]``."""
+        return tokens.unflatten(1, (-1, self.patches)).mean(2)

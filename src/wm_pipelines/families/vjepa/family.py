@@ -4,14 +4,14 @@
 clip, a narrow predictor with mask tokens fills in the features of the hidden ones. What is hidden are spatio-temporal
 blocks, or all that comes after the first half of the clip; that mask is the one by which the future is predicted.
 ``predict: rollout`` asks for the future alone: every frame is one latent, and the dynamics is applied to its own
-predictions, K steps far, against the encodings of what came (Assran et al. 2025, V-JEPA 2-AC, section 3.1, without
+predictions, K steps far, against the encodings of the target (Assran et al. 2025, V-JEPA 2-AC, section 3.1, without
 actions). What keeps latents apart is a slow target encoder (EMA), or SIGReg without any (Balestriero & LeCun 2025,
 LeJEPA). Nothing ever looks ahead in time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,25 +19,27 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss, smooth_l1_loss
 
+from wm_pipelines.blocks.augment import random_windows
+from wm_pipelines.blocks.ema import EMA
+from wm_pipelines.blocks.encoders import FrameEncoder
+from wm_pipelines.blocks.latent_transition import LatentTransition
+from wm_pipelines.blocks.masks import Masks, shade
+from wm_pipelines.blocks.sigreg import sigreg
+from wm_pipelines.blocks.transformer import take
+from wm_pipelines.blocks.vit import Predictor
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.pixel_protocol import PixelFamily
-from wm_pipelines.families.protocol import FamilyConfig, Schedule
-from wm_pipelines.nets.augment import random_windows
-from wm_pipelines.nets.ema import EMA, ema_schedule
-from wm_pipelines.nets.frame_encoder import FrameEncoder, LatentDynamics
-from wm_pipelines.nets.masks import Masks, shade, spatiotemporal_masks, temporal_half_mask
-from wm_pipelines.nets.regularisers import sigreg
-from wm_pipelines.nets.transformer import take
-from wm_pipelines.nets.tubelet_encoder import TubeletEncoder, widen_weights
-from wm_pipelines.nets.vit import Predictor
-from wm_pipelines.pixels import FrameSystem
+from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
+from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.vjepa.masks import spatiotemporal_masks, temporal_half_mask
+from wm_pipelines.families.vjepa.tubelet_encoder import TubeletEncoder, widen_weights
+from wm_pipelines.spec import Spec
 
 _ERRORS = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
 _AT_ONCE = 1024  # frames averaged together
 
 
-class VJEPAConfig(FamilyConfig):
+class VJEPAConfig(TrainedConfig):
     """Configuration of the video JEPA."""
 
     schedule: Schedule = Schedule(
@@ -60,7 +62,7 @@ class VJEPAConfig(FamilyConfig):
     predictor_depth: int = Field(3, ge=1)
     half_share: float = Field(0.5, ge=0, le=1, description="share of steps whose mask hides the clip's second half")
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of tokens hidden by blocks, in the other steps")
-    mask_block: tuple[int, int] = Field((2, 1), description="instants and places along a side of a block")
+    mask_block: tuple[int, int] = Field((2, 1), description="latent steps and patches along a side of a block")
     # predict: rollout
     widths: tuple[int, ...] = Field((16, 32, 64), min_length=1, description="channels of the convolutional layers")
     memory: int = Field(4, ge=1, description="latents that the next one is predicted from")
@@ -89,31 +91,32 @@ class VJEPAConfig(FamilyConfig):
 class _Masked(nn.Module):
     """Context encoder, predictor and target encoder of one seed, for ``predict: masked``."""
 
-    def __init__(self, config: VJEPAConfig, system: FrameSystem) -> None:
+    def __init__(self, config: VJEPAConfig, shape: Sequence[int]) -> None:
         super().__init__()
         self.config = config
-        size, shared = (system.height, system.width), {"heads": config.heads, "positions": config.positions}
+        height, width, channels = shape
+        shared = {"heads": config.heads, "positions": config.positions}
         sizes: dict[str, Any] = config.model_dump(include={"stem", "width", "depth", "latent", "tubelet"}) | shared
-        self.encoder = TubeletEncoder(size, config.patch, channels=system.channels, **sizes)
+        self.encoder = TubeletEncoder((height, width), config.patch, channels=channels, **sizes)
         self.grid = self.encoder.grid(config.clip)
         sizes = {"width": config.predictor_width, "depth": config.predictor_depth} | shared
         self.predictor = Predictor(self.grid, config.latent, **sizes)
         widen_weights(self.predictor)
-        self.target = EMA(self.encoder) if config.anti_collapse == "ema" else None
+        self.target = EMA(self.encoder, config.tau, config.schedule.steps) if config.anti_collapse == "ema" else None
 
     def masks(self, count: int, future: bool, generator: torch.Generator) -> Masks:
-        """Hide the second half; or blocks of places for some instants, then others: as many places at every instant."""
+        """Hide the second half; or blocks of patches for some steps, then others: as many patches at every step."""
         if future:
             return temporal_half_mask(count, self.grid)
-        instants, (span, block) = self.grid[0], self.config.mask_block
-        turns, places = -(-instants // span), (1, *self.grid[1:])
-        drawn = spatiotemporal_masks(count * turns, places, 1, block, self.config.mask_ratio, generator=generator)
+        times, (span, block) = self.grid[0], self.config.mask_block
+        turns, image = -(-times // span), (1, *self.grid[1:])
+        drawn = spatiotemporal_masks(count * turns, image, 1, block, self.config.mask_ratio, generator=generator)
         return Masks(*(self._through_time(part.unflatten(0, (count, turns)), span) for part in drawn))
 
-    def _through_time(self, places: Tensor, span: int) -> Tensor:
-        """Places ``[B, turns, K]``, each for ``span`` instants, as tokens of the clip."""
-        instants = torch.arange(self.grid[0])
-        return (places[:, instants // span] + self.encoder.places * instants[:, None]).flatten(1)
+    def _through_time(self, patches: Tensor, span: int) -> Tensor:
+        """Patches ``[B, turns, K]``, each for ``span`` latent steps, as tokens of the clip."""
+        times = torch.arange(self.grid[0])
+        return (patches[:, times // span] + self.encoder.patches * times[:, None]).flatten(1)
 
     def loss(self, x: Tensor, generator: torch.Generator, progress: float) -> tuple[dict[str, Tensor], Tensor]:  # noqa: ARG002
         """Error of the hidden tokens, ``|P(E(x_seen), where) - E'(x)_hidden|`` (V-JEPA, eq. 1)."""
@@ -123,7 +126,7 @@ class _Masked(nn.Module):
         units = self.encoder.units(found)
         whole = self.encoder.standard(found, units)
         if future and self.target is None:
-            seen = take(whole, context)  # instants are encoded apart: alone they have the very same tokens
+            seen = take(whole, context)  # latent steps are encoded apart: alone they have the very same tokens
         else:
             shown = x[:, : x.shape[1] // 2] if future else x
             seen = self.encoder.standard(self.encoder(shown, context), units, context)
@@ -139,7 +142,7 @@ class _Masked(nn.Module):
         tubelet = self.config.tubelet
         whole = frames[:, : frames.shape[1] // tubelet * tubelet]
         tokens = self._tokens(self.encoder if self.target is None else self.target, whole)
-        return self.encoder.pool(tokens), tokens.unflatten(1, (-1, self.encoder.places))
+        return self.encoder.pool(tokens), tokens.unflatten(1, (-1, self.encoder.patches))
 
     def _tokens(self, encoder: nn.Module, clip: Tensor) -> Tensor:
         tokens = encoder(clip)
@@ -148,39 +151,39 @@ class _Masked(nn.Module):
     def predict(self, context: Tensor, steps: int) -> Tensor:
         """Half a clip after half a clip; what follows that is predicted from predictions."""
         seen, hidden = (m.to(context.device) for m in temporal_half_mask(len(context), self.grid))
-        tokens, instants = self._tokens(self.encoder, context), steps // self.config.tubelet
+        tokens, times = self._tokens(self.encoder, context), steps // self.config.tubelet
         found: list[Tensor] = []
-        while sum(z.shape[1] for z in found) < instants:
+        while sum(z.shape[1] for z in found) < times:
             tokens = self.predictor(tokens, seen, hidden)
             found.append(self.encoder.pool(tokens))
-        return torch.cat(found, 1)[:, :instants] if found else tokens.new_empty(len(tokens), 0, tokens.shape[-1])
+        return torch.cat(found, 1)[:, :times] if found else tokens.new_empty(len(tokens), 0, tokens.shape[-1])
 
 
 class _RollOut(nn.Module):
     """Frame encoder, dynamics and target encoder of one seed, for ``predict: rollout``."""
 
-    def __init__(self, config: VJEPAConfig, system: FrameSystem) -> None:
+    def __init__(self, config: VJEPAConfig, shape: Sequence[int]) -> None:
         super().__init__()
         self.config = config
-        self.encoder = FrameEncoder((system.height, system.width), system.channels, config.widths, config.latent)
-        self.predictor = LatentDynamics(config.latent, config.memory, config.hidden, config.layers)
-        self.target = EMA(self.encoder) if config.anti_collapse == "ema" else None
+        self.encoder = FrameEncoder(shape, config.widths, config.latent)
+        self.predictor = LatentTransition(config.latent, config.memory, config.hidden, config.layers)
+        self.target = EMA(self.encoder, config.tau, config.schedule.steps) if config.anti_collapse == "ema" else None
 
     def loss(self, x: Tensor, generator: torch.Generator, progress: float) -> tuple[dict[str, Tensor], Tensor]:  # noqa: ARG002
-        """Error of ``z`` after 1 … K steps from every place of the clip; K grows during the first part of training."""
+        """Error of ``z`` after 1 … K steps from every time of the clip; K grows during the first part of training."""
         memory, steps = self.config.memory, self.config.rollout
         if progress < self.config.ramp:
             steps = 1 + int(progress / self.config.ramp * (steps - 1))
         z = self._each(self.encoder, x)
-        came = z if self.target is None else self._each(self.target, x)
+        target = z if self.target is None else self._each(self.target, x)
         starts = range(x.shape[1] - memory - steps + 1)
         past = torch.stack([z[:, i : i + memory] for i in starts], 1)
-        future = torch.stack([came[:, i + memory : i + memory + steps] for i in starts], 1)
+        future = torch.stack([target[:, i + memory : i + memory + steps] for i in starts], 1)
         return {"prediction": _ERRORS[self.config.error](self.predictor.roll_out(past, steps), future)}, z
 
     @staticmethod
     def _each(encoder: nn.Module, x: Tensor) -> Tensor:
-        return encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return encoder(x.flatten(0, 1).permute(0, 3, 1, 2)).unflatten(0, x.shape[:2])
 
     def encode(self, frames: Tensor) -> tuple[Tensor, None]:
         """Frame by frame."""
@@ -192,7 +195,7 @@ class _RollOut(nn.Module):
 
 
 @register
-class VJEPA(PixelFamily):
+class VJEPA(MemberFamily):
     """Video JEPA."""
 
     name: ClassVar[str] = "vjepa"
@@ -201,12 +204,12 @@ class VJEPA(PixelFamily):
     mean_frame: Tensor  # [H, W, C], in [0, 1]
     contrast: Tensor  # [C], standard deviation about it
 
-    def __init__(self, config: FamilyConfig, system: FrameSystem, seeds: Sequence[int]) -> None:
-        super().__init__(config, system, seeds)
-        self.register_buffer("mean_frame", torch.zeros(system.height, system.width, system.channels))
-        self.register_buffer("contrast", torch.ones(system.channels))
+    def __init__(self, config: FamilyConfig, spec: Spec, seeds: Sequence[int]) -> None:
+        super().__init__(config, spec, seeds)
+        self.register_buffer("mean_frame", torch.zeros(self.space.shape))
+        self.register_buffer("contrast", torch.ones(self.space.shape[-1]))
 
-    def examples(self, episodes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def examples(self, episodes: Views) -> Views:
         """Whole episodes; their mean frame is subtracted from all frames, and each channel gets unit variance."""
         frames = episodes["frames"].flatten(0, 1)
         self.mean_frame.copy_(sum(part.double().sum(0) for part in frames.split(_AT_ONCE)) / len(frames) / 255)
@@ -221,9 +224,9 @@ class VJEPA(PixelFamily):
         return (frames / 255 - self.mean_frame) / self.contrast
 
     @classmethod
-    def unsuitable(cls, system: Any) -> str | None:
-        """Single pictures have no future."""
-        return None if system.is_video else "has no videos"
+    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
+        """Single images have no future."""
+        return super().unsuitable(spec, config) or (None if spec.rows > 1 else "needs videos")
 
     @property
     def frames_per_latent(self) -> int:
@@ -239,21 +242,21 @@ class VJEPA(PixelFamily):
         """Encoder, predictor, and a target encoder that starts as a copy.
 
         Raises:
-            UserError: the clip is longer than an episode, or pictures are not cut by the patch.
+            UserError: the clip is longer than an episode, or frames are not cut by the patch.
         """
-        if self.config.clip > self.system.rows:
+        if self.config.clip > self.spec.rows:
             raise UserError(
-                f"vjepa.clip: {self.config.clip} frames do not fit into episodes of {self.system.rows} of "
-                f"'{self.system.name}'; use a shorter clip"
+                f"vjepa.clip: {self.config.clip} frames do not fit into episodes of {self.spec.rows} of "
+                f"'{self.spec.name}'; use a shorter clip"
             )
-        return (_Masked if self.config.predict == "masked" else _RollOut)(self.config, self.system)
+        return (_Masked if self.config.predict == "masked" else _RollOut)(self.config, self.space.shape)
 
     def member_loss(
-        self, member: Any, frames: Tensor, generator: torch.Generator, progress: float
+        self, member: Any, batch: Views, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of prediction in feature space, and what keeps features apart."""
         config = self.config
-        x = self.pixels(random_windows(frames, config.clip, generator))
+        x = self.pixels(random_windows(batch["frames"], config.clip, generator))
         terms, latents = member.loss(x, generator, progress)
         error = torch.stack(list(terms.values())).sum()
         if config.anti_collapse == "ema":
@@ -265,32 +268,37 @@ class VJEPA(PixelFamily):
         return list(self.members)
 
     def after_step(self, progress: float) -> None:
-        """Move the target encoders; the rate is exactly ``tau`` at the first step and 1 at the last."""
-        done = round(progress * self.config.schedule.steps)
-        rate = ema_schedule(self.config.tau, 1.0, (done - 1) / max(1, self.config.schedule.steps - 1))
+        """Move the target encoders."""
+        del progress
         for member in self._jepas():
             if member.target is not None:
-                member.target.update(member.encoder, rate)
+                member.target.update_parameters(member.encoder)
 
-    def monitor(self) -> Mapping[str, Tensor]:
+    def monitor(self) -> Views:
         """Spread and rank of the features, and how far the target encoder lags behind."""
         found = dict(super().monitor())
         if self.config.anti_collapse == "ema":
             found["target_drift"] = torch.tensor([member.target.drift(member.encoder) for member in self._jepas()])
         return found
 
-    def member_encode(self, member: Any, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+    def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
         """One latent per frame or tubelet, of the target encoder where there is one; tokens of the transformer."""
-        return member.encode(self.pixels(frames))
+        return member.encode(self.pixels(views["frames"]))
 
-    def member_predict(self, member: Any, context: Tensor, steps: int) -> tuple[None, Tensor]:
+    def member_predict(
+        self,
+        member: Any,
+        past: Views,
+        steps: int,
+        actions: Tensor | None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
         """Latents of what follows."""
-        return None, member.predict(self.pixels(context[:, -self.context :]), steps)
+        return {"latents": member.predict(self.pixels(past["frames"][:, -self.context :]), steps)}
 
-    def illustrate(self, frames: Tensor) -> Mapping[str, Tensor]:
-        """A clip's start with the places grey that one mask of blocks hides."""
+    def illustrate(self, views: Views) -> Views:
+        """A clip's start with the patches grey that one mask of blocks hides."""
         if self.config.predict == "rollout":
             return {}
-        jepa, x = self._jepas()[0], frames[:, : self.config.clip].float() / 255
+        jepa, x = self._jepas()[0], views["frames"][:, : self.config.clip].float() / 255
         hidden = jepa.masks(len(x), False, torch.Generator().manual_seed(0)).targets
         return {"mask": shade(x, hidden, jepa.grid)}

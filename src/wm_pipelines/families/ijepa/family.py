@@ -1,15 +1,14 @@
-"""Joint-embedding prediction on pictures: from what is visible, predict the *features* of what is hidden.
+"""Joint-embedding prediction on images: from what is visible, predict the *features* of what is hidden.
 
 ``predict: blocks`` is the paper: a context encoder sees the visible patches, a narrow predictor with mask tokens fills
 in the features of hidden blocks, and the targets are the layer-normalised features of an encoder that follows slowly
 (Assran et al. 2023, I-JEPA, section 3). ``predict: view`` asks less and learns faster where compute is short: the
-features of masked, distorted views predict those of the whole picture, and what keeps all of them from being equal is
+features of masked, distorted views predict those of the whole image, and what keeps all of them from being equal is
 a regulariser, not a slow target (Balestriero & LeCun 2025, LeJEPA; Bardes et al. 2022, VICReg).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,21 +16,24 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, mse_loss, smooth_l1_loss
 
+from wm_pipelines.blocks.augment import Augmentation, affine_view, random_windows
+from wm_pipelines.blocks.convolutional import projector, unit_gain
+from wm_pipelines.blocks.ema import EMA
+from wm_pipelines.blocks.masks import random_masks, shade
+from wm_pipelines.blocks.sigreg import sigreg
+from wm_pipelines.blocks.transformer import take
+from wm_pipelines.blocks.vit import Predictor, VisionTransformer
 from wm_pipelines.families import register
-from wm_pipelines.families.pixel_protocol import PixelFamily
-from wm_pipelines.families.protocol import FamilyConfig, Schedule
-from wm_pipelines.nets.augment import Augmentation, affine_view, random_windows
-from wm_pipelines.nets.convolutional import StemmedTransformer, projector, unit_gain
-from wm_pipelines.nets.ema import EMA, ema_schedule
-from wm_pipelines.nets.masks import multi_block_masks, random_masks, shade
-from wm_pipelines.nets.regularisers import sigreg, vicreg_terms
-from wm_pipelines.nets.transformer import take
-from wm_pipelines.nets.vit import Predictor, VisionTransformer
+from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
+from wm_pipelines.families.ijepa.masks import multi_block_masks
+from wm_pipelines.families.ijepa.stem import StemmedTransformer
+from wm_pipelines.families.ijepa.vicreg import vicreg_terms
+from wm_pipelines.families.members import MemberFamily
 
 _ERRORS = {"smooth_l1": smooth_l1_loss, "l2": mse_loss}
 
 
-class IJEPAConfig(FamilyConfig):
+class IJEPAConfig(TrainedConfig):
     """Configuration of the image JEPA."""
 
     schedule: Schedule = Schedule(
@@ -50,14 +52,14 @@ class IJEPAConfig(FamilyConfig):
     positions: Literal["sincos", "rope"] = "sincos"
     augment: Augmentation = Field(Augmentation(), description="of every view, for predict: view")
     # predict: blocks
-    blocks: int = Field(4, ge=1, description="target blocks per picture")
-    block_scale: tuple[float, float] = Field((0.15, 0.2), description="area of a target block over the picture's")
+    blocks: int = Field(4, ge=1, description="target blocks per image")
+    block_scale: tuple[float, float] = Field((0.15, 0.2), description="area of a target block over the image's")
     predictor_width: int = Field(48, ge=2)
     predictor_depth: int | None = Field(None, ge=1, description="null: half of the encoder's")
     tau: float = Field(0.996, ge=0, le=1, description="first rate of the target encoder; the last is 1")
     evaluate: Literal["context", "target"] = Field("target", description="whose features are judged, for ema")
     # predict: view
-    views: int = Field(2, ge=1, description="masked views per picture")
+    views: int = Field(2, ge=1, description="masked views per image")
     mask_ratio: float = Field(0.5, gt=0, lt=1)
     projector: tuple[int, ...] = Field((256, 64), min_length=1, description="widths of its layers, the output last")
     # regularisers
@@ -80,7 +82,7 @@ class _JEPA(nn.Module):
         super().__init__()
         self.encoder = encoder
         unit_gain(encoder)
-        self.target = EMA(encoder) if config.anti_collapse == "ema" else None
+        self.target = EMA(encoder, config.tau, config.schedule.steps) if config.anti_collapse == "ema" else None
         if config.predict == "blocks":
             depth = config.predictor_depth or max(1, config.depth // 2)
             sizes: dict[str, Any] = {"width": config.predictor_width, "depth": depth, "heads": config.heads}
@@ -90,8 +92,8 @@ class _JEPA(nn.Module):
 
 
 @register
-class IJEPA(PixelFamily):
-    """Image JEPA; sees single frames, whether of pictures or of videos."""
+class IJEPA(MemberFamily):
+    """Image JEPA; sees single frames, whether of images or of videos."""
 
     name: ClassVar[str] = "ijepa"
     Config: ClassVar[type[FamilyConfig]] = IJEPAConfig
@@ -99,22 +101,22 @@ class IJEPA(PixelFamily):
 
     def make_member(self) -> nn.Module:
         """Encoder, predictor or projector, and a target encoder that starts as a copy."""
-        config, channels = self.config, self.system.channels
-        size = (self.system.height, self.system.width)
-        shape = config.model_dump(include={"depth", "heads", "positions"})
+        config, (height, width, channels) = self.config, self.space.shape
+        shape: dict[str, Any] = config.model_dump(include={"depth", "heads", "positions"})
         if config.stem is not None:
-            return _JEPA(StemmedTransformer(size, channels, (*config.stem, config.width), **shape), config)
-        return _JEPA(VisionTransformer(size, config.patch, channels=channels, width=config.width, **shape), config)
+            return _JEPA(StemmedTransformer((height, width), channels, (*config.stem, config.width), **shape), config)
+        shape |= {"width": config.width, "channels": channels}
+        return _JEPA(VisionTransformer((height, width), config.patch, **shape), config)
 
     def member_loss(
         self,
         member: Any,
-        frames: Tensor,
+        batch: Views,
         generator: torch.Generator,
         progress: float,  # noqa: ARG002
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of prediction in feature space, and what keeps features apart."""
-        x = random_windows(frames, 1, generator).float() / 255
+        x = random_windows(batch["frames"], 1, generator).float() / 255
         error, features = (self._blocks if self.config.predict == "blocks" else self._views)(member, x, generator)
         terms = {"prediction": error}
         if self.config.anti_collapse == "ema":
@@ -139,9 +141,9 @@ class IJEPA(PixelFamily):
         return _ERRORS[self.config.error](predicted, wanted), list(whole.unbind(1))
 
     def _views(self, member: Any, x: Tensor, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
-        """Masked views against the full view of the same picture, each distorted in its own way."""
-        pictures, tokens = x[:, 0], member.encoder.tokens
-        distorted = [affine_view(pictures, self.config.augment, generator) for _ in range(self.config.views + 1)]
+        """Masked views against the full view of the same image, each distorted in its own way."""
+        images, tokens = x[:, 0], member.encoder.tokens
+        distorted = [affine_view(images, self.config.augment, generator) for _ in range(self.config.views + 1)]
         full = member.projector(member.encoder(distorted[0][:, None]).mean(1))
         keep = random_masks(self.config.views * len(x), tokens, self.config.mask_ratio, generator=generator).context
         seen = member.encoder(torch.cat(distorted[1:])[:, None], keep.to(x.device)).mean(1)
@@ -149,14 +151,13 @@ class IJEPA(PixelFamily):
         return _ERRORS[self.config.error](masked, full.expand_as(masked)), [full, *masked]
 
     def after_step(self, progress: float) -> None:
-        """Move the target encoders; the rate is exactly ``tau`` at the first step and 1 at the last."""
-        done = round(progress * self.config.schedule.steps)
-        rate = ema_schedule(self.config.tau, 1.0, (done - 1) / max(1, self.config.schedule.steps - 1))
+        """Move the target encoders."""
+        del progress
         for member in self._members():
             if member.target is not None:
-                member.target.update(member.encoder, rate)
+                member.target.update_parameters(member.encoder)
 
-    def monitor(self) -> Mapping[str, Tensor]:
+    def monitor(self) -> Views:
         """Spread and rank of the features, and how far the target encoder lags behind."""
         found = dict(super().monitor())
         if self.config.anti_collapse == "ema":
@@ -167,16 +168,17 @@ class IJEPA(PixelFamily):
     def _members(self) -> list[_JEPA]:
         return [member for member in self.members if isinstance(member, _JEPA)]
 
-    def member_encode(self, member: Any, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+    def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
         """Frame by frame: the mean of the tokens, and the tokens."""
+        frames = views["frames"]
         target = member.target is not None and self.config.evaluate == "target"
         encoder = member.target if target else member.encoder
         tokens = encoder(frames.flatten(0, 1)[:, None].float() / 255).unflatten(0, frames.shape[:2])
         return tokens.mean(2), tokens
 
-    def illustrate(self, frames: Tensor) -> Mapping[str, Tensor]:
+    def illustrate(self, views: Views) -> Views:
         """The first frame of each episode, grey where one draw of the masks hides it."""
-        encoder, x = self._members()[0].encoder, frames[:, :1].float() / 255
+        encoder, x = self._members()[0].encoder, views["frames"][:, :1].float() / 255
         generator = torch.Generator().manual_seed(0)
         if self.config.predict == "blocks":
             grid = encoder.grid[1:]

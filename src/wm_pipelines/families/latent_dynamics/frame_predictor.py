@@ -1,9 +1,10 @@
-"""A latent frame predictor: encoder, transition and decoder of videos, all local on the picture's plane.
+"""A latent frame predictor: encoder, transition and decoder of videos, all local on the image plane.
 
-The latent of a frame is a stack of pictures of the frame's own size. The transition moves each of them by kernels that
-it chooses itself, place by place (dynamic filters: De Brabandere, Jia, Tuytelaars, Van Gool 2016; separable: Niklaus,
-Mai, Liu 2017; for prediction: Finn, Goodfellow, Levine 2016), hides some of it and adds something new. A network that
-need not learn what a shift is learns motion sooner. Modules draw their weights from torch's global generator.
+The latent of a frame is a stack of maps of the frame's own size. The transition moves each of them by kernels that it
+chooses itself, position by position (dynamic filters: De Brabandere, Jia, Tuytelaars, Van Gool 2016; separable:
+Niklaus, Mai, Liu 2017; for prediction: Finn, Goodfellow, Levine 2016), hides some of it and adds something new. A
+network that need not learn what a shift is learns motion sooner. Modules draw their weights from torch's global
+generator.
 """
 
 from __future__ import annotations
@@ -14,26 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad, pixel_shuffle, pixel_unshuffle, silu, softmax
 
+from wm_pipelines.blocks.convolutional import Residual
 from wm_pipelines.errors import UserError
-
-_LOG_VARIANCE = (-12.0, 2.0)  # pixels are quantised to 1/255: less than exp(-12) says nothing about them
-
-
-class Residual(nn.Module):
-    """``x + conv(silu(conv(silu(x))))``, the identity at first; ``[B, C, h, w]``."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
-        return x + self.second(silu(self.first(silu(x))))
+from wm_pipelines.families.latent_dynamics.vector_predictor import LOG_VARIANCE
 
 
 class Pyramid(nn.Module):
-    """U-Net (Ronneberger, Fischer, Brox 2015) of residual blocks, with a learned offset per place: walls stand still.
+    """U-Net (Ronneberger, Fischer, Brox 2015) of residual blocks; a learned offset per position, as walls stand still.
 
     Args:
         inputs: channels. widths: of the levels, each half as fine as the one before. blocks: per level.
@@ -43,7 +31,7 @@ class Pyramid(nn.Module):
     def __init__(self, inputs: int, widths: tuple[int, ...], blocks: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
-        self.place = nn.Parameter(torch.zeros(1, widths[0], *grid))
+        self.offset = nn.Parameter(torch.zeros(1, widths[0], *grid))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.inward = nn.ModuleList(nn.Sequential(*(Residual(w) for _ in range(blocks))) for w in widths)
@@ -51,7 +39,7 @@ class Pyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, h, w] -> [B, widths[0], h, w]``."""
-        x = self.inward[0](self.stem(x) + self.place)
+        x = self.inward[0](self.stem(x) + self.offset)
         kept = []
         for down, inward in zip(self.down, self.inward[1:], strict=True):
             kept.append(x)
@@ -62,11 +50,11 @@ class Pyramid(nn.Module):
 
 
 def move(maps: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """Move pictures by a kernel of their own at every pixel, one axis after the other.
+    """Move maps by a kernel of their own at every pixel, one axis after the other.
 
     Args:
         maps: ``[B, M, H, W]``. vertical, horizontal: weights ``[B, M, 2r + 1, H, W]``; tap ``i`` of a pixel takes what
-            lies ``i - r`` pixels below it (to the right of it). Beyond the edge the picture goes on unchanged.
+            lies ``i - r`` pixels below it (to the right of it). Beyond the edge a map goes on unchanged.
 
     Returns:
         ``[B, M, H, W]``.
@@ -84,8 +72,8 @@ class FramePredictor(nn.Module):
     """Encoder ``Enc``, transition ``f`` and decoder ``Dec`` of one seed.
 
     Args:
-        size: height and width of a frame. channels: 1 or 3. patch: pixels along a side of a place.
-        maps: pictures that a latent holds. memory: latents that a transition sees. widths, blocks: see `Pyramid`.
+        size: height and width of a frame. channels: 1 or 3. patch: pixels along a side of a patch.
+        maps: that a latent holds. memory: latents that a transition sees. widths, blocks: see `Pyramid`.
         reach: pixels that content can move in one step; 0: the transition only adds. variance: decode it, too.
     """
 
@@ -122,7 +110,7 @@ class FramePredictor(nn.Module):
 
     @torch.no_grad()
     def _start_as_copy(self) -> None:
-        """Weights with which every prediction is nearly the last frame again."""
+        """Weights with which every prediction is nearly the last frame."""
         nn.init.normal_(self.enc.weight, std=0.02)
         nn.init.normal_(self.dec.weight, std=0.02)
         shared = [sum(m % self.channels == c for m in range(self.maps)) for c in range(self.channels)]
@@ -147,7 +135,7 @@ class FramePredictor(nn.Module):
         return self.dec(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
     def pooled(self, frames: Tensor) -> Tensor:
-        """Latents averaged within the grid's places, ``[B, T, C, H, W] -> [B, T, M * h * w]``."""
+        """Latents averaged within patches, ``[B, T, C, H, W] -> [B, T, M * h * w]``."""
         return avg_pool2d(self.encode(frames).flatten(0, 1), self.patch).flatten(1).unflatten(0, frames.shape[:2])
 
     def decode_log_variance(self, latents: Tensor) -> Tensor:
@@ -155,7 +143,7 @@ class FramePredictor(nn.Module):
         if self.log_variance is None:
             raise TypeError("this predictor decodes no variance")
         found = self.log_variance(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
-        return found.clamp(_LOG_VARIANCE[0], _LOG_VARIANCE[1])
+        return found.clamp(*LOG_VARIANCE)
 
     def advance(self, past: list[Tensor]) -> Tensor:
         """``z' = f(z)``: the latent after ``memory`` latents ``[B, M, H, W]``."""

@@ -1,0 +1,48 @@
+"""What predictors of videos share: pixels, the background, random pieces, roll-outs that grow, the error of frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Symmetry = Literal["rows", "columns", "transpose", "time"]
+"""Ways to turn a video round without leaving its world."""
+
+
+def to_pixels(frames: Tensor) -> Tensor:
+    """``[…, H, W, C]`` uint8 -> ``[…, C, H, W]`` float in [0, 1]."""
+    return frames.movedim(-1, -3).float().div(255)
+
+
+def background(frames: Tensor) -> Tensor:
+    """The median of some frames of videos ``[E, T, H, W, C]`` uint8: ``[C, H, W]``."""
+    some = frames[:, :: max(1, frames.shape[1] // 4)].flatten(0, 1)[:1000]
+    return to_pixels(some).median(0).values
+
+
+def roll_out_length(progress: float, ramp: float, horizon: int) -> int:
+    """Steps of a roll-out in training: from 1 linearly to the horizon during a share ``ramp`` of it."""
+    share = 1.0 if ramp == 0 else min(1.0, progress / ramp)
+    return max(1, math.ceil(share * horizon))
+
+
+def random_piece(video: Tensor, length: int, symmetries: Collection[str], generator: torch.Generator) -> Tensor:
+    """``length`` steps of ``[B, T, …]`` from a random start, turned by random symmetries: the same for the batch."""
+    first = int(torch.randint(video.shape[1] - length + 1, (), generator=generator))
+    video = video[:, first : first + length]
+    turned = torch.rand(4, generator=generator) < 0.5
+    axes = {"rows": -2, "columns": -1, "time": 1}
+    for name, turn in zip(("rows", "columns", "transpose", "time"), turned.tolist(), strict=True):
+        if turn and name in symmetries:
+            video = video.transpose(-1, -2) if name == "transpose" else video.flip(axes[name])
+    return video
+
+
+def frame_error(predicted: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared error of ``[B, K, C, H, W]`` summed over a frame, in hundreds (gradients of order one), and per pixel."""
+    error = (predicted - truth).square()
+    return error.sum((2, 3, 4)).mean() / 100, {"pixels": error.mean()}

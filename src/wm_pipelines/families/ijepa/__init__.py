@@ -1,0 +1,5 @@
+"""Image JEPA."""
+
+from wm_pipelines.families.ijepa.family import IJEPA, IJEPAConfig
+
+__all__ = ["IJEPA", "IJEPAConfig"]

@@ -1,0 +1,216 @@
+"""The reference world model: encode, move in latent space, decode; ``z = Enc(x)``, ``z' = f(z)``, ``x' = Dec(z')``.
+
+Trained by ``|Dec(f(...f(Enc(x_<=t))...)) - x_{t+k}|^2`` over roll-outs of growing length, every latent from the
+latents before it. The *stochastic* variant decodes a variance too and maximises ``log N(x_{t+k}; mean_k, diag
+variance_k)``, the density of every later observation given the past. ``x`` are frames or states: encoder and decoder
+follow the kind of space. Two kinds of latent:
+
+``vector``: one vector per observation (vector_predictor.py); encodings are decoded too, and predicted from all times.
+``local``: maps moved by kernels that a convolutional network chooses position by position (frame_predictor.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from wm_pipelines.blocks.encoders import DECODERS, ENCODERS
+from wm_pipelines.blocks.videos import Symmetry, frame_error, random_piece, roll_out_length
+from wm_pipelines.errors import UserError
+from wm_pipelines.families import register
+from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
+from wm_pipelines.families.latent_dynamics.frame_predictor import FramePredictor
+from wm_pipelines.families.latent_dynamics.vector_predictor import VectorPredictor
+from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.spec import Spec
+
+_AT_ONCE = 64  # episodes encoded or predicted together
+
+
+class LatentDynamicsConfig(TrainedConfig):
+    """Configuration of the reference world model."""
+
+    schedule: Schedule = Schedule(
+        steps=400, batch_size=16, learning_rate=2e-3, warmup=20, betas=(0.9, 0.99), gradient_clip=1.0
+    )
+    transition: Literal["vector", "local"] = "vector"
+    context: int = Field(4, ge=1, description="time steps that a prediction starts from")
+    horizon: int = Field(8, ge=1, description="K, steps of the longest roll-out in training")
+    ramp: float = Field(0.5, ge=0, le=1, description="share of training during which K grows from 1")
+    symmetries: tuple[Symmetry, ...] = Field((), description="of the world, by which videos are turned at random")
+    stochastic: bool = Field(False, description="decode a variance and train by likelihood")
+    sample: bool = Field(False, description="predict a sample instead of the mean; stochastic: true")
+    widths: tuple[int, ...] = Field(
+        (16, 32, 64), min_length=1, description="channels per level of the convolutions; hidden layers for states"
+    )
+    # transition: vector
+    latent: int = Field(32, ge=1, description="features of an observation")
+    hidden: int = Field(256, ge=1, description="width of f")
+    latent_weight: float = Field(0.1, ge=0, description="of the error of predicted latents")
+    # transition: local
+    blocks: int = Field(1, ge=0, description="residual blocks per level")
+    patch: int = Field(4, ge=1, description="pixels along a side of a patch")
+    maps: int = Field(3, ge=1, description="maps in a latent")
+    reach: int = Field(4, ge=0, description="pixels that content can move in one step")
+
+    @model_validator(mode="after")
+    def _possible(self) -> LatentDynamicsConfig:
+        if self.sample and not self.stochastic:
+            raise ValueError("sample needs stochastic: true; a mean has nothing to sample from")
+        return self
+
+
+@register
+class LatentDynamics(MemberFamily):
+    """Encoder, transition and decoder trained to predict frames or states."""
+
+    name: ClassVar[str] = "latent_dynamics"
+    Config: ClassVar[type[FamilyConfig]] = LatentDynamicsConfig
+    needs: ClassVar[tuple[str, ...]] = ("frames|states",)
+    config: LatentDynamicsConfig
+
+    @classmethod
+    def knows(cls, config: LatentDynamicsConfig) -> frozenset[str]:
+        """The symmetries by which its videos are turned, if any."""
+        return frozenset({"symmetries"} if config.symmetries else ())
+
+    @classmethod
+    def unsuitable(cls, spec: Spec, config: LatentDynamicsConfig) -> str | None:
+        """Single images have no future; states have no positions to move or turn."""
+        if (missing := super().unsuitable(spec, config)) is not None:
+            return missing
+        if cls.shown(spec) == ("states",) and (config.transition == "local" or config.symmetries):
+            return "transition: local and symmetries need frames"
+        return None if spec.rows > 1 else "needs videos"
+
+    def __init__(self, config: LatentDynamicsConfig, spec: Spec, seeds: Sequence[int]) -> None:
+        shape = spec.views[self.shown(spec)[0]].shape
+        if "transpose" in config.symmetries and shape[0] != shape[1]:
+            raise UserError(f"{self.name}: symmetry transpose needs square frames")
+        super().__init__(config, spec, seeds)
+
+    @property
+    def context(self) -> int:
+        """Time steps that a prediction starts from."""
+        return self.config.context
+
+    def make_member(self) -> nn.Module:
+        """The networks of one kind of latent."""
+        c = self.config
+        if c.transition == "vector":
+            return VectorPredictor(self.space, c.widths, c.latent, c.context, c.hidden, c.stochastic)
+        height, width, channels = self.space.shape
+        net = FramePredictor(
+            (height, width), channels, c.patch, c.maps, c.context, c.widths, c.blocks, c.reach, c.stochastic
+        )
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
+
+    def _inputs(self, views: Views) -> Tensor:
+        """What networks take, ``[E, T, …]``."""
+        return ENCODERS[self.space.kind].inputs(views[self.view])
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def examples(self, episodes: Views) -> Views:
+        """Whole episodes; of vectors first what observations are centred by and divided by."""
+        view, needed = episodes[self.view], self.config.context + self.config.horizon
+        if view.shape[1] < needed:
+            raise UserError(
+                f"{self.name}: episodes of {view.shape[1]} {self.view} are shorter than context {self.config.context} "
+                f"+ horizon {self.config.horizon} = {needed}; lengthen the episodes or lower one of the two"
+            )
+        for member in self.members:
+            if isinstance(member, VectorPredictor):
+                member.learn_units(view)
+        return super().examples(episodes)
+
+    def member_loss(
+        self, member: Any, batch: Views, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared error of a roll-out, or negative log-likelihood per number."""
+        c, x = self.config, self._inputs(batch)
+        steps = roll_out_length(progress, c.ramp, c.horizon)
+        length = min(c.context + (2 * c.horizon if c.transition == "vector" else steps), x.shape[1])
+        x = random_piece(x, length, c.symmetries, generator)
+        if c.transition == "vector":
+            return self._vector_loss(member, x, steps)
+        return self._decoded_loss(member, member.roll_out(member.encode(x[:, : c.context]), steps), x[:, c.context :])
+
+    def _decoded_loss(self, member: Any, latents: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of decoded latents, or their negative log-likelihood."""
+        mean = member.decode(latents)
+        loss, terms = self._squared(member, mean, truth)
+        if not self.config.stochastic:
+            return loss, terms
+        loss = gaussian_nll(truth, mean, member.decode_log_variance(latents)).mean()
+        return loss, {"nll": loss, **terms}
+
+    def _squared(self, member: Any, predicted: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.space.kind == "frames":
+            return frame_error(predicted, truth)
+        error = ((predicted - truth) / member.scale).square().mean()
+        return error, {"standardised": error}
+
+    def _vector_loss(self, member: VectorPredictor, x: Tensor, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of a roll-out, of decoded encodings, and of latents predicted from every time of the piece."""
+        memory = self.config.context
+        z = member.encode(x)
+        starts = range(z.shape[1] - memory - steps + 1)
+        past = torch.stack([z[:, i : i + memory] for i in starts], 1)
+        target = torch.stack([z[:, i + memory : i + memory + steps] for i in starts], 1)
+        predicted = member.roll_out(past, steps)
+        shown = x[:, memory : memory + steps]
+        loss, terms = self._decoded_loss(member, predicted[:, 0], shown)
+        decoded, _ = self._squared(member, member.decode(target[:, 0]), shown)
+        latent = (predicted - target).square().mean()
+        return loss + decoded + self.config.latent_weight * latent, {**terms, "decoded": decoded, "latent": latent}
+
+    # ------------------------------------------------------------------------------------------------------------ use
+
+    def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
+        """One vector per observation: what `pooled` of its networks says."""
+        return torch.cat([member.pooled(part) for part in self._inputs(views).split(_AT_ONCE)]), None
+
+    def member_predict(
+        self,
+        member: Any,
+        past: Views,
+        steps: int,
+        actions: Tensor | None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Observations (states with the start in front), and the encoding of the predicted as if they were observed."""
+        if past[self.view].shape[1] < self.context:
+            raise UserError(
+                f"{self.name}: {past[self.view].shape[1]} {self.view} of context; it was trained on {self.context}"
+            )
+        found = [self._predicted(member, part, steps) for part in self._inputs(past).split(_AT_ONCE)]
+        future = DECODERS[self.space.kind].view(torch.cat([x for x, _ in found]))
+        if self.view == "states":
+            future = torch.cat([past["states"][:, -1:], future], 1)
+        return {self.view: future, "latents": torch.cat([z for _, z in found])}
+
+    def _predicted(self, member: Any, past: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        past = past[:, -self.context :]
+        latents = member.roll_out(member.encode(past), steps)
+        future = member.decode(latents)
+        if self.config.sample:
+            future = future + _noise(future) * (0.5 * member.decode_log_variance(latents)).exp()
+        if self.space.kind == "frames":
+            future = future.clamp(0, 1)
+        return future, member.pooled(torch.cat([past, future], 1))[:, past.shape[1] :]
+
+
+def gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """``-log N(x; mean, exp(log_variance))`` of every number."""
+    return 0.5 * (math.log(2 * math.pi) + log_variance + (x - mean).square() * (-log_variance).exp())
+
+
+def _noise(like: Tensor) -> Tensor:
+    """Normal numbers ``[B, K, ...]``; those of the first steps do not depend on how many follow."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack([torch.randn(step.shape, generator=generator) for step in like.unbind(1)], 1).to(like)
