@@ -75,9 +75,8 @@ class UnknownCoefficients(nn.Module):
     def determine(self, precision: Tensor, owed: Tensor | float = 0.0) -> None:
         """Covariance from the Gauss-Newton matrix ``[S, P, P]``, plus what is ``owed`` to other errors."""
         inverse, singular = torch.linalg.inv_ex(precision)
-        covariance = inverse + owed
-        unusable = (singular != 0) | ~covariance.isfinite().all(2).all(1)
-        self.covariance.copy_(torch.where(unusable[:, None, None], torch.inf, covariance))
+        unusable = (singular != 0) | ~inverse.isfinite().all(2).all(1)
+        self.covariance.copy_(torch.where(unusable[:, None, None], torch.inf, inverse + owed))
 
     def check(self, left: Tensor, points: Tensor, index: Tensor, called: str, remedy: str) -> None:
         """Whether what is left looks like noise and the measurements determine anything; says so where not.

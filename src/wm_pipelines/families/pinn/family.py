@@ -36,6 +36,7 @@ _PIECES = 16  # of the time span, for causal weights
 _MEMORY = 0.9  # of the running average of balanced weights
 _CANDIDATES = 10  # points per adaptive point to choose from
 _LAPLACE_POINTS = 2000
+_HIDDEN = 0.5  # residual, as a share of what an unknown coefficient changes, that leaves nothing to be known of it
 
 
 class PINNConfig(TrainedConfig):
@@ -397,7 +398,8 @@ class PINN(FieldSolution, Family):
         """Covariance ``[S, P, P]`` for what the network leaves of the equation at points it was not fitted to.
 
         By how much the unknown would move if the residuals there had their way: their least squares on the slopes by
-        the unknown, squared.
+        the unknown, squared. Infinite for an unknown that changes no more than the residuals are: such a network says
+        nothing about it.
         """
         points = self._validation.expand(len(self.seeds), -1, -1)
         values = self.network.traced(points, self.problem.read)
@@ -407,8 +409,10 @@ class PINN(FieldSolution, Family):
             for name, equation in self.problem.equations.items():
                 left.append(self.problem.pointwise(equation, points, name)(values, unknown))
                 design.append(_by_log(left[-1], unknown))
-        owed = least_squares(torch.cat(design, 1), torch.cat(left, 1).detach()[..., None], 1e-12)
-        return owed @ owed.mT
+        residual, slope = torch.cat(left, 1).detach(), torch.cat(design, 1)
+        owed = least_squares(slope, residual[..., None], 1e-12)
+        hidden = residual.norm(dim=1)[:, None] > _HIDDEN * slope.norm(dim=1)
+        return owed @ owed.mT + torch.diag_embed(torch.where(hidden, torch.inf, 0.0))
 
     # ------------------------------------------------------------ the solution
 
