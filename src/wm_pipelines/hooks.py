@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -37,8 +38,7 @@ class ProjectHooks:
 
         del run_params, catalog
         check_settings(self._parameters, pipeline.inputs())
-        self._held = hold(data_root(), "kedro run")
-        self._held.__enter__()
+        self._held = hold(data_root(), "kedro " + " ".join(sys.argv[1:]))
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -59,5 +59,5 @@ class ProjectHooks:
 
     def _release(self) -> None:
         if self._held is not None:
-            self._held.__exit__(None, None, None)
+            self._held.close()
             self._held = None

@@ -37,7 +37,7 @@ class Space:
         return {"row": (episodes, rows), "transition": (episodes, rows - 1), "episode": (episodes,)}[self.per]
 
 
-class UndeclaredFact(RuntimeError):
+class UndeclaredFact(RuntimeError):  # noqa: N818 - it reads as what happened
     """A family read a fact that it does not declare in ``knows``."""
 
 
@@ -146,7 +146,7 @@ class Spec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Spec:
         """Inverse of `to_json`."""
-        views = {name: Space(kind, tuple(shape), dtype, per) for name, (kind, shape, dtype, per) in data["views"].items()}
+        views = {n: Space(kind, tuple(shape), dtype, per) for n, (kind, shape, dtype, per) in data["views"].items()}
         return cls(data["name"], data["step"], views, data["rows"], Facts(data["facts"]), data["origin"])
 
     def identity(self) -> str:

@@ -68,7 +68,9 @@ class Assignment:
         return kind.unsuitable(self.spec.told(kind.knows(config), self.family), config)
 
 
-def fit_family(assignment: Assignment, parameters: FamilyParameters, checkpoints: Path) -> tuple[Models, pd.DataFrame, dict[str, Any]]:
+def fit_family(
+    assignment: Assignment, parameters: FamilyParameters, checkpoints: Path
+) -> tuple[Models, pd.DataFrame, dict[str, Any]]:
     """Fit every variant: models, learning curves, and what they cost.
 
     Variants that cannot model the world have no model but a reason.

@@ -5,6 +5,7 @@ Built from the list in ``globals.yml``; imports no torch, so that listing pipeli
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 from kedro.pipeline import Node, Pipeline
@@ -14,6 +15,8 @@ from wm_pipelines.pipelines.binding import Bound
 from wm_pipelines.pipelines.combinations import Combinations, combinations
 from wm_pipelines.registry import tasks
 
+# One box of kedro viz for a task, in it one for each family: results are named by where they come from.
+warnings.filterwarnings("ignore", message=".*dataset names contain '.'.*")
 
 
 def bench(names: Iterable[str] | None = None) -> Pipeline:

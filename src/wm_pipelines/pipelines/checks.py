@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from wm_pipelines.errors import UserError, did_you_mean, validate
+from wm_pipelines.errors import UserError, did_you_mean, unknown_parameter, validate
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig, check_seeds
 from wm_pipelines.pipelines.combinations import Combinations, combinations, conf_source
 from wm_pipelines.registry import families, tasks
@@ -31,7 +31,7 @@ def check_parameters(parameters: Parameters, given: Parameters) -> None:
     known = (*_OWN, *worlds, *families.names(), *tasks.names(), *_runtime_names())
     for name in parameters:
         if name not in known:
-            raise UserError(f"unknown parameter '{name}'{did_you_mean(name, known)}")
+            raise UserError(unknown_parameter("", name, known, parameters[name]))
     for c in wanted.values():
         _check_task(c, parameters)
     for name in dict.fromkeys(world for c in wanted.values() for world in c.worlds):
@@ -67,17 +67,17 @@ def _check_family(name: str, entry: Any, worlds: list[str], given: Parameters) -
     for kind, known in (("worlds", worlds), ("tasks", tasks.names())):
         for key, settings in getattr(family, kind).items():
             if key not in known:
-                raise UserError(f"unknown parameter '{name}.{kind}.{key}'{did_you_mean(key, known)}")
+                raise UserError(unknown_parameter(f"{name}.{kind}", key, known, settings))
             for variant in settings.get("variants", {}) if isinstance(settings, Mapping) else ():
                 if variant not in family.variants:
-                    path = f"{name}.{kind}.{key}.variants.{variant}"
-                    raise UserError(f"unknown parameter '{path}'{did_you_mean(variant, list(family.variants))}")
+                    parents = f"{name}.{kind}.{key}.variants"
+                    raise UserError(unknown_parameter(parents, variant, list(family.variants)))
     own = given.get(name)
     new = own.get("variants", {}) if isinstance(own, Mapping) else {}
     for variant in new if isinstance(new, Mapping) else ():
         if dict(new[variant] or {}) == dict(family.variants[variant]):  # the command line alone says anything about it
             known = [v for v in family.variants if v != variant]
-            raise UserError(f"unknown parameter '{name}.variants.{variant}'{did_you_mean(variant, known)}")
+            raise UserError(unknown_parameter(f"{name}.variants", variant, known))
 
 
 def check_settings(parameters: Parameters, inputs: set[str]) -> None:
@@ -109,8 +109,8 @@ def check_family_settings(name: str, parameters: FamilyParameters, wanted: Mappi
     kind = families.get(name).Config
     for place, settings in parameters.places():
         for path in _unknown(kind, settings):
-            where = ".".join(part for part in (name, place, path) if part)
-            raise UserError(f"unknown parameter '{where}'{did_you_mean(path.split('.')[-1], _fields(kind, path))}")
+            *above, word = [part for part in (name, place, path) if part for part in part.split(".")]
+            raise UserError(unknown_parameter(".".join(above), word, _fields(kind, path)))
     for c in wanted.values():
         if name in c.families:
             for variant in parameters.variants:

@@ -1,4 +1,5 @@
-"""What runs: ``conf/<env>/globals.yml``, the one list that the registry, the catalog, ``dvc.yaml`` and the report read."""
+"""What runs: ``conf/<env>/globals.yml``, the one list that the registry, the catalog, ``dvc.yaml`` and the report
+read."""
 
 from __future__ import annotations
 
@@ -48,9 +49,7 @@ def combinations() -> dict[str, Combinations]:
         if not isinstance(entry, Mapping):
             raise UserError(f"{where}: expected worlds, families, seeds and learning, got {entry!r}")
         _check_keys(entry, _TASK_KEYS, f"{where}.")
-        found[name] = Combinations(
-            name, _names(entry, "worlds", where), _names(entry, "families", where)
-        )
+        found[name] = Combinations(name, _names(entry, "worlds", where), _names(entry, "families", where))
     return found
 
 

@@ -33,7 +33,9 @@ def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, A
     task: Task = tasks.get(facts["task"])()
     tables = [one["scores"] for one in results]
     if task.jury is not None:
-        tables += [_compared(task, world, results, collected) for world in dict.fromkeys(r["facts"]["world"] for r in results)]
+        tables += [
+            _compared(task, world, results, collected) for world in dict.fromkeys(r["facts"]["world"] for r in results)
+        ]
     scores = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
     data = {one["facts"]["world"]: one["facts"]["data_hash"] for one in results}
     return _ordered(scores), {"code": code_hash(task.name), "revision": git_revision(), "data": data}

@@ -77,4 +77,6 @@ def check_data(model: TrainedModel, train: Episodes, called: str) -> None:
 def _call_collapsed(judged: Judgement, called: str) -> None:
     collapsed = [row["seed"] for row in judged.rows if row["metric"] == "collapsed" and row["value"]]
     if collapsed:
-        logger.warning("%s COLLAPSED for seed(s) %s: its features hardly tell one input from another.", called, collapsed)
+        logger.warning(
+            "%s COLLAPSED for seed(s) %s: its features hardly tell one input from another.", called, collapsed
+        )

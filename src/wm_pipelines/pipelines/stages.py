@@ -1,6 +1,8 @@
-"""``dvc.yaml`` from the list in ``globals.yml`` and from the code's own imports: ``python -m wm_pipelines.pipelines.stages``.
+"""``dvc.yaml`` from the list in ``globals.yml`` and from the code's own imports: ``python -m
+wm_pipelines.pipelines.stages``.
 
-Five kinds of stages (ingest, fit, report, board, and per world or task what they need): one stage is one ``kedro run``. Each
+Five kinds of stages (ingest, fit, report, board, and per world or task what they need): one stage is one ``kedro
+run``. Each
 depends on what decides its result: its parameters, its data, and the source files that its modules import.
 With ``--behind`` it says instead which stages of ``dvc.lock`` were made by other code or parameters than there are now.
 """
@@ -38,7 +40,14 @@ def stages() -> dict[str, Any]:
         found[f"report_{c.task}"] = _report(c)
     found["board"] = _board(list(known))
     plots = [
-        {"data/08_reporting/summary.csv": {"x": "value", "y": "model", "template": "bar_horizontal", "title": "Results"}}
+        {
+            "data/08_reporting/summary.csv": {
+                "x": "value",
+                "y": "model",
+                "template": "bar_horizontal",
+                "title": "Results",
+            }
+        }
     ]
     return {"stages": found, "plots": plots}
 
@@ -56,16 +65,19 @@ def _ingestions(worlds: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for world in worlds:
         kinds.setdefault(_kind(world), []).append(world)
     for kind, own in kinds.items():
-        yield kind, {
-            "foreach": own,
-            "do": {
-                "desc": "Simulate or read one world into episodes.",
-                "cmd": "kedro run --pipeline=data_ingestion --namespaces=${item}",
-                "params": [{"conf/base/parameters_${item}.yml": ["${item}"]}],
-                "deps": _files(f"wm_pipelines.worlds.{kind}", "wm_pipelines.worlds.making"),
-                "outs": ["data/03_primary/${item}"],
+        yield (
+            kind,
+            {
+                "foreach": own,
+                "do": {
+                    "desc": "Simulate or read one world into episodes.",
+                    "cmd": "kedro run --pipeline=data_ingestion --namespaces=${item}",
+                    "params": [{"conf/base/parameters_${item}.yml": ["${item}"]}],
+                    "deps": _files(f"wm_pipelines.worlds.{kind}", "wm_pipelines.worlds.making"),
+                    "outs": ["data/03_primary/${item}"],
+                },
             },
-        }
+        )
 
 
 def _fit(c: Combinations, family: str) -> dict[str, Any]:
@@ -78,8 +90,7 @@ def _fit(c: Combinations, family: str) -> dict[str, Any]:
         "foreach": {world: {"laws": f"src/wm_pipelines/worlds/{_kind(world)}.py"} for world in c.worlds},
         "do": {
             "desc": "Train one family on one world with all seeds, and judge it on held-out episodes.",
-            "cmd": f"kedro run --pipeline={tasks.get(c.task).pipeline} "
-            f"--nodes={name}.train_{at},{name}.evaluate_{at}",
+            "cmd": f"kedro run --pipeline={tasks.get(c.task).pipeline} --nodes={name}.train_{at},{name}.evaluate_{at}",
             "params": [
                 {"conf/base/globals.yml": [f"tasks.{c.task}.seeds", f"tasks.{c.task}.learning"]},
                 {f"conf/base/parameters_{c.task}.yml": [c.task]},
@@ -167,7 +178,7 @@ def _changed(dependency: dict[str, Any]) -> bool:
     if path.is_dir():  # DVC hashes folders in a way of its own: told by the files' number and size
         files = [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
         return (len(files), sum(p.stat().st_size for p in files)) != (dependency["nfiles"], dependency["size"])
-    return not path.is_file() or hashlib.md5(path.read_bytes()).hexdigest() != dependency["md5"]  # noqa: S324
+    return not path.is_file() or hashlib.md5(path.read_bytes()).hexdigest() != dependency["md5"]
 
 
 def main(arguments: list[str]) -> None:

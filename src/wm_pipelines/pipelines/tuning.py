@@ -27,9 +27,7 @@ def create_pipeline() -> Pipeline:
     outputs = ["tuned_parameters", "tuning_trials", "tuning_summary"]
     inputs = ["parameters", "episodes_by_world", "study_storage"]
     node = Node(search, inputs=inputs, outputs=outputs, name="search", tags=["tuning"])
-    return Pipeline(
-        [node], namespace="tuning", inputs=set(inputs[1:]), outputs=set(outputs), parameters={"parameters"}
-    )
+    return Pipeline([node], namespace="tuning", inputs=set(inputs[1:]), outputs=set(outputs), parameters={"parameters"})
 
 
 def search(

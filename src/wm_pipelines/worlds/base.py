@@ -65,6 +65,9 @@ class World(ABC):
         world.entry = entry
         return world
 
+    def check(self) -> None:
+        """Refuse early what parameters alone do not show; here: nothing. Raises UserError."""
+
     def own_episodes(self, seed: int) -> dict[str, Episodes] | None:
         """Episodes by split where the world brings its own; None (here) where they are simulated.
 
