@@ -1,8 +1,7 @@
 """Episodes: what a world produced, the same for every kind of view; how they are written and read.
 
-On the disk one split is one Arrow IPC file, uncompressed: one row per episode, one column per view, so that reading
-is a
-memory map and not a copy. How a view becomes a column is the codec of its kind of space. Equal content gives equal
+On the disk one split is one Arrow IPC file, uncompressed: one row per episode, one column per view, so that reading is
+a memory map and not a copy. How a view becomes a column is the codec of its kind of space. Equal content gives equal
 bytes.
 """
 
@@ -55,9 +54,8 @@ def spaces_of(views: Mapping[str, Array]) -> dict[str, Space]:
 class Episodes:
     """``E`` episodes of one world; one split (train, validation, test …) is one `Episodes`.
 
-    ``episodes["states"]`` is the view ``[E, T+1, 2d]``; which views there are, and their shapes, is in `spec`:
-    ``times [E, T+1]`` in seconds, ``states`` (what an observer measured, may carry noise), ``derivatives`` (dz/dt
-    at the
+    ``episodes["states"]`` is the view ``[E, T+1, 2d]``; which views there are, and their shapes, is in `spec`: ``times
+    [E, T+1]`` in seconds, ``states`` (what an observer measured, may carry noise), ``derivatives`` (dz/dt at the
     noise-free state), ``actions [E, T, A]``, ``rewards [E, T]``, ``frames [E, T+1, H, W, C]`` uint8, ``labels [E]``,
     ``captions [E]`` … In all but the views per episode the second axis is time.
 

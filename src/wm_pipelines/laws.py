@@ -1,8 +1,7 @@
 """The laws of a world: what judges measure by. Never handed to a family that is trained.
 
 The oracle and the planner on the true model are given them; a family that declares to know a law (``energy``) reads
-that
-one law as a fact.
+that one law as a fact.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A Hamiltonian that is a sum of terms, Hamilton's equations, and their symplectic roll-out.
 
 What the families that learn an ``H`` have in common, however they fit it. Roll-outs are by Kahan & Li (1997) where
-``H`` is
-separable, by Gauss-Legendre collocation where it is not (Hairer, Lubich, Wanner, *Geometric Numerical Integration*,
-2006).
+``H`` is separable, by Gauss-Legendre collocation where it is not (Hairer, Lubich, Wanner, *Geometric Numerical
+Integration*, 2006).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Hamiltonian neural networks: a perceptron ``H(q, p)``, and ``dq/dt = dH/dp, dp/dt = -dH/dq``.
 
 Greydanus, Dzamba, Yosinski, NeurIPS 2019, eq. 3: the gradient of H is matched to derivatives of the data
-(`derivative`); or
-pairs of states ``(z_t, z_{t + dt})`` are matched through a symplectic step (`pairs`; Chen, Zhang, Arjovsky, Bottou,
-ICLR 2020).
+(`derivative`); or pairs of states ``(z_t, z_{t + dt})`` are matched through a symplectic step (`pairs`; Chen, Zhang,
+Arjovsky, Bottou, ICLR 2020).
 
 Beyond the papers: what is declared about H (separable, even, periodic, pairwise) can be built into it; inputs are
 standardised by the data; roll-outs are symplectic. Where the data have no derivatives, those of splines are matched.

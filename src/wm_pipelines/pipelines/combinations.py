@@ -1,5 +1,4 @@
-"""What runs: ``conf/<env>/globals.yml``, the one list that the registry, the catalog, ``dvc.yaml`` and the report
-read."""
+"""What runs: ``conf/<env>/globals.yml``, the list that the registry, the catalog and ``dvc.yaml`` read."""
 
 from __future__ import annotations
 

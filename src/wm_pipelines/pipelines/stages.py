@@ -1,10 +1,9 @@
-"""``dvc.yaml`` from the list in ``globals.yml`` and from the code's own imports: ``python -m
-wm_pipelines.pipelines.stages``.
+"""``dvc.yaml`` from ``globals.yml`` and the code's own imports: ``python -m wm_pipelines.pipelines.stages``.
 
 Five kinds of stages (ingest, fit, report, board, and per world or task what they need): one stage is one ``kedro
-run``. Each
-depends on what decides its result: its parameters, its data, and the source files that its modules import.
-With ``--behind`` it says instead which stages of ``dvc.lock`` were made by other code or parameters than there are now.
+run``. Each depends on what decides its result: its parameters, its data, and the source files that its modules import.
+With ``--behind`` it says instead which stages of ``dvc.lock`` were made by other code or parameters than there are
+now.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""A Hamiltonian by regression: random features and one least squares in Hamilton's equations; seconds instead of
-minutes.
+"""A Hamiltonian by regression: random features and one least squares in Hamilton's equations; in seconds.
 
 ``H`` is a sum of terms ``sum_m w_m psi(u_m(z))``. A term's inputs ``u_m`` say what is declared about ``H`` (nothing,
-separable,
-even, pairwise); ``psi`` is a linear combination of random tanh features and a few polynomials. Held-out episodes
-choose the
-features' slopes, the ridge, and between forms of H (`hypotheses`): ``T(p) + V(q)``, ``p A(q) p + V(q)``, any.
+separable, even, pairwise); ``psi`` is a linear combination of random tanh features and a few polynomials. Held-out
+episodes choose the features' slopes, the ridge, and between forms of H (`hypotheses`): ``T(p) + V(q)``, ``p A(q) p +
+V(q)``, any.
 
 Noisy states with clean derivatives (the data of Greydanus et al. 2019) are not a regression: the integral of the clean
 derivative gives each trajectory's shape exactly, its place only up to one constant. These offsets are estimated along

@@ -276,8 +276,9 @@ class MomentumGNN(Family):
 
     def _inertia(self) -> Tensor:
         """Moments of inertia, of the world where it knows them: ``[N]``, else ``m l^2`` with ``l`` learned."""
-        if "inertia" in self.spec.facts["attributes"]:
-            return torch.as_tensor(self.spec.facts["attributes"]["inertia"], dtype=self.mass.dtype, device=self.mass.device)
+        known = self.spec.facts["attributes"].get("inertia")
+        if known is not None:
+            return torch.as_tensor(known, dtype=self.mass.dtype, device=self.mass.device)
         gyration = torch.exp(self.log_gyration) if hasattr(self, "log_gyration") else torch.ones_like(self._length)
         return self.mass * (0.5 * gyration * self._length) ** 2
 
@@ -433,9 +434,7 @@ class MomentumGNN(Family):
             )
         near = distance if self.config.cutoff is None else distance[distance < self.config.cutoff]
         if near.numel() == 0:
-            raise UserError(
-                f"momentum_gnn: no pair of '{self.spec.name}' is closer than cutoff {self.config.cutoff} m"
-            )
+            raise UserError(f"momentum_gnn: no pair of '{self.spec.name}' is closer than cutoff {self.config.cutoff} m")
         table = couplings(self.attributes, complete_graph(q[:, :1]))
         self.coupling_scale.copy_(independent(table.reshape(-1, table.shape[-1])))
         self.inner.copy_(self._inner_length(rows))
