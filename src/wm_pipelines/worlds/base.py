@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,10 +20,14 @@ Array = Any  # numpy.ndarray or torch.Tensor
 Float = NDArray[np.float64]
 
 
-class WorldParameters(BaseModel):
-    """Base of every world's parameters (SI units). Unknown keys are an error."""
+class Settings(BaseModel):
+    """Base of what parameter files say of worlds: unknown keys and numbers that are not finite are errors."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class WorldParameters(Settings):
+    """Base of every world's parameters (SI units)."""
 
 
 class World(ABC):
@@ -65,7 +69,7 @@ class World(ABC):
         world.entry = entry
         return world
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 — most worlds have nothing to check
         """Refuse early what parameters alone do not show; here: nothing. Raises UserError."""
 
     def own_episodes(self, seed: int) -> dict[str, Episodes] | None:
@@ -144,6 +148,24 @@ def simulated(world: World) -> SimulatedWorld:
     if not isinstance(world, SimulatedWorld):
         raise UserError(f"world '{world.entry}' is known by its recordings alone; it cannot be simulated or drawn")
     return world
+
+
+def check_splits(names: Iterable[str], example: str) -> None:
+    """Refuse splits that are no file names, or without one to learn from or to be judged on.
+
+    Args:
+        names: of the splits. example: how a split to judge on is given, for the message.
+
+    Raises:
+        ValueError: says which name is missing or cannot be.
+    """
+    names = list(names)
+    if bad := [name for name in names if not name.isidentifier()]:
+        raise ValueError(f"splits: names become file names: letters, digits, underscore only, got {bad[0]!r}")
+    if "train" not in names:
+        raise ValueError(f"splits need at least 'train' and 'test', got {', '.join(names) or 'none'}")
+    if "test" not in names:
+        raise ValueError(f"splits: no split to judge on; give e.g. {example}")
 
 
 def stream(seed: int, split: str) -> list[int]:

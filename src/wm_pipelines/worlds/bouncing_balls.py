@@ -1,6 +1,6 @@
 """Hard discs in a square box: free flight, and elastic collisions with each other and with the walls.
 
-Event-driven: every collision happens at its own instant, between the rows too, so nothing is lost to a time step.
+Event-driven: every collision happens at its own time, between the rows too, so nothing is lost to a time step.
 Two discs that meet exchange the impulse ``J = -2 mu (v_ij . n) n`` along the line ``n`` between them, ``mu`` their
 reduced mass (Alder & Wainwright, J. Chem. Phys. 31, 459 (1959); here with a box instead of periodic images).
 """
@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.integrators import IntegrationError
 from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import captions, register
-from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
+from wm_pipelines.worlds.base import Array, Float, Settings, SimulatedWorld, WorldParameters
 from wm_pipelines.worlds.initial import Given, require_entries
 from wm_pipelines.worlds.particles import like
 from wm_pipelines.worlds.quantities import Quantity
@@ -33,10 +33,8 @@ _DRAWS = 1000  # of one start state, until the box counts as too full
 _EVENTS = 10_000  # collisions of one episode between two rows, at most
 
 
-class Scattered(BaseModel):
+class Scattered(Settings):
     """Discs anywhere in the box but not on each other, directions uniform, speeds uniform in an interval."""
-
-    model_config = ConfigDict(extra="forbid")
 
     law: Literal["scattered"] = "scattered"
     speed: tuple[Speed, Speed] = (1.0, 2.0)
@@ -208,7 +206,7 @@ class BouncingBalls(SimulatedWorld):
     def _waits(self, q: Float, p: Float) -> Float:
         """Seconds until every possible event ``[E, 2 N + pairs]``: each ball at a wall per axis, then each pair.
 
-        Infinite where two things do not approach each other; zero, never less, where rounding left them in contact.
+        Infinite where two do not approach each other; zero, never less, where rounding left them in contact.
         """
         v = p / self.masses[:, None]
         room = (0.5 * self.side - self.radii)[:, None]
@@ -257,7 +255,7 @@ class BouncingBalls(SimulatedWorld):
         """Elastic collisions."""
         return Laws(energy=self.energy, simulate=self.simulate)
 
-    # -- pictures and words
+    # -- images and words
 
     def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
         """The box from wall to wall, every ball in a colour of its own."""

@@ -1,4 +1,4 @@
-"""Impossible futures: episodes that obey the law until an instant in their middle, break it there, and obey it again.
+"""Impossible futures: episodes that obey the law until a row in their middle, break it there, and obey it again.
 
 A model that has understood a world is surprised by them (violation of expectation; Riochet et al., IntPhys 2018).
 
@@ -7,7 +7,8 @@ A model that has understood a world is surprised by them (violation of expectati
 - ``pass_through``: bodies go through each other instead of colliding; only episodes where that shows are kept.
 
 A world needs no code of its own for the first two: its facts say which coordinates are angles and which belong to
-one particle. What is inside the world is asked of `SimulatedWorld.allowed`, bodies that ignore each other of `SimulatedWorld.ghostly`.
+one particle. `SimulatedWorld.allowed` says what is inside the world, `SimulatedWorld.ghostly` gives bodies that ignore
+each other.
 """
 
 from __future__ import annotations
@@ -17,26 +18,23 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.base import Float, SimulatedWorld
+from wm_pipelines.worlds.base import Float, Settings, SimulatedWorld
 
 Rows = NDArray[np.intp]
 _ROUNDS = 200  # of draws, until something counts as impossible to draw
 _DEFAULT = {"teleport": 0.5, "energy_jump": 2.0}
 
 
-class Impossible(BaseModel):
+class Impossible(Settings):
     """How the episodes of a split break the law."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: Literal["teleport", "energy_jump", "pass_through"]
     amount: float | None = Field(
         None,
         gt=0,
-        allow_inf_nan=False,
         description="teleport: the jump, as a share of the range of positions, of half a turn for an angle (0.5); "
         "energy_jump: the energy after over before (2)",
     )
@@ -114,7 +112,8 @@ def teleported(world: SimulatedWorld, z: Float, lawful: Float, amount: float, rn
     """One body of every episode moved, its momentum kept, to where bodies of this world are found.
 
     A body is a particle, or a generalised coordinate. It moves ``amount`` times the range of all lawful positions in a
-    random direction, an angle by ``amount * pi``; it stays inside that range and inside what `SimulatedWorld.allowed` says.
+    random direction, an angle by ``amount * pi``; it stays inside that range and where it is
+    `allowed`.
 
     Args:
         world: the world.
@@ -142,7 +141,7 @@ def teleported(world: SimulatedWorld, z: Float, lawful: Float, amount: float, rn
         jump = distance[body, None] * way / np.linalg.norm(way, axis=-1, keepdims=True)
         trial = z[pending].copy()
         trial[np.arange(pending.size)[:, None], space * body[:, None] + np.arange(space)] += jump
-        inside = ((trial[:, : dof] >= low) & (trial[:, : dof] <= high)).all(axis=-1)
+        inside = ((trial[:, :dof] >= low) & (trial[:, :dof] <= high)).all(axis=-1)
         good = inside & world.allowed(trial)
         moved[pending[good]] = trial[good]
         pending = pending[~good]

@@ -6,10 +6,10 @@ import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.base import Float
+from wm_pipelines.worlds.base import Float, Settings
 from wm_pipelines.worlds.quantities import Quantity
 
 
@@ -27,11 +27,7 @@ LengthRange = Annotated[
 ]
 
 
-class _Law(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Annulus(_Law):
+class Annulus(Settings):
     """(q, p) at a radius uniform in an interval; for one degree of freedom.
 
     The direction is that of a point uniform in a square (as in Greydanus et al. 2019, who normalise such a point) or in
@@ -47,7 +43,7 @@ class Annulus(_Law):
         return directions(rng, episodes, self.direction) * rng.uniform(*self.radius, (episodes, 1))
 
 
-class Quadrants(_Law):
+class Quadrants(Settings):
     """Every entry of the state uniform in ``±(inner, outer)``: a square without the cross around its axes."""
 
     law: Literal["quadrants"]
@@ -59,7 +55,7 @@ class Quadrants(_Law):
         return sign * rng.uniform(*self.size, (episodes, entries))
 
 
-class Box(_Law):
+class Box(Settings):
     """Coordinates uniform in ``±q``, momenta uniform in ``±p``, each entry alone."""
 
     law: Literal["box"]
@@ -80,7 +76,7 @@ class Box(_Law):
         return rng.uniform(-half, half, (episodes, half.size))
 
 
-class Given(_Law):
+class Given(Settings):
     """Listed start states; the first episodes of the list are taken."""
 
     law: Literal["given"]
@@ -104,7 +100,7 @@ class Given(_Law):
         return np.array(self.states[:episodes], dtype=np.float64)
 
 
-class NearCircular(_Law):
+class NearCircular(Settings):
     """Bodies on circles around their centre of mass, their velocities disturbed by ``noise`` (relative).
 
     Attributes:
@@ -120,7 +116,7 @@ class NearCircular(_Law):
     positions: Literal["circle", "square"] = "circle"
 
 
-class Lattice(_Law):
+class Lattice(Settings):
     """Bodies on the sites of a square (cubic) lattice nearest its centre, displaced at random, rotated, and set moving.
 
     Attributes:
@@ -138,7 +134,7 @@ class Lattice(_Law):
     heat: Annotated[float, Field(ge=0)] = 0.1
 
 
-def _without_leftovers(*laws: type[_Law]) -> BeforeValidator:
+def _without_leftovers(*laws: type[Settings]) -> BeforeValidator:
     """Drop what another law left behind: an overlay that chooses a law is merged key by key into the law underneath."""
     fields = {law.model_fields["law"].annotation.__args__[0]: set(law.model_fields) for law in laws}  # type: ignore[union-attr]
     known = set().union(*fields.values())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
@@ -14,7 +14,7 @@ from wm_pipelines.errors import UserError, validate
 from wm_pipelines.integrators import IntegrationError
 from wm_pipelines.mappings import deep_merge
 from wm_pipelines.registry import worlds
-from wm_pipelines.worlds.base import SimulatedWorld, World, simulated, stream
+from wm_pipelines.worlds.base import Settings, SimulatedWorld, World, check_splits, simulated, stream
 from wm_pipelines.worlds.impossible import Impossible, simulate_impossible
 from wm_pipelines.worlds.quantities import Seconds
 
@@ -81,48 +81,37 @@ def generate(
 # ---------------------------------------------------------------- from parameters
 
 
-class SplitConfig(BaseModel):
+class SplitConfig(Settings):
     """One split of a simulated world; what is set here goes before the world's own setting."""
-
-    model_config = ConfigDict(extra="forbid")
 
     episodes: int = Field(ge=1)
     steps: int = Field(ge=1, description="T; an episode has T + 1 rows")
     step: Seconds | None = None
-    noise: float | None = Field(None, ge=0, allow_inf_nan=False)
+    noise: float | None = Field(None, ge=0)
     derivative: bool | None = None
     frame_size: int | None = Field(None, ge=8)
     impossible: Impossible | None = Field(None, description="break the law once per episode; for tests of surprise")
     parameters: dict[str, Any] = Field(default_factory=dict, description="merged into the world's parameters")
 
 
-class WorldConfig(BaseModel):
+class WorldConfig(Settings):
     """One entry of the parameter files: which world, with which laws, how many episodes of which length."""
-
-    model_config = ConfigDict(extra="forbid")
 
     world: str
     parameters: dict[str, Any] = Field(default_factory=dict)
     step: Seconds | None = Field(None, description="time between rows")
     seed: int = Field(0, ge=0)
-    noise: float = Field(0.0, ge=0, allow_inf_nan=False, description="standard deviation on the state")
+    noise: float = Field(0.0, ge=0, description="standard deviation on the state")
     derivative: bool = True
     frame_size: int | None = Field(None, ge=8, description="pixels; null for no frames")
     captions: bool = False
     paper_files: str | None = Field(None, description="folder of the HNN paper's files to read instead of simulating")
     splits: dict[str, SplitConfig] = Field(default_factory=dict, description="empty: the world brings its own episodes")
 
-    @field_validator("splits")
-    @classmethod
-    def _named(cls, splits: dict[str, SplitConfig]) -> dict[str, SplitConfig]:
-        if bad := [name for name in splits if not name.isidentifier()]:
-            raise ValueError(f"names of splits become file names: letters, digits, underscore only, got {bad}")
-        return splits
-
     @model_validator(mode="after")
     def _complete(self) -> WorldConfig:
-        if self.splits and "train" not in self.splits:
-            raise ValueError(f"splits need at least 'train', got {', '.join(sorted(self.splits))}")
+        if self.splits:
+            check_splits(self.splits, "test: {episodes: 20, steps: 100}")
         if self.splits and self.step is None and any(split.step is None for split in self.splits.values()):
             raise ValueError("step is missing; give the seconds between rows")
         return self

@@ -81,7 +81,7 @@ class MassSpring(SimulatedWorld):
         return Laws(energy=self.energy, simulate=self.simulate, dynamics=self.dynamics)
 
     def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
-        """The mass slides to the right of a wall; the picture is four of the largest amplitudes wide."""
+        """The mass slides to the right of a wall; the image is four of the largest amplitudes wide."""
         return render_batched(z, size, self._draw, half_width=2.0 * self._reach)
 
     @cached_property

@@ -30,13 +30,13 @@ class MnistParameters(WorldParameters):
 
     source: str = Field("sample", description="`sample` (bundled), or folder or URL of the four IDX files")
     verify: bool = Field(True, description="compare with the published MD5s; false for other data in this form")
-    train: int | None = Field(None, ge=1, description="training pictures; null: all that validation leaves")
-    validation: int = Field(1000, ge=1, description="pictures set apart from the training files")
-    test: int | None = Field(None, ge=1, description="test pictures; null: all")
+    train: int | None = Field(None, ge=1, description="training images; null: all that validation leaves")
+    validation: int = Field(1000, ge=1, description="images set apart from the training files")
+    test: int | None = Field(None, ge=1, description="test images; null: all")
 
 
 def read_digits(source: str, half: Half, verify: bool = True) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
-    """Pictures ``[N, H, W]``, their labels ``[N]`` and the folder or URL that they came from.
+    """Images ``[N, H, W]``, their labels ``[N]`` and the folder or URL that they came from.
 
     Raises:
         UserError: a file is missing, damaged, or not the published one.
@@ -45,7 +45,7 @@ def read_digits(source: str, half: Half, verify: bool = True) -> tuple[NDArray[n
     images, labels = (read_idx(place, FILES[half][kind], md5) for kind in ("images", "labels"))
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise UserError(
-            f"'{place}', {half}: pictures {list(images.shape)} and labels {list(labels.shape)} do not fit each other"
+            f"'{place}', {half}: images {list(images.shape)} and labels {list(labels.shape)} do not fit each other"
         )
     return images, labels.astype(np.int64), place
 
@@ -58,7 +58,7 @@ def chosen(seed: int, what: str, available: int, counts: list[int | None]) -> li
     """
     wanted = [available - sum(c or 0 for c in counts) if count is None else count for count in counts]
     if sum(wanted) > available or min(wanted) < 1:
-        raise UserError(f"{sum(max(w, 1) for w in wanted)} {what} pictures are asked for, there are {available}")
+        raise UserError(f"{sum(max(w, 1) for w in wanted)} {what} images are asked for, there are {available}")
     order = np.random.default_rng(stream(seed, what)).permutation(available)
     ends = np.cumsum(wanted)
     return [np.sort(order[end - count : end]) for end, count in zip(ends, wanted, strict=True)]
@@ -66,7 +66,7 @@ def chosen(seed: int, what: str, available: int, counts: list[int | None]) -> li
 
 @register
 class Mnist(World):
-    """Single pictures with labels: frames ``[E, 1, 28, 28, 1]``, no state."""
+    """Single images with labels: frames ``[E, 1, 28, 28, 1]``, no state."""
 
     name = "mnist"
     Parameters = MnistParameters
@@ -90,6 +90,8 @@ class Mnist(World):
             "generator": __version__,
         }
         return {
-            name: self.episodes({"frames": images[:, None, :, :, None], "labels": labels}, 1.0, {**facts, "split": name})
-            for name, (images, labels) in parts.items()
+            split: self.episodes(
+                {"frames": frames[:, None, :, :, None], "labels": labels}, 1.0, facts | {"split": split}
+            )
+            for split, (frames, labels) in parts.items()
         }

@@ -1,4 +1,4 @@
-"""Moving MNIST: two handwritten digits cross a 64 × 64 picture and turn back at its edges (Srivastava et al. 2015).
+"""Moving MNIST: two handwritten digits cross a 64 × 64 image and turn back at its edges (Srivastava et al. 2015).
 
 The generator is the usual one: a digit's corner moves in the unit square by 0.1 per frame in a fixed direction; beyond
 an edge it is put onto the edge and its velocity reversed there. The square is scaled to the 36 × 36 pixels that corners
@@ -52,7 +52,7 @@ class MovingMnistParameters(WorldParameters):
 
 @register
 class MovingMnist(SimulatedWorld):
-    """State ``(q_1 … q_N, p_1 … p_N)`` per digit ``(x, y)``: place of the corner in the unit square and its velocity.
+    """State ``(q_1 … q_N, p_1 … p_N)`` per digit ``(x, y)``: the corner's position in the unit square and its velocity.
 
     y points down; time is counted in frames; every digit has mass 1.
     """
@@ -103,7 +103,7 @@ class MovingMnist(SimulatedWorld):
         """Straight motion between the edges."""
         return Laws(energy=self.energy, simulate=self.simulate)
 
-    # -- the pictures
+    # -- the images
 
     def own_episodes(self, seed: int) -> dict[str, Episodes]:
         """Train, validation and test; digits of one split are in no other.
@@ -114,11 +114,7 @@ class MovingMnist(SimulatedWorld):
         s = self.settings
         images, _, place = read_digits(s.source, "train", s.verify)
         validation, train = chosen(seed, "training", len(images), [round(_HELD_OUT * len(images)), None])
-        facts = {
-            "source": place,
-            "seed": seed,
-            "generator": __version__,
-        }
+        facts = {"source": place, "seed": seed, "generator": __version__}
         parts = {"train": (images[train], s.train), "validation": (images[validation], s.validation)}
         if s.test_file is None and s.test is not None:
             parts["test"] = (read_digits(s.source, "test", s.verify)[0], s.test)
@@ -194,7 +190,7 @@ def _read_sequences(path: str, md5: str | None) -> NDArray[np.uint8]:
             if found != md5:
                 raise UserError(f"'{path}': wrong checksum (MD5 {found}, expected {md5}); get the file again")
     except FileNotFoundError:
-        raise UserError(f"no '{path}'; give the place of mnist_test_seq.npy, or no test_file") from None
+        raise UserError(f"no '{path}'; give the path of mnist_test_seq.npy, or no test_file") from None
     except (OSError, ValueError, EOFError) as error:
         if isinstance(error, UserError):
             raise

@@ -6,10 +6,10 @@ import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from wm_pipelines.worlds import captions, register
-from wm_pipelines.worlds.base import Float, WorldParameters
+from wm_pipelines.worlds.base import Float, Settings, WorldParameters
 from wm_pipelines.worlds.initial import Given, Lattice, LatticeLaw, require_entries
 from wm_pipelines.worlds.particles import FEW, InverseDistance, PairLaw, ParticleWorld, Springs
 from wm_pipelines.worlds.quantities import Quantity
@@ -19,10 +19,8 @@ Mass = Annotated[float, Quantity("kg"), Field(gt=0)]
 Charge = Annotated[float, Quantity("C")]
 
 
-class MassRange(BaseModel):
+class MassRange(Settings):
     """Masses drawn once per world, uniform between ``low`` and ``high``; ``seed`` says which draw."""
-
-    model_config = ConfigDict(extra="forbid")
 
     low: Mass
     high: Mass

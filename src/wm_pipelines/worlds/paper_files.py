@@ -41,21 +41,20 @@ def read_paper_files(folder: str | Path, world: World) -> dict[str, Episodes]:
     name, rows, end = _SYSTEMS[world.name]
     data, judged = _load(Path(folder) / f"{name}_seed0.npz"), _load(Path(folder) / f"eval_{name}.npz")
     time = np.linspace(0.0, end, rows)
-    bodies = {"2body": 2, "3body": 3}.get(name)
+    bodies = {"2body": 2, "3body": 3}.get(name, 0)
+    x, dx = ("coords", "dcoords") if bodies else ("x", "dx")
     try:
-        if bodies is None:
-            train = _episodes(world, data["x"], data["dx"], time)
-            validation = _episodes(world, data["test_x"], data["test_dx"], time)
-            references = {split: judged[f"ref_{split}"] for split in ("B", "C")}
-        else:
-            train = _episodes(world, _by_body(data["coords"], bodies), _by_body(data["dcoords"], bodies), time)
-            validation = _episodes(world, _by_body(data["test_coords"], bodies), _by_body(data["test_dcoords"], bodies), time)
+        splits = {
+            split: _episodes(world, _by_body(data[prefix + x], bodies), _by_body(data[prefix + dx], bodies), time)
+            for split, prefix in (("train", ""), ("validation", "test_"))
+        }
+        if bodies:
             references = {"test": _phase_space(judged["ref_DOP853_1e13"])}
-        moments = judged["t"]
+        else:
+            references = {split: judged[f"ref_{split}"] for split in ("B", "C")}
+        return splits | {split: _episodes(world, z, None, judged["t"]) for split, z in references.items()}
     except KeyError as missing:
         raise UserError(f"the paper's files of '{name}' in '{folder}' lack the array {missing}") from None
-    splits = {"train": train, "validation": validation}
-    return splits | {split: _episodes(world, reference, None, moments) for split, reference in references.items()}
 
 
 def _load(path: Path) -> dict[str, Float]:
@@ -81,7 +80,9 @@ def _episodes(world: World, state: Float, derivative: Float | None, time: Float)
 
 
 def _by_body(columns: Float, bodies: int) -> Float:
-    """Columns ``qx1 … qy1 … px1 … py1 …`` to ``(x1, y1, x2, y2, …)`` of positions, then of momenta."""
+    """Columns ``qx1 … qy1 … px1 … py1 …`` to ``(x1, y1, x2, y2, …)`` of positions, then of momenta; 0 bodies: none."""
+    if not bodies:
+        return columns
     grid = columns.reshape(-1, 2, 2, bodies)
     return np.swapaxes(grid, -1, -2).reshape(columns.shape)
 

@@ -318,7 +318,7 @@ class ParticleWorld(SimulatedWorld):
         """``1 / largest Lyapunov exponent`` in seconds, where it was computed."""
         return None
 
-    # -- pictures
+    # -- images
 
     @cached_property
     def reach(self) -> float:

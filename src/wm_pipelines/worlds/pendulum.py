@@ -143,7 +143,7 @@ class Pendulum(SimulatedWorld):
         return Laws(energy=self.energy, simulate=self.simulate, dynamics=self.dynamics)
 
     def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
-        """The pivot in the middle, the rod as long as a third of the picture."""
+        """The pivot in the middle, the rod as long as a third of the image."""
         return render_batched(z, size, self._draw, half_width=1.5 * self.length)
 
     def _draw(self, canvas: Canvas, z: Float) -> None:

@@ -49,13 +49,13 @@ class Canvas:
         frames: how many.
         size: pixels along a side.
         half_width: half of what the camera sees, in metres.
-        centre: the point in the middle of the picture.
+        centre: the point in the middle of the image.
     """
 
     def __init__(self, frames: int, size: int, half_width: float, centre: tuple[float, float] = (0.0, 0.0)) -> None:
         self.size, self.pixel = size, 2.0 * half_width / size
         self._left, self._top = centre[0] - half_width, centre[1] + half_width
-        # A margin around the picture takes what is drawn over its edge: discs up to half the picture wide.
+        # A margin around the image takes what is drawn over its edge: discs up to half the image wide.
         self._margin = size // 2 + 8
         side = size + 2 * self._margin
         self._image = np.empty((frames, side, side, 3), dtype=np.float32)
@@ -117,16 +117,16 @@ class Canvas:
         self._paint(where, near - 0.5 * width, fill)
 
     def _span(self, low: Float, high: Float) -> NDArray[np.intp]:
-        """The rows (or columns) of the picture between two distances from its edge."""
+        """The rows (or columns) of the image between two distances from its edge."""
         edges = np.clip([low.min() / self.pixel - 1.0, high.max() / self.pixel + 1.0], 0, self.size)
         return np.arange(int(edges[0]), int(edges[1]))
 
     def _spot(self, centre: Float, radius: float, fill: Colour) -> None:
-        """Paint a disc into the patch of pixels around it, whose place differs from frame to frame."""
+        """Paint a disc into the patch of pixels around it, whose position differs from frame to frame."""
         patch = 2 * math.ceil(radius / self.pixel) + 3
         if patch > self._margin:
-            raise ValueError(f"a disc of radius {radius:g} m is wider than half of the picture")
-        column = (centre[:, 0] - self._left) / self.pixel - 0.5 + self._margin  # in pixels of the margined picture
+            raise ValueError(f"a disc of radius {radius:g} m is wider than half of the image")
+        column = (centre[:, 0] - self._left) / self.pixel - 0.5 + self._margin  # in pixels of the margined image
         row = (self._top - centre[:, 1]) / self.pixel - 0.5 + self._margin
         last = self.size + 2 * self._margin - patch
         corner = [

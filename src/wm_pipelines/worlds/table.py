@@ -25,7 +25,7 @@ from wm_pipelines.formulas import FUNCTIONS, Formula
 from wm_pipelines.integrators import hamiltonian_field
 from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import register
-from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters, stream
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters, check_splits, stream
 from wm_pipelines.worlds.captions import listing, number
 from wm_pipelines.worlds.quantities import Amount, Seconds, dimension, kind, to_base_units
 from wm_pipelines.worlds.simulation import simulate_adaptive
@@ -145,8 +145,7 @@ class TableParameters(WorldParameters):
 
 
 def _check_splits(splits: Mapping[str, Any]) -> None:
-    if "train" not in splits:
-        raise ValueError("splits need at least 'train'")
+    check_splits(splits, "test: 0.3")
     if all(isinstance(s, list) and s for s in splits.values()):
         named = [str(episode) for split in splits.values() for episode in split]
         if len(set(named)) < len(named):
@@ -267,7 +266,7 @@ class Table(SimulatedWorld):
         }
 
     def _bounds(self, count: int, smallest: int, of: str) -> dict[str, tuple[int, int]]:
-        """First and last-plus-one of every split among ``count`` things, in the order of the splits."""
+        """First and last-plus-one of every split among ``count`` of them, in the order of the splits."""
         splits = self.parameters.splits
         ends = [0, *np.rint(np.cumsum(list(splits.values())) * count).astype(int).tolist()]
         bounds = dict(zip(splits, pairwise(ends), strict=True))

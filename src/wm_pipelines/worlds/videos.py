@@ -16,7 +16,7 @@ from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds import register
-from wm_pipelines.worlds.base import World, WorldParameters, stream
+from wm_pipelines.worlds.base import World, WorldParameters, check_splits, stream
 from wm_pipelines.worlds.trajectories import project_path
 from wm_pipelines.worlds.video_files import Clips, Cut, Listed, UnusableVideoError, label_numbers, read_clips, read_list
 
@@ -31,7 +31,7 @@ class VideosParameters(WorldParameters):
     size: int = Field(64, ge=8, description="pixels along a side: shorter side scaled, centre cut out")
     frames: int = Field(16, ge=2, description="of a clip")
     stride: int = Field(1, ge=1, description="every how many-th frame is taken")
-    fps: float | None = Field(None, gt=0, allow_inf_nan=False, description="frames per second taken; null: all")
+    fps: float | None = Field(None, gt=0, description="frames per second taken; null: all")
     clips_per_video: int = Field(1, ge=1, description="at most, evenly spread over the video")
     grey: bool = False
     splits: dict[str, float] = Field(
@@ -41,9 +41,10 @@ class VideosParameters(WorldParameters):
 
     @model_validator(mode="after")
     def _splits_fit(self) -> VideosParameters:
-        names = self.splits if isinstance(self.path, str) else self.path
-        if "train" not in names:
-            raise ValueError("splits need at least 'train'")
+        if isinstance(self.path, str):
+            check_splits(self.splits, "test: 0.3")
+        else:
+            check_splits(self.path, "path: {train: …, test: test.csv}")
         if isinstance(self.path, str) and not all(0.0 < share <= 1.0 for share in self.splits.values()):
             raise ValueError("splits: give shares between 0 and 1")
         if isinstance(self.path, str) and sum(self.splits.values()) > 1.0 + 1e-9:
