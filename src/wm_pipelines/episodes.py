@@ -229,7 +229,8 @@ def write(path: str | Path, episodes: Episodes) -> None:
         episodes.check_finite()
     except ValueError as error:
         raise UserError(f"episodes for '{path}' not written: {error}") from None
-    columns = {name: codec_of(episodes.spec.views[name]).to_arrow(view) for name, view in episodes.views.items()}
+    views = sorted(episodes.views.items())
+    columns = {name: codec_of(episodes.spec.views[name]).to_arrow(view) for name, view in views}
     header = {
         "format": _FORMAT,
         "version": _VERSION,
