@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from wm_pipelines.errors import UserError, validate
-from wm_pipelines.fields import Condition, FieldSystem, Symbols
-from wm_pipelines.worlds import world_names
-from wm_pipelines.worlds.fields import _REGISTERED, field_world_names, get_field_world, register
-from wm_pipelines.worlds.fields.base import FieldParameters, FieldWorld
-from wm_pipelines.worlds.fields.data import FieldConfig, build_field_system, content_hash, ingest_field
+from wm_pipelines import episodes as storage
+from wm_pipelines.equations import Condition, Equation, Problem
+from wm_pipelines.errors import UserError
+from wm_pipelines.laws import laws_of
+from wm_pipelines.registry import worlds
+from wm_pipelines.worlds import register
+from wm_pipelines.worlds.parts.fields import FieldParameters, FieldWorld
 
 WORLDS = {
     "heat_1d": {},
@@ -22,28 +23,31 @@ WORLDS = {
 }
 
 
+SMALL = {"interior": 64, "boundary": 32, "initial": 16, "validation": 32}
+
+
 def world(name, **changes):
-    kind = get_field_world(name if name in ("heat_1d", "burgers_1d") else "navier_stokes_2d")
-    return kind(kind.Parameters(**{**WORLDS[name], **changes}))
+    kind = worlds.get(name if name in ("heat_1d", "burgers_1d") else "navier_stokes_2d")
+    return kind.restored({"parameters": {"points": SMALL, **WORLDS[name], **changes}}, name)
 
 
-def config(name, **changes):
-    kind = name if name in ("heat_1d", "burgers_1d") else "navier_stokes_2d"
-    small = {"interior": 64, "boundary": 32, "initial": 16, "validation": 32}
-    return FieldConfig(**{"world": kind, "parameters": WORLDS[name], "points": small, **changes})
+def views_of(name, seed=0, **changes):
+    """All views of all splits of the only episode, without their leading axis."""
+    episodes = world(name, **changes).own_episodes(seed)
+    return {view: array[0] for split in episodes.values() for view, array in split.views.items()}
 
 
-def points_inside(system, count, seed=0, margin=0.1):
-    low, high = np.array([system.domain[c] for c in system.coordinates]).T
+def points_inside(problem, count, seed=0, margin=0.1):
+    low, high = np.array([problem.domain[c] for c in problem.coordinates]).T
     unit = margin + (1 - 2 * margin) * np.random.default_rng(seed).random((count, len(low)))
     return low + (high - low) * unit
 
 
-def symbols_by_differences(system, points, names, step=2e-3):
+def symbols_by_differences(flow, points, names, step=2e-3):
     """Central differences of the reference, orders zero to two: ``{symbol: [N]}``."""
-    values = {}
+    values, problem = {}, flow.problem()
     for symbol in names:
-        field, orders = system.derivative(symbol)
+        field, orders = problem.derivative(symbol)
         stencil = {(0,) * points.shape[1]: 1.0}
         for axis, order in enumerate(orders):
             for _ in range(order):
@@ -53,54 +57,54 @@ def symbols_by_differences(system, points, names, step=2e-3):
                         moved = tuple(s + sign * (i == axis) for i, s in enumerate(shift))
                         widened[moved] = widened.get(moved, 0.0) + sign * weight / (2 * step)
                 stencil = widened
-        values[symbol] = sum(w * system.reference(points + step * np.array(s))[:, field] for s, w in stencil.items())
+        values[symbol] = sum(w * flow.reference(points + step * np.array(s))[:, field] for s, w in stencil.items())
     return values
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_reference_obeys_every_equation(name):
-    system = world(name).system()
-    points = points_inside(system, 50)
-    known = {n: c.value for n, c in system.coefficients.items()}
-    for equation in system.equations.values():
-        values = symbols_by_differences(system, points, system.symbols_of(equation))
-        residual = equation(system.namespace(points, values, known))
+    flow, problem = world(name), world(name).problem()
+    points = points_inside(problem, 50)
+    known = {n: c.value for n, c in problem.coefficients.items()}
+    for equation in problem.equations.values():
+        values = symbols_by_differences(flow, points, problem.symbols_of(equation))
+        residual = equation(problem.namespace(points, values, known))
         size = max(np.abs(v).max() for v in values.values())
         assert np.abs(residual).max() < 1e-4 * size
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_reference_meets_every_condition(name):
-    system = world(name).system()
-    data = ingest_field(config(name))
-    for number, condition in enumerate(system.conditions):
+    flow, data = world(name), views_of(name)
+    problem = flow.problem()
+    for number, condition in enumerate(problem.conditions):
         mine = data["condition_index"] == number
         assert mine.any()
         points, values = data["condition_points"][mine], data["condition_values"][mine]
-        reached = system.reference(points)[:, system.derivative(condition.symbol)[0]]
+        reached = flow.reference(points)[:, problem.derivative(condition.symbol)[0]]
         np.testing.assert_allclose(reached, values, atol=1e-9)
         for coordinate, value in condition.at.items():
-            assert (points[:, system.coordinates.index(coordinate)] == value).all()
+            assert (points[:, problem.coordinates.index(coordinate)] == value).all()
 
 
 @pytest.mark.parametrize("name", ["heat_1d", "burgers_1d", "taylor_green"])
 def test_contents_change_by_what_is_produced(name):
     """d/dt of the integral of a density equals the integral of its production, along the reference."""
-    system = world(name).system()
-    known = {n: c.value for n, c in system.coefficients.items()}
-    axes = [np.linspace(*system.domain[c], 81) for c in system.coordinates if c != system.time]
+    flow, problem = world(name), world(name).problem()
+    known = {n: c.value for n, c in problem.coefficients.items()}
+    axes = [np.linspace(*problem.domain[c], 81) for c in problem.coordinates if c != problem.time]
     space = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], 1)
-    duration = system.domain["t"][1]
+    duration = problem.domain["t"][1]
 
     def integral(density, t):
         points = np.concatenate([space, np.full((len(space), 1), t)], 1)
-        values = symbols_by_differences(system, points, system.symbols_of(density))
-        values = density(system.namespace(points, values, known)).reshape([len(a) for a in axes])
+        values = symbols_by_differences(flow, points, problem.symbols_of(density))
+        values = density(problem.namespace(points, values, known)).reshape([len(a) for a in axes])
         for axis in reversed(axes):
             values = np.trapezoid(values, axis, axis=-1)
         return values
 
-    for balance in system.balances.values():
+    for balance in flow.balances().values():
         t, h = 0.5 * duration, 0.01 * duration
         change = (integral(balance.density, t + h) - integral(balance.density, t - h)) / (2 * h)
         assert change == pytest.approx(integral(balance.production, t), rel=5e-3)
@@ -108,11 +112,11 @@ def test_contents_change_by_what_is_produced(name):
 
 
 def test_kovasznay_does_no_net_work_at_any_point():
-    system = world("kovasznay").system()
-    points = points_inside(system, 30)
-    production = system.balances["energy"].production
-    values = symbols_by_differences(system, points, system.symbols_of(production))
-    power = production(system.namespace(points, values, {"nu": system.coefficients["nu"].value}))
+    flow, problem = world("kovasznay"), world("kovasznay").problem()
+    points = points_inside(problem, 30)
+    production = flow.balances()["energy"].production
+    values = symbols_by_differences(flow, points, problem.symbols_of(production))
+    power = production(problem.namespace(points, values, {"nu": problem.coefficients["nu"].value}))
     assert np.abs(power).max() < 1e-3
 
 
@@ -160,7 +164,7 @@ def test_cole_and_hopf_agree_with_a_pseudo_spectral_solution():
 def test_heat_is_linear_and_relaxes_between_its_ends(left, right, a, b, k, diffusivity):
     initial = f"({left}) + ({right - left})*x/L + ({a})*sin(pi*x/L) + ({b})*sin({k}*pi*x/L)"
     rod = world("heat_1d", initial=initial, ends=[left, right], diffusivity=diffusivity, length=2.0, modes=32)
-    points = points_inside(rod.system(), 20)
+    points = points_inside(rod.problem(), 20)
     x, t = points.T
     decay = [np.exp(-diffusivity * (n * np.pi / 2) ** 2 * t) * np.sin(n * np.pi * x / 2) for n in (1, k)]
     expected = left + (right - left) * x / 2 + a * decay[0] + b * decay[1]
@@ -178,42 +182,71 @@ def test_kovasznay_is_uniform_far_downstream(reynolds):
 
 
 def test_data_are_determined_by_the_seed_alone():
-    first, again, other = (ingest_field(config("burgers_1d", seed=s)) for s in (1, 1, 2))
-    assert content_hash(first) == content_hash(again)
-    assert content_hash(first) != content_hash(other)
-    assert (first["grid"] == other["grid"]).all()
+    first, again, other = (world("burgers_1d").own_episodes(s) for s in (1, 1, 2))
+    for split in first:
+        assert first[split].content_hash == again[split].content_hash
+    assert first["train"].content_hash != other["train"].content_hash
+    assert first["test"].content_hash == other["test"].content_hash, "the grid does not depend on it"
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_families_never_see_what_they_are_judged_by(name):
+    episodes = world(name, measurements={"count": 7}).own_episodes(0)
+    assert set(episodes["train"].views) == {
+        "interior", "validation", "condition_points", "condition_values", "condition_index",
+        "measurement_points", "measurement_values", "measurement_index",
+    }  # fmt: skip
+    assert set(episodes["validation"].views) == {"validation"}
+    assert set(episodes["test"].views) == {"grid", "grid_shape", "reference", "measurement_values"}
+    assert {len(split) for split in episodes.values()} == {1}
+
+
+@pytest.mark.parametrize("measured", [{}, {"count": 5}])
+def test_episodes_come_back_from_the_disk_with_their_laws(tmp_path, measured):
+    split = world("taylor_green", measurements=measured).own_episodes(0)["train"]
+    storage.write(tmp_path / "train.arrow", split)
+    again = storage.read(tmp_path / "train.arrow")
+    assert again.content_hash == split.content_hash
+    assert Problem.from_facts(again.spec.facts, again.spec.name).to_facts() == split.spec.facts.plain()
+    point, laws = np.array([[1.0, 2.0, 0.5]]), laws_of(again.spec)
+    assert (laws.reference(point) == world("taylor_green").reference(point)).all()
+    assert laws.coefficients == {"nu": 0.01}
+    assert set(laws.balances) == {"energy", "enstrophy"}
 
 
 def test_measurements_carry_the_stated_noise():
-    data = ingest_field(config("taylor_green", measurements={"count": 4000, "noise": 0.1}))
-    system = build_field_system(config("taylor_green"))
-    truth = system.reference(data["measurement_points"])[np.arange(8000), data["measurement_index"]]
+    data = views_of("taylor_green", measurements={"count": 4000, "noise": 0.1})
+    reference = world("taylor_green").reference
+    truth = reference(data["measurement_points"])[np.arange(8000), data["measurement_index"]]
     noise = data["measurement_values"] - truth
     assert set(data["measurement_index"]) == {0, 1}  # the pressure is not observed
     assert noise.std() == pytest.approx(0.1 * truth.std(), rel=0.05)
     assert abs(noise.mean()) < 4 * noise.std() / 8000**0.5
 
 
-def test_more_noise_does_not_move_the_places():
-    quiet, loud = (ingest_field(config("heat_1d", measurements={"count": 9, "noise": n})) for n in (0.0, 1.0))
+def test_more_noise_does_not_move_the_points():
+    quiet, loud = (views_of("heat_1d", measurements={"count": 9, "noise": n}) for n in (0.0, 1.0))
     assert (quiet["measurement_points"] == loud["measurement_points"]).all()
-    system = build_field_system(config("heat_1d"))
-    np.testing.assert_allclose(quiet["measurement_values"], system.reference(quiet["measurement_points"])[:, 0])
+    expected = world("heat_1d").reference(quiet["measurement_points"])[:, 0]
+    np.testing.assert_allclose(quiet["measurement_values"], expected)
 
 
 def test_measurements_stay_in_their_region():
-    data = ingest_field(config("heat_1d", measurements={"count": 50, "region": {"x": [0.2, 0.3]}}))
+    data = views_of("heat_1d", measurements={"count": 50, "region": {"x": [0.2, 0.3]}})
     assert ((data["measurement_points"][:, 0] >= 0.2) & (data["measurement_points"][:, 0] <= 0.3)).all()
 
 
 def test_a_table_of_measurements_is_read(tmp_path):
     table = pd.DataFrame({"t": [0.1, 0.5], "x": [0.25, 0.75], "u": [1.0, 2.0], "note": ["a", "b"]})
     table.to_csv(tmp_path / "probe.csv", index=False)
-    measured = {"table": str(tmp_path / "probe.csv")}
-    data = ingest_field(config("heat_1d", measurements=measured, unknown={"alpha": [0.1, 1.0]}))
+    own = {"measurements": {"table": str(tmp_path / "probe.csv")}, "unknown": {"alpha": [0.1, 1.0]}}
+    data, laws = views_of("heat_1d", **own), world("heat_1d", **own).laws()
     assert data["measurement_points"].tolist() == [[0.25, 0.1], [0.75, 0.5]]
     assert data["measurement_values"].tolist() == [1.0, 2.0]
-    assert "reference" not in data  # the world's own coefficient is not the truth about the user's rod
+    # The world's own coefficient is not the truth about the user's rod.
+    assert "reference" not in data
+    assert (laws.reference, laws.coefficients) == (None, {})
+    assert len(laws.conditions) == 3
 
 
 @pytest.mark.parametrize(
@@ -228,19 +261,21 @@ def test_a_table_of_measurements_is_read(tmp_path):
 )
 def test_faults_of_a_table_are_named(tmp_path, rows, message):
     pd.DataFrame(rows).to_parquet(tmp_path / "probe.parquet")
+    rod = world("heat_1d", measurements={"table": str(tmp_path / "probe.parquet")})
     with pytest.raises(UserError, match=message) as error:
-        ingest_field(config("heat_1d", measurements={"table": str(tmp_path / "probe.parquet")}))
+        rod.check()
     assert "\n" not in str(error.value)
+    assert "'heat_1d.parameters.measurements.table'" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parameters": {"ends": [1.0, 0.0]}}, "'initial' and 'left end' contradict each other: u is 0 by one and 1"),
-        ({"parameters": {"initial": "x +"}}, "not a formula"),
-        ({"parameters": {"diffusivity": "3 kg"}}, "expected a diffusivity in m\\^2/s"),
-        ({"parameters": {"diffusivity": -1}}, "greater than 0"),
-        ({"points": {"interior": 3}}, "points.interior.*greater than or equal to 16"),
+        ({"ends": [1.0, 0.0]}, "'initial' and 'left end' contradict each other: u is 0 by one and 1"),
+        ({"initial": "x +"}, "not a formula"),
+        ({"diffusivity": "3 kg"}, "expected a diffusivity in m\\^2/s"),
+        ({"diffusivity": -1}, "greater than 0"),
+        ({"points": {"interior": 3}}, "heat_1d.parameters.points.interior.*greater than or equal to 16"),
         ({"measurements": {"noise": -0.1}}, "measurements.noise"),
         ({"measurements": {"count": 5, "table": "a.csv"}}, "not both"),
         ({"measurements": {"table": "nowhere.csv"}}, "does not exist"),
@@ -252,41 +287,31 @@ def test_faults_of_a_table_are_named(tmp_path, rows, message):
         ({"unknown": {"alpha": [1.0, 2.0]}, "measurements": {"count": 5}}, "do not hold the world's own value 0.4"),
         ({"grid": [9]}, "one number for each of x, t"),
         ({"grid": [9, 1]}, "at least 2 points"),
-        ({"world": "heat_9d"}, "unknown field world 'heat_9d'; known: burgers_1d, heat_1d, navier_stokes_2d"),
     ],
 )
 def test_bad_input_is_one_clear_line(changes, message):
     with pytest.raises(UserError, match=message) as error:
-        ingest_field(validate(FieldConfig, {"world": "heat_1d", **changes}, "heat_1d"), "heat_1d")
+        world("heat_1d", **changes).own_episodes(0)
     assert "\n" not in str(error.value)
 
 
 def test_a_wave_that_does_not_vanish_between_the_walls_is_refused():
     with pytest.raises(UserError, match="must be odd"):
-        ingest_field(FieldConfig(world="burgers_1d", parameters={"initial": "cos(pi*x)"}))
+        world("burgers_1d", initial="cos(pi*x)")
 
 
 # ---------------------------------------------------------------- the description
 
 
-def test_symbols_are_what_an_equation_reads():
-    system = world("taylor_green").system()
-    assert system.symbols["continuity"] == ("u_x", "v_y")
-    assert system.derivative("v_xyt") == (1, (1, 1, 1))
-    with pytest.raises(UserError, match="no symbol 'w_x'; fields: u, v, p"):
-        system.symbols_of(lambda d: d.w_x)
-    with pytest.raises(UserError, match="no symbol 'u_z'"):
-        system.symbols_of(lambda d: d.u_z)
-    with pytest.raises(UserError, match="has no symbol 'q'"):
-        _ = Symbols({"u": np.ones(1)}).q
-
-
 def test_a_hidden_coefficient_is_not_told():
-    system = build_field_system(config("heat_1d", unknown={"alpha": [0.1, 1]}, measurements={"count": 3}))
-    assert system.unknown == ("alpha",)
-    assert 0.4 not in [fact for fact in system.facts()[-1]["alpha"] if isinstance(fact, float)]
-    other = build_field_system(config("heat_1d", unknown={"alpha": [0.1, 2]}, measurements={"count": 3}))
-    assert system.facts() != other.facts()
+    specs = [
+        world("heat_1d", unknown={"alpha": [0.1, high]}, measurements={"count": 3}).own_episodes(0)["train"].spec
+        for high in (1.0, 2.0)
+    ]
+    assert Problem.from_facts(specs[0].facts, "rod").unknown == ("alpha",)
+    assert specs[0].facts["coefficients"]["alpha"] == [None, "m^2/s", [0.1, 1.0]]
+    assert specs[0].identity() != specs[1].identity()
+    assert laws_of(specs[0]).coefficients == {"alpha": 0.4}
 
 
 def test_a_world_is_one_file():
@@ -297,49 +322,27 @@ def test_a_world_is_one_file():
         name = "decay"
         Parameters = FieldParameters
 
-        def system(self):
-            return FieldSystem(
-                "decay", ("x",), ("u",), {"x": (0.0, 1.0)}, {"decay": lambda d: d.u_x + d.u},
-                (Condition("start", "u", {"x": 0.0}, lambda p: np.ones(len(p))),),
-                reference=lambda p: np.exp(-p), observed=("u",),
-            )  # fmt: skip
+        def problem(self):
+            start = Condition("start", "u", {"x": 0.0}, lambda p: np.ones(len(p)))
+            equations = {"decay": Equation("u_x + u")}
+            return Problem(self.entry, ("x",), ("u",), {"x": (0.0, 1.0)}, equations, (start,), observed=("u",))
+
+        def reference(self, points):
+            return np.exp(-points)
 
         def describe(self):
             return "It decays."
 
     try:
-        data = ingest_field(FieldConfig(world="decay"))
-        assert data["condition_points"].tolist() == [[0.0]]
-        assert data["reference"].shape == (201, 1)
+        episodes = worlds.get("decay").restored({"parameters": {}}, "my_decay").own_episodes(0)
+        assert episodes["train"]["condition_points"].tolist() == [[[0.0]]]
+        assert episodes["test"]["reference"].shape == (1, 201, 1)
+        assert episodes["test"].spec.name == "my_decay"
     finally:
-        _REGISTERED.pop("decay")
-
-
-def test_field_worlds_are_not_worlds_of_episodes():
-    assert field_world_names() == ["burgers_1d", "heat_1d", "navier_stokes_2d"]
-    assert not set(field_world_names()) & set(world_names())
-    assert "fields" not in world_names()
+        worlds._known.pop("decay")
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_pictures_show_the_field(name):
-    field_world = world(name)
-    data = ingest_field(config(name))
-    shape = data["grid_shape"].tolist()
-    pictures = field_world.render(data["reference"].reshape(*shape, -1), size=48)
-    assert pictures.shape == (shape[2] if len(shape) == 3 else 1, 48, 48, 3)
-    assert pictures.dtype == np.uint8
-    assert pictures.std() > 5
-    assert field_world.describe().endswith(".")
-
-
-def test_the_picture_has_its_first_row_below_and_its_signs_apart():
-    rod = world("heat_1d")
-    fields = np.zeros((3, 3, 1))
-    fields[0, 0], fields[2, 2] = -1.0, 1.0  # x = 0, t = 0 and x = 1, t = 1
-    picture = rod.render(fields, size=3)[0].astype(int)
-    assert picture[2, 0, 2] > picture[2, 0, 0]  # cold, lower left
-    assert picture[0, 2, 0] > picture[0, 2, 2]  # warm, upper right
-    assert (np.ptp(picture[1, 1]) < 10).all()
-    fields[1, 1] = np.nan
-    assert (np.abs(rod.render(fields, size=3)[0, 1, 1].astype(int) - 128) <= 1).all()
+def test_worlds_say_what_they_are(name):
+    assert {"burgers_1d", "heat_1d", "navier_stokes_2d"} <= set(worlds.names())
+    assert world(name).describe().endswith(".")
