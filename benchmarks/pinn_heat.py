@@ -1,4 +1,4 @@
-"""The heat equation in the setting of DeepXDE's own example: the family `pinn` beside DeepXDE.
+"""The heat equation in the setting of DeepXDE's own example: `pinn` and `random_feature_collocation` beside DeepXDE.
 
 ``u_t = 0.4 u_xx`` on [0, 1] x [0, 1], ``u(x, 0) = sin(pi x)``, ends at zero; 2540 interior, 80 boundary and 160 initial
 points. Both are judged by the relative L2 error over one grid of 101 x 101 points and by the CPU seconds of the fit on
@@ -74,18 +74,14 @@ def by_deepxde(seed: int) -> dict[str, Any]:
     return {"error": relative_error(found), "cpu_seconds": seconds, "version": version("deepxde")}
 
 
-def by_us(variant: str, env: str, seed: int) -> dict[str, Any]:
-    """One seed of one variant with the settings of an environment."""
+def by_us(family: str, env: str, seed: int) -> dict[str, Any]:
+    """One seed of one family with the settings of an environment."""
     import torch
 
-    from pinn_accuracy import fit, parameters
-    from wm_pipelines.pipelines.configuration import FamilyParameters
-    from wm_pipelines.worlds.fields.data import FieldConfig
+    from pinn_accuracy import fit, parameters, settings
 
-    settings = FamilyParameters(**parameters("pinn", env)).resolve(variant, "heat_1d")
-    family, _, seconds = fit(FieldConfig(**parameters("heat_1d", env)), settings, (seed,))
-    fields = family.predict(torch.tensor(grid_and_truth()[0])).fields
-    assert fields is not None
+    model, _, seconds = fit(family, parameters("heat_1d", env), settings(family, "heat_1d", env), (seed,))
+    fields = model.predict({"points": torch.tensor(grid_and_truth()[0])})["fields"]
     return {"error": relative_error(fields[0, :, 0].numpy()), "cpu_seconds": seconds}
 
 
@@ -126,24 +122,24 @@ def main() -> None:
 
     torch.set_num_threads(1)
     ours = {
-        "collocation": worst([by_us("collocation", "base", s) for s in SEEDS]),
-        "gradient": worst([by_us("gradient", "full", s) for s in SEEDS]),
+        "random_feature_collocation": worst([by_us("random_feature_collocation", "base", s) for s in SEEDS]),
+        "pinn": worst([by_us("pinn", "full", s) for s in SEEDS]),
     }
     theirs = peer(given.deepxde)
-    seconds = ours["collocation"]["cpu_seconds"]
+    seconds = ours["random_feature_collocation"]["cpu_seconds"]
     result = {
         "name": "pinn_heat",
         "ours": seconds,
         "peer": theirs and theirs["cpu_seconds"],
         "ratio": theirs and theirs["cpu_seconds"] / seconds,
-        "unit": "CPU seconds per fit (collocation; its error is smaller, too)",
+        "unit": "CPU seconds per fit (random_feature_collocation; its error is smaller, too)",
         "repeats": len(SEEDS),
         "threads": 1,
         "versions": {p: version(p) for p in ("numpy", "torch")} | {"python": platform.python_version()},
-        "ours_by_variant": ours,
+        "ours_by_family": ours,
         "peer_is": theirs and f"DeepXDE {theirs['version']}, Adam then L-BFGS, relative L2 {theirs['error']:.1e}",
         "peer_error": theirs and theirs["error"],
-        "error_ratio": theirs and theirs["error"] / ours["collocation"]["error"],
+        "error_ratio": theirs and theirs["error"] / ours["random_feature_collocation"]["error"],
     }
     for name, entry in ours.items():
         print(f"pinn_heat, {name}: relative L2 {entry['error']:.1e} in {entry['cpu_seconds']:.2f} s CPU")
