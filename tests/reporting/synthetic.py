@@ -1,11 +1,15 @@
-"""A made-up report: oscillators, orbits and models that err in known ways."""
+"""A synthetic report: oscillators, orbits and models that err in known ways."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from wm_pipelines.metrics.registry import STATE_METRICS, Rollout
 from wm_pipelines.metrics.statistics import summarise
-from wm_pipelines.reporting.content import LEADERBOARD_COLUMNS, ReportContent, WorldRollouts
+from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
+from wm_pipelines.tasks.base import Results
+from wm_pipelines.tasks.physics.content import Content, WorldRollouts
 
 # model -> (damping per second, phase error per second, training seconds)
 MODELS = {
@@ -49,7 +53,7 @@ def imitate(model, truth, time, rng, seeds):
     return turned * np.exp(-spread * damping * time[:, None])
 
 
-def pictures(states, size=48):
+def images(states, size=48):
     """Crude frames ``[F, H, W, 3]`` of a one-coordinate or planar state."""
     y, x = np.mgrid[0:size, 0:size]
     frames = np.full((len(states), size, size, 3), 245, dtype=np.uint8)
@@ -65,14 +69,15 @@ def pictures(states, size=48):
 
 def rows_of(world, model, values, by_step, unit, metric, split):
     family, variant = model.split("/")
+    knows = "angles,structure" if variant == "structured" else ""
     for seed, value in enumerate(values):
         s = summarise(value)
-        row = [world, family, variant, seed, split, metric, -1, *map(float, s[:3]), s.n, unit]
+        row = ["physics", world, family, variant, "states", knows, seed, split, metric, -1, *map(float, s[:3]), s.n, unit]
         yield dict(zip(LEADERBOARD_COLUMNS, row, strict=True))
         if by_step is not None:
             steps = summarise(by_step[seed])
             for k in range(1, by_step.shape[-1], 4):
-                row = [world, family, variant, seed, split, metric, k, *(float(c[k]) for c in steps[:3]), s.n, unit]
+                row = ["physics", world, family, variant, "states", knows, seed, split, metric, k, *(float(c[k]) for c in steps[:3]), s.n, unit]
                 yield dict(zip(LEADERBOARD_COLUMNS, row, strict=True))
 
 
@@ -118,15 +123,16 @@ def build(
             dof=truth.shape[-1] // 2,
             particles=2 if planar else None,
             space=2 if planar else None,
-            frames={m: pictures(z[0, ::2], size) for m, z in {"truth": truth, **first}.items()} if frames else {},
-            caption="Made-up motion that is known exactly.",
+            frames={m: images(z[0, ::2], size) for m, z in {"truth": truth, **first}.items()} if frames else {},
+            caption="Synthetic motion that is known exactly.",
+            thresholds=(0.01, 0.4),
         )
-    return ReportContent(
-        pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS)),
-        rollouts,
-        curves,
-        [("burgers_1d", "hnn", "a field, no Hamiltonian coordinates"), (worlds[0], "momentum_gnn", "no particles")]
-        if "momentum_gnn/default" not in models
-        else [("burgers_1d", "hnn", "a field")],
-        {"revision": "0123abcd", "command": "kedro run", "seeds": [0, 1, 2], "versions": {"numpy": "2", "torch": "2"}},
-    )
+    absent = [("burgers_1d", "hnn", "a field"), (worlds[0], "momentum_gnn/charged", "no particles")]
+    where = {"revision": "0123abcd", "command": "kedro run", "seeds": [0, 1, 2], "versions": {"numpy": "2", "torch": "2"}}
+    scores = pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS))
+    return Content(Results(scores, curves=curves, not_applicable=absent, provenance=where), rollouts)
+
+
+def changed(content, rollouts=None, **results):
+    """The same with other results or roll-outs."""
+    return Content(replace(content.results, **results), content.rollouts if rollouts is None else rollouts)

@@ -17,19 +17,19 @@ def moving_square(count=20, size=32, offset=0):
 
 def decoded(animation):
     image = Image.open(io.BytesIO(animation.data))
-    pictures = []
+    images = []
     for i in range(image.n_frames):
         image.seek(i)
-        pictures.append(np.asarray(image.convert("RGB")).astype(int))
-    return image, pictures
+        images.append(np.asarray(image.convert("RGB")).astype(int))
+    return image, images
 
 
-def test_pictures_come_back_in_order_and_unblurred():
+def test_images_come_back_in_order_and_unblurred():
     frames = {"truth": moving_square(), "mlp/default": moving_square(offset=9)}
     canvas = strip(frames)
-    image, pictures = decoded(animate(frames))
-    assert len(pictures) == 20
-    for drawn, expected in zip(pictures, canvas, strict=True):
+    image, images = decoded(animate(frames))
+    assert len(images) == 20
+    for drawn, expected in zip(images, canvas, strict=True):
         assert np.abs(drawn - expected).mean() < 1.0
     assert image.info["duration"] == round(1000 / 12)
 
@@ -47,9 +47,9 @@ def test_long_sequences_keep_their_speed_and_stay_within_the_budget():
     noise = np.random.default_rng(0).integers(0, 255, (100, 32, 32, 3), dtype=np.uint8)
     small = animate({"truth": noise}, frames_per_second=20.0, budget=60_000)
     assert len(small.data) <= 60_000
-    image, pictures = decoded(small)
-    assert 1 < len(pictures) < 100
-    assert image.info["duration"] * len(pictures) == pytest.approx(5000, rel=0.1)
+    image, images = decoded(small)
+    assert 1 < len(images) < 100
+    assert image.info["duration"] * len(images) == pytest.approx(5000, rel=0.1)
 
 
 def test_same_frames_same_bytes():

@@ -18,7 +18,7 @@ def contrast(a, b):
     return (high + 0.05) / (low + 0.05)
 
 
-FAMILIES = ["oracle", "hnn", "momentum_gnn", "physics_informed", "mlp", "persistence", "a", "b", "c", "d", "e", "f"]
+FAMILIES = ["pinn", "random_feature_collocation", "object_tracker", "hamiltonian_regression", "oracle", "hnn", "momentum_gnn", "physics_informed", "mlp", "persistence", "a", "b", "c", "d", "e", "f"]
 
 
 @pytest.mark.parametrize("page", ["#ffffff", "#14171c"])

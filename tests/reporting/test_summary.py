@@ -3,13 +3,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from wm_pipelines.reporting.content import LEADERBOARD_COLUMNS
+from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
 from wm_pipelines.reporting.summary import format_markdown, format_terminal, summary_table
+from wm_pipelines.tasks.physics import Physics
 
 
 def board(*rows):
     """Rows (world, family, seed, metric, value, low, high)."""
-    full = [(w, f, "default", s, "test", m, -1, v, lo, hi, 10, "J") for w, f, s, m, v, lo, hi in rows]
+    full = [("physics", w, f, "default", "states", "", s, "test", m, -1, v, lo, hi, 10, "J") for w, f, s, m, v, lo, hi in rows]
     return pd.DataFrame(full, columns=list(LEADERBOARD_COLUMNS))
 
 
@@ -56,15 +57,15 @@ def test_best_respects_direction_world_and_references():
 
 
 def test_steps_are_left_out_and_row_order_does_not_matter(content):
-    shuffled = content.leaderboard.sample(frac=1.0, random_state=1)
-    pd.testing.assert_frame_equal(summary_table(shuffled), summary_table(content.leaderboard))
-    overall = content.leaderboard[content.leaderboard["step"] < 0]
-    pd.testing.assert_frame_equal(summary_table(overall), summary_table(content.leaderboard))
+    shuffled = content.results.scores.sample(frac=1.0, random_state=1)
+    pd.testing.assert_frame_equal(summary_table(shuffled), summary_table(content.results.scores))
+    overall = content.results.scores[content.results.scores["step"] < 0]
+    pd.testing.assert_frame_equal(summary_table(overall), summary_table(content.results.scores))
 
 
 def test_text_tables_hold_every_model_its_cost_and_a_star(content):
-    summary = summary_table(content.leaderboard)
-    text = format_terminal(summary)
+    summary = summary_table(content.results.scores)
+    text = format_terminal(summary, Physics.main_metrics)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 160
     hnn = next(line for line in lines if "hnn · structured" in line)
@@ -72,14 +73,16 @@ def test_text_tables_hold_every_model_its_cost_and_a_star(content):
     assert "0.400*" in hnn
     assert sum("train" in line.split()[:2] for line in lines) == 0
     markdown = format_markdown(summary)
-    assert len({line.count("|") for line in markdown.splitlines()}) == 1
+    assert markdown.startswith("## Mechanics\n\n| world | split | model |")
+    assert len({line.count("|") for line in markdown.splitlines()[2:]}) == 1
+    assert "| angles, structure |" in markdown
     assert "**0.400**" in markdown
 
 
 def test_an_empty_leaderboard_says_so():
     empty = summary_table(pd.DataFrame(columns=list(LEADERBOARD_COLUMNS)))
     assert empty.empty
-    assert format_terminal(empty) == "The leaderboard is empty."
+    assert format_terminal(empty, ("mse",)) == "The leaderboard is empty."
     with pytest.raises(KeyError):
         summary_table(pd.DataFrame({"value": [1.0]}))
 

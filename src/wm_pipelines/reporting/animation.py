@@ -1,4 +1,4 @@
-"""Roll-outs side by side as one animated picture."""
+"""Roll-outs side by side as one animated image."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ _PACK = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
 
 @dataclass(frozen=True)
 class Animation:
-    """An encoded animation and its first picture, for those who asked their system for less motion."""
+    """An encoded animation and its first frame, for those who asked their system for less motion.
+
+    `stride`: how many frames of the sequence one frame stands for.
+    """
 
     data: bytes
     still: bytes
     width: int
     height: int
+    stride: int = 1
     mime: str = "image/webp"
 
     @property
@@ -36,7 +40,7 @@ class Animation:
 
     @property
     def still_uri(self) -> str:
-        """The still picture as a data URI."""
+        """The first frame as a data URI."""
         return _data_uri(self.still, self.mime)
 
 
@@ -100,37 +104,37 @@ def animate(
 ) -> Animation:
     """Encode roll-outs side by side as an animated WebP of at most ``budget`` bytes.
 
-    Drawn pictures have few colours: a common palette and lossless coding make them smaller than lossy coding does, and
-    keep edges sharp. If that does not fit, the palette shrinks first, then every second picture is dropped (and each
+    Drawn frames have few colours: a common palette and lossless coding make them smaller than lossy coding does, and
+    keep edges sharp. If that does not fit, the palette shrinks first, then every second frame is dropped (and each
     of the others shown twice as long).
 
     Args:
         frames: as in `strip`.
-        frames_per_second: speed of the whole sequence, kept when pictures are dropped.
+        frames_per_second: speed of the whole sequence, kept when frames are dropped.
         budget: largest size in bytes.
-        most: largest number of pictures; longer sequences are thinned.
+        most: largest number of frames; longer sequences are thinned.
 
     Raises:
-        ValueError: the frames do not fit together, or not even a single picture fits the budget.
+        ValueError: the frames do not fit together, or not even a single frame fits the budget.
     """
     count = len(next(iter(frames.values()), ()))
     stride = max(1, -(-count // most))
     canvas = strip({name: f[::stride] for name, f in frames.items()})
-    duration = stride * 1000.0 / frames_per_second
     while True:
+        duration = round(stride * 1000.0 / frames_per_second)
         for colours in (64, 24):
-            pictures = _with_palette(canvas, colours)
-            data = _encode(pictures, round(duration))
+            images = _with_palette(canvas, colours)
+            data = _encode(images, duration)
             if len(data) <= budget:
-                still = _encode(pictures[:1], round(duration))
-                return Animation(data, still, canvas.shape[2], canvas.shape[1])
+                still = _encode(images[:1], duration)
+                return Animation(data, still, canvas.shape[2], canvas.shape[1], stride)
         if len(canvas) == 1:
-            raise ValueError(f"one picture of {canvas.shape[2]}x{canvas.shape[1]} pixels exceeds {budget} bytes")
-        canvas, duration = canvas[::2], 2 * duration
+            raise ValueError(f"one frame of {canvas.shape[2]}x{canvas.shape[1]} pixels exceeds {budget} bytes")
+        canvas, stride = canvas[::2], 2 * stride
 
 
 def _with_palette(canvas: Frames, colours: int) -> list[Image.Image]:
-    """Pictures in one palette of so many colours, chosen from a few of them; without dithering, which flickers."""
+    """Images in one palette of so many colours, chosen from a few of them; without dithering, which flickers."""
     sample = np.concatenate(canvas[:: max(1, len(canvas) // 4)])
     palette = np.array(Image.fromarray(sample).quantize(colours).getpalette(), dtype=np.uint8).reshape(-1, 3)[:colours]
     distinct, counts = np.unique(sample.reshape(-1, 3) @ _PACK, return_counts=True)
@@ -151,9 +155,9 @@ def _cell(colours: Frames) -> NDArray[np.intp]:
     return (colours >> 3) @ np.array([1 << 10, 1 << 5, 1], dtype=np.intp)
 
 
-def _encode(pictures: list[Image.Image], duration: int) -> bytes:
+def _encode(images: list[Image.Image], duration: int) -> bytes:
     buffer = io.BytesIO()
-    first, *rest = pictures
+    first, *rest = images
     more = {"save_all": True, "append_images": rest, "duration": duration, "loop": 0}
     first.save(buffer, "WEBP", lossless=True, quality=20, method=1, **more)
     return buffer.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -14,8 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io import to_json
 
+from wm_pipelines.registry import tasks
 from wm_pipelines.reporting.plots import Figure
 from wm_pipelines.reporting.style import (
+    DASHES,
     Palette,
     lower_is_better,
     metric_title,
@@ -25,13 +28,20 @@ from wm_pipelines.reporting.style import (
 )
 from wm_pipelines.reporting.summary import rows_by_model
 
-PAGES = {
-    "physics_eval": ("Motions", "index.html"),
-    "field_eval": ("Fields", "fields.html"),
-    "image_eval": ("Pictures", "images.html"),
-    "video_eval": ("Videos", "videos.html"),
-}
-"""Title and file of the report of every evaluation pipeline; they lie in one folder and link to each other."""
+BOARD = ("All results", "index.html")
+"""Title and file of the first page."""
+
+
+def pages() -> dict[str, tuple[str, str]]:
+    """Title and file of every task's report; they lie in one folder and link to each other."""
+    found = {name: tasks.get(name) for name in tasks.names()}
+    return {name: (task.title, task.file) for name, task in found.items()}
+
+
+def told(scores: pd.DataFrame) -> dict[str, list[str]]:
+    """``"family/variant"`` -> what it is told of its world, or what its functional form contains."""
+    known = scores.assign(model=scores["family"] + "/" + scores["variant"]).groupby("model")["knows"]
+    return {str(model): sorted({word for line in own for word in line.split(",")} - {""}) for model, own in known}
 
 
 def render(
@@ -41,30 +51,30 @@ def render(
     *,
     figures: bool,
     provenance: Mapping[str, Any],
-    beside: Sequence[str] = (),
+    told: Mapping[str, Sequence[str]] | None = None,
     **content: Any,
 ) -> str:
     """Fill a template that extends ``page.html.j2``; equal content gives equal bytes.
 
     Args:
-        template: its file. own: the evaluation pipeline that is reported. figures: whether the page has any.
-        models: ``"family/variant"``, to be coloured. provenance: nested mappings.
-        beside: evaluation pipelines whose reports there are; the others are linked to.
+        template: its file. own: the task that is reported, empty for the first page. figures: whether there are any.
+        models: ``"family/variant"``, to be coloured. provenance: nested mappings. told: see `told`.
         content: what the template wants beside that.
     """
     environment = Environment(
         loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"label": model_label, "number": pretty_number}
-    palette = Palette(models)
+    environment.filters |= {"label": model_label, "number": pretty_number, "word": lambda w: w.replace("_", " ")}
+    palette, linked = Palette(models), ([BOARD] if own else []) + [p for name, p in pages().items() if name != own]
     return environment.get_template(template).render(
         style=Markup(_template_text("report.css")),
         script=Markup(_template_text("report.js")),
         plotly=Markup(_plotly_source()) if figures else None,
         colours={m: palette.colour(m) for m in models},
+        told=told or {},
         provenance=nested(provenance),
-        beside=[page for name, page in PAGES.items() if name in beside and name != own],
+        beside=linked,
         **content,
     )
 
@@ -98,10 +108,7 @@ def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def numbers(own: pd.DataFrame, metrics: list[str]) -> dict[str, Any]:
     """A table with one row per model and one column per metric, of a world's summary rows."""
-    rows = [
-        {"model": f"{family}/{variant}", "cells": [cell(found.get(m)) for m in metrics]}
-        for _, _, family, variant, found in rows_by_model(own)
-    ]
+    rows = [{"model": key.model, "cells": [cell(r.get(m)) for m in metrics]} for key, r in rows_by_model(own)]
     return {"columns": columns(own, metrics), "rows": rows}
 
 
@@ -117,29 +124,39 @@ def columns(summary: pd.DataFrame, metrics: list[str]) -> list[dict[str, Any]]:
 
 
 def legend(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
-    """One key for all figures of a world: model, dash of its line."""
-    dashes = {
-        trace.legendgroup: trace.line.dash
-        for shown in figures.values()
-        for trace in shown.figure.data
-        if trace.legendgroup not in (None, "truth") and trace.line.dash is not None
-    }
-    return [{"model": m, "solid": dashes[m] == "solid"} for m in model_order(dashes)]
+    """One key for all figures of a world: model, pattern of its line."""
+    dashes: dict[str, str] = {}
+    for trace in (trace for shown in figures.values() for trace in shown.figure.data):
+        if trace.legendgroup not in (None, "truth") and trace.line.dash is not None:
+            dashes.setdefault(trace.legendgroup, trace.line.dash)
+    return [{"model": m, "dash": DASHES.get(dashes[m], "")} for m in model_order(dashes)]
 
 
-def embedded(identifier: str, name: str, shown: Figure) -> dict[str, Any]:
+def embedded(identifier: str, shown: Figure, wide: bool = False) -> dict[str, Any]:
     """A figure as JSON inside a script element, in which ``</`` would end the element."""
     # One key serves all figures of a world.
     figure = go.Figure(shown.figure).update_layout(showlegend=False)
+    for trace in figure.data:
+        if trace.type == "scatter" and trace.hovertemplate is None and trace.hoverinfo is None:
+            trace.hovertemplate = _hover(figure, trace)
     text = to_json(figure, validate=False, engine="json").replace("<", "\\u003c")
     return {
         "id": identifier,
-        "wide": name == "portraits",
+        "wide": wide,
         "title": shown.title,
         "caption": shown.caption,
         "height": int(shown.figure.layout.height or 400),
         "json": Markup(text),
     }
+
+
+def _hover(figure: go.Figure, trace: Any) -> str:
+    """The model's name, and both numbers under the titles of their axes, which hold the units."""
+    lines = [f"<b>{trace.name}</b>"]
+    for axis in ("x", "y"):
+        title = figure.layout[(trace[f"{axis}axis"] or axis).replace(axis, f"{axis}axis", 1)].title.text or axis
+        lines.append(f"{escape(title)}: %{{{axis}:.4g}}")
+    return "<br>".join(lines) + "<extra></extra>"
 
 
 def nested(value: Any) -> Any:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from wm_pipelines.reporting.style import INK, Palette, model_label
+from wm_pipelines.reporting.style import INK, REFERENCES, Palette, model_label, model_order, split_model
 
 Float = NDArray[np.float64]
 
@@ -84,6 +85,12 @@ def truth_line(x: Any, y: Any, **more: Any) -> dict[str, Any]:
     }
 
 
+def contending(series: Mapping[str, Any]) -> list[Any]:
+    """Values of the trained models, by which an axis is scaled: an exact reference must not squeeze all others."""
+    trained = [values for model, values in series.items() if split_model(model)[0] not in REFERENCES]
+    return trained or list(series.values())
+
+
 def log_axis(values: Iterable[Any], margin: float = 0.3) -> dict[str, Any]:
     """Range and whole-decade ticks of a logarithmic axis: what blew up leaves at the top."""
     positive = np.concatenate([np.asarray(v, dtype=np.float64).ravel() for v in values] or [np.empty(0)])
@@ -95,3 +102,24 @@ def log_axis(values: Iterable[Any], margin: float = 0.3) -> dict[str, Any]:
     low, high = float(np.log10(bottom)) - margin, float(np.log10(top)) + margin
     ticks = {"dtick": int(np.ceil((high - low) / 7))} if high - low > 1.5 else {}
     return {"range": [round(low, 3), round(high, 3)], **ticks}
+
+
+def learning_curves(curves: Mapping[str, pd.DataFrame], world: str, palette: Palette) -> Figure | None:
+    """Training loss over the optimiser's step, mean over seeds."""
+    tables = {key.split("/", 1)[1]: curve for key, curve in curves.items() if key.split("/", 1)[0] == world}
+    own = {m: c.groupby("step")["loss"].mean() for m, c in tables.items() if "loss" in c and len(c)}
+    if not own:
+        return None
+    figure = go.Figure(layout=layout("training step", "loss", log_y=True))
+    for model in model_order(own):
+        loss = own[model]
+        keep = thinned(len(loss))
+        mode = {"mode": "lines+markers"} if len(loss) < 3 else {}
+        figure.add_trace(line(loss.index.to_numpy()[keep], loss.to_numpy()[keep], model, palette, **mode))
+    figure.update_yaxes(log_axis(loss.to_numpy() for loss in own.values()))
+    return Figure(
+        figure,
+        "Learning curves",
+        "Training loss, mean over seeds. Families minimise different quantities, so heights cannot be compared; look "
+        "for curves that still fall at the end (train longer) or that jump (train more gently).",
+    )

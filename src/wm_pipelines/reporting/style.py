@@ -21,19 +21,24 @@ INK = "#1b1f24"
 _FAMILY_COLOURS = {
     "oracle": "#9a7b1c",
     "hnn": "#2f7fd1",
+    "hamiltonian_regression": "#d1478c",
     "momentum_gnn": "#00956d",
     "physics_informed": "#d55e00",
     "mlp": "#a35cc2",
+    "random_feature_collocation": "#2f7fd1",
+    "pinn": "#d55e00",
     "vjepa": "#2f7fd1",
     "ijepa": "#2f7fd1",
     "mae": "#d55e00",
     "contrastive": "#00956d",
-    "latent_dynamics": "#a35cc2",
+    "latent_dynamics": "#c94a4a",
+    "object_tracker": "#7a8b1f",
     "raw_pixels": "#7f858f",
     "persistence": "#7f858f",
 }
-_SPARE_COLOURS = ("#d1478c", "#1893b5", "#7a8b1f", "#a8683f", "#c94a4a", "#6a74d8")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_SPARE_COLOURS = ("#1893b5", "#a8683f", "#6a74d8", "#d1478c", "#7a8b1f", "#c94a4a")
+DASHES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "11 3", "longdashdot": "11 3 2 3"}
+"""Plotly's dashes in the order in which variants take them, and their patterns in SVG."""
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 _UNNAMED_VARIANTS = {"", "default", "base"}
 
@@ -83,7 +88,7 @@ class Palette:
 
     def dash(self, model: str) -> str:
         """Plotly dash of the variant."""
-        return _DASHES[self._place[model] % len(_DASHES)]
+        return tuple(DASHES)[self._place[model] % len(DASHES)]
 
     def marker(self, model: str) -> str:
         """Plotly marker symbol of the variant."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from wm_pipelines.registry import tasks
 from wm_pipelines.reporting.style import (
     COST_METRICS,
     REFERENCES,
@@ -22,8 +24,26 @@ from wm_pipelines.reporting.style import (
     plain_number,
 )
 
-_GROUP = ["world", "split", "family", "variant", "metric", "unit"]
-_TERMINAL_METRICS = ("horizon", "violation_rate", "energy_error", "mse", "train_seconds", "step_ms")
+
+class Key(NamedTuple):
+    """What one row of a wide table is about."""
+
+    task: str
+    world: str
+    split: str
+    family: str
+    variant: str
+    view: str
+    knows: str
+
+    @property
+    def model(self) -> str:
+        """``"family/variant"``."""
+        return f"{self.family}/{self.variant}"
+
+
+_GROUP = [*Key._fields, "metric", "unit"]
+_MODEL = ["task", "world", "family", "variant"]
 
 
 def _pool_seeds(rows: pd.DataFrame, metric: str) -> dict[str, float | int]:
@@ -60,11 +80,11 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
         leaderboard: long table; rows by step (``step >= 0``) are left out.
 
     Returns:
-        One row per world, split, family, variant, metric, unit with ``value`` (mean over seeds), ``median``,
-        ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: whether no other
+        One row per task, world, split, family, variant, view, knows, metric, unit with ``value`` (mean over seeds),
+        ``median``, ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: no other
         trained family is better there (several may tie). Oracle, persistence, raw pixels, untrained models and models
-        of which a seed collapsed are never the best; a metric that diverged is not either. Sorted by world, split,
-        family as in the report, metric.
+        of which a seed collapsed are never the best; a metric that diverged is not either. Sorted by task, world,
+        split, family as in the report, metric.
     """
     overall = leaderboard[leaderboard["step"] < 0]
     rows = [
@@ -76,11 +96,10 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     table = pd.DataFrame(rows)
     table["best"] = False
-    collapsed = _collapsed(table)
-    for key, group in table.groupby(["world", "split", "metric"], observed=True):
-        floor = group["family"].isin(REFERENCES) | group["variant"].str.endswith(UNTRAINED) | collapsed[group.index]
-        contenders = group[~floor & np.isfinite(group["value"])]
-        direction = lower_is_better(str(key[2]))
+    contends = competes(table)
+    for key, group in table.groupby(["task", "world", "split", "metric"], observed=True):
+        contenders = group[contends[group.index]]
+        direction = lower_is_better(str(key[3]))
         if len(contenders) and direction is not None:
             top = contenders["value"].min() if direction else contenders["value"].max()
             first = contenders.index[contenders["value"] == top]
@@ -89,45 +108,59 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
     models = model_order(table["family"] + "/" + table["variant"])
     table["_model"] = (table["family"] + "/" + table["variant"]).map({m: i for i, m in enumerate(models)})
     table["_metric"] = table["metric"].map({m: i for i, m in enumerate(metric_order(table["metric"]))})
-    return table.sort_values(["world", "split", "_model", "_metric"], ignore_index=True)[columns]
+    return table.sort_values(["task", "world", "split", "_model", "_metric"], ignore_index=True)[columns]
 
 
-def _collapsed(table: pd.DataFrame) -> pd.Series:
-    """Whether a row is of a model whose features tell nothing apart in at least one seed of its world."""
-    model = table["world"] + "/" + table["family"] + "/" + table["variant"]
-    return model.isin(model[(table["metric"] == "collapsed") & (table["value"] > 0)])
+def competes(table: pd.DataFrame) -> pd.Series:
+    """Which rows can be the best: finite, of no floor or ceiling, of a model of which no seed collapsed there."""
+    model = table[_MODEL].agg("/".join, axis=1)
+    collapsed = model.isin(model[(table["metric"] == "collapsed") & (table["value"] > 0)])
+    floor = table["family"].isin(REFERENCES) | table["variant"].str.endswith(UNTRAINED)
+    return ~floor & ~collapsed & np.isfinite(table["value"])
 
 
-def wide_table(summary: pd.DataFrame, metrics: tuple[str, ...] = _TERMINAL_METRICS) -> list[list[str]]:
-    """Cells of a table with one row per world, split and model; the first row holds titles, ``*`` marks the best.
-
-    Training is no part of any evaluation split: its cost is repeated on every row of the model.
-    """
-    shown = [m for m in metrics if (summary["metric"] == m).any()]
-    units = summary.drop_duplicates("metric").set_index("metric")["unit"].to_dict()
-    header = ["world", "split", "model", *(_titled(m, units[m]) for m in shown)]
-    body = []
-    for world, split, family, variant, rows in rows_by_model(summary):
-        cells = {metric: _cell(row) for metric, row in rows.items()}
-        body.append([world, split, model_label(f"{family}/{variant}"), *(cells.get(m, "") for m in shown)])
-    return [header, *body]
+def chosen(metrics: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Those that match one of the patterns (``relative_l2_*``), in the patterns' order; duplicates removed."""
+    there = metric_order(metrics)
+    return list(dict.fromkeys(m for pattern in patterns for m in there if fnmatchcase(m, pattern)))
 
 
-def rows_by_model(summary: pd.DataFrame) -> Iterator[tuple[str, str, str, str, dict[str, dict[str, Any]]]]:
-    """World, evaluation split, family, variant and that model's summary rows by metric, its training cost included."""
+def main_split(splits: Iterable[str]) -> str:
+    """The split that is shown: ``test`` if it is there, else the first by name; empty if there is none."""
+    names = sorted(set(splits))
+    return "test" if "test" in names else next(iter(names), "")
+
+
+def rows_by_model(summary: pd.DataFrame) -> Iterator[tuple[Key, dict[str, dict[str, Any]]]]:
+    """Every model on every evaluation split, and its summary rows by metric, its training cost included."""
     is_cost = summary["metric"].isin(COST_METRICS)
-    costs: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    costs: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for row in _records(summary[is_cost]):
-        costs.setdefault((row["world"], row["family"], row["variant"]), {})[row["metric"]] = row
+        costs.setdefault(tuple(row[name] for name in _MODEL), {})[row["metric"]] = row
     judged = summary[~is_cost] if (~is_cost).any() else summary
-    for key, group in judged.groupby(_GROUP[:4], sort=False, observed=True):
-        world, split, family, variant = map(str, key)
+    for values, group in judged.groupby(list(Key._fields), sort=False, observed=True):
+        key = Key(*map(str, values))
         rows = {row["metric"]: row for row in _records(group)}
-        yield world, split, family, variant, costs.get((world, family, variant), {}) | rows
+        yield key, costs.get((key.task, key.world, key.family, key.variant), {}) | rows
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def wide_table(summary: pd.DataFrame, patterns: Sequence[str]) -> list[list[str]]:
+    """Cells of a table with one row per world, split and model; the first row holds titles, ``*`` marks the best.
+
+    Training is no part of any evaluation split: its cost is repeated on every row of the model.
+    """
+    shown = chosen(summary["metric"], patterns)
+    units = summary.drop_duplicates("metric").set_index("metric")["unit"].to_dict()
+    header = ["world", "split", "model", *(_titled(m, units[m]) for m in shown), "knows"]
+    body = []
+    for key, rows in rows_by_model(summary):
+        cells = [_cell(rows[metric]) if metric in rows else "" for metric in shown]
+        body.append([key.world, key.split, model_label(key.model), *cells, key.knows.replace(",", ", ")])
+    return [header, *body]
 
 
 def _titled(metric: str, unit: str) -> str:
@@ -138,13 +171,15 @@ def _cell(row: Mapping[Any, Any]) -> str:
     return plain_number(row["value"]) + ("*" if row["best"] else "")
 
 
-def format_terminal(
-    summary: pd.DataFrame, metrics: tuple[str, ...] = _TERMINAL_METRICS, over: str = "seeds and held-out episodes"
-) -> str:
-    """The summary as aligned text; worlds separated by rules, ``*`` marks the best trained family of a world."""
+def format_terminal(summary: pd.DataFrame, patterns: Sequence[str], over: str = "seeds and held-out episodes") -> str:
+    """The summary as aligned text; worlds separated by rules, ``*`` marks the best trained model of a world.
+
+    Args:
+        summary: see `summary_table`. patterns: of the metrics to show, see `chosen`. over: what means are taken over.
+    """
     if summary.empty:
         return "The leaderboard is empty."
-    header, *body = wide_table(summary, metrics)
+    header, *body = [row[:-1] for row in wide_table(summary, patterns)]
     widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
 
@@ -163,14 +198,17 @@ def format_terminal(
         again = row[:2] == previous
         lines += [line(["", "", *row[2:]])] if again else [rule, line(row)]
         previous = row[:2]
-    return "\n".join([*lines, rule, f"* best trained family of that world; means over {over}"])
+    return "\n".join([*lines, rule, f"* best trained model of that world; means over {over}"])
 
 
 def format_markdown(summary: pd.DataFrame) -> str:
-    """The summary as a Markdown table, the best in bold."""
-    header, *body = wide_table(summary)
-    rows = [[f"**{c[:-1]}**" if c.endswith("*") else c for c in row] for row in body]
-    rule = ["---"] * 3 + ["--:"] * (len(header) - 3)
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rule, *rows)
-    )
+    """The summary as one Markdown table per task, of the task's main metrics, the best in bold."""
+    parts = []
+    for name, own in summary.groupby("task", sort=False):
+        task = tasks.get(str(name))
+        header, *body = wide_table(own, task.main_metrics)
+        rows = [[f"**{c[:-1]}**" if c.endswith("*") else c for c in row] for row in body]
+        rule = ["---"] * 3 + ["--:"] * (len(header) - 4) + ["---"]
+        lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows)]
+        parts.append(f"## {task.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(parts)

@@ -59,7 +59,7 @@ class Results:
 
 
 class Task(ABC):
-    """One yardstick. Subclasses set the class variables and give `judge`, `summary` and `page`.
+    """One yardstick. Subclasses set the class variables and give `judge` and `page`.
 
     Attributes:
         name: in parameter files and on the leaderboard. pipeline: what users type.
@@ -68,6 +68,7 @@ class Task(ABC):
         not_judged: splits that are no test.
         jury: a family whose trained encoder `compare` uses; None: nothing is compared.
         costs_left_out: costs that mean nothing here.
+        main_metrics: shown in the terminal and on the first page, the decisive one first; ``*`` stands for any text.
     """
 
     name: ClassVar[str]
@@ -79,6 +80,7 @@ class Task(ABC):
     not_judged: ClassVar[frozenset[str]] = frozenset({"train", "validation"})
     jury: ClassVar[str | None] = None
     costs_left_out: ClassVar[frozenset[str]] = frozenset()
+    main_metrics: ClassVar[tuple[str, ...]] = ()
 
     def config(self, evaluation: Mapping[str, Any], world: str | None = None) -> Any:
         """The task's parameters, with what one world changes.
@@ -129,9 +131,11 @@ class Task(ABC):
         del jury, episodes, arrays
         return []
 
-    @abstractmethod
     def summary(self, scores: pd.DataFrame) -> str:
-        """Seeds pooled, as text for the terminal."""
+        """The main metrics, seeds pooled, as text for the terminal."""
+        from wm_pipelines.reporting.summary import format_terminal, summary_table
+
+        return format_terminal(summary_table(scores), self.main_metrics)
 
     @abstractmethod
     def page(self, results: Results) -> str:

@@ -7,7 +7,7 @@
 
   // ---- figures: drawn when they come into view, redrawn in the colours of the theme
   const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-  const config = { responsive: true, displayModeBar: false };
+  const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] };
 
   const hidden = (plot) => plot.closest("section").hiddenModels || new Set();
 
@@ -59,7 +59,7 @@
     plots.filter((plot) => plot.dataset.drawn && section.contains(plot)).forEach(draw);
   }));
 
-  // ---- tables: a click on a title sorts, a second click turns the order round; empty cells stay last
+  // ---- tables: a click on a title sorts, best first; a second click turns the order round; empty cells stay last
   function key(row, column) {
     const cell = row.cells[column];
     if (cell.dataset.key === undefined) return cell.textContent.trim();
@@ -67,17 +67,17 @@
   }
 
   function sort(table, column, title) {
-    const descending = title.getAttribute("aria-sort") === "ascending";
+    const before = title.getAttribute("aria-sort"), first = title.dataset.direction === "h" ? "descending" : "ascending";
+    const order = before === null ? first : before === "ascending" ? "descending" : "ascending";
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-    title.setAttribute("aria-sort", descending ? "descending" : "ascending");
-    const body = table.tBodies[0];
-    const sign = descending ? -1 : 1;
-    const rows = Array.from(body.rows, (row) => [key(row, column), row]);
+    title.setAttribute("aria-sort", order);
+    const sign = order === "descending" ? -1 : 1;
+    const rows = Array.from(table.tBodies[0].rows, (row) => [key(row, column), row]);
     rows.sort(([a], [b]) => {
       if (a === null || b === null) return (a === null) - (b === null);
       return sign * (typeof a === "number" ? (a < b ? -1 : a > b ? 1 : 0) : a.localeCompare(b));
     });
-    body.append(...rows.map(([, row]) => row));
+    table.tBodies[0].append(...rows.map(([, row]) => row));
   }
 
   document.querySelectorAll("table.sortable").forEach((table) => {
@@ -92,13 +92,83 @@
     });
   });
 
-  const filters = Array.from(document.querySelectorAll("select[data-filter]"));
-  function filter() {
-    document.querySelectorAll("#leaderboard tbody tr").forEach((row) => {
-      row.hidden = filters.some((f) => f.value && row.dataset[f.dataset.filter] !== f.value);
-    });
+  // ---- filters: of the leaderboard's rows; columns in which nothing is left vanish
+  const filters = Array.from(document.querySelectorAll("[data-filter]"));
+  function passes(row, filter) {
+    const wanted = filter.value.trim(), has = row.dataset[filter.dataset.filter];
+    if (!wanted) return true;
+    if (filter.type === "search") return has.toLowerCase().includes(wanted.toLowerCase());
+    if (filter.dataset.filter !== "knows") return has === wanted;
+    return wanted === "-" ? !has : wanted === "+" ? Boolean(has) : has.split(",").includes(wanted);
   }
-  filters.forEach((select) => select.addEventListener("change", filter));
+
+  function filter() {
+    const table = document.querySelector("#leaderboard table");
+    if (!table) return;
+    const rows = Array.from(table.tBodies[0].rows), left = rows.filter((row) => filters.every((f) => passes(row, f)));
+    rows.forEach((row) => { row.hidden = true; });
+    left.forEach((row) => { row.hidden = false; });
+    Array.from(table.tHead.rows[0].cells).forEach((title, column) => {
+      const empty = left.length > 0 && left.every((row) => row.cells[column].textContent.trim() === "");
+      title.hidden = empty;
+      rows.forEach((row) => { row.cells[column].hidden = empty; });
+    });
+    document.querySelectorAll(".count").forEach((count) => { count.value = `${left.length} of ${rows.length} rows`; });
+  }
+  filters.forEach((f) => f.addEventListener("input", filter));
+  filter();
+
+  // ---- animations: pause, and step to any frame where the browser can decode single frames
+  document.querySelectorAll(".player").forEach((player) => {
+    const image = player.querySelector("img"), controls = player.querySelector(".controls");
+    const [button, slider, label] = controls.children;
+    const moving = image.getAttribute("src"), calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    let playing = !calm;
+    const named = () => { button.textContent = playing ? "Pause" : "Play"; };
+    const bytes = () => Uint8Array.from(atob(moving.split(",")[1]), (c) => c.charCodeAt(0));
+    controls.hidden = false;
+    named();
+
+    async function decoded() {
+      const decoder = new ImageDecoder({ data: bytes(), type: "image/webp" });
+      await decoder.tracks.ready;
+      const count = decoder.tracks.selectedTrack.frameCount, canvas = document.createElement("canvas");
+      canvas.className = "animation";
+      [canvas.width, canvas.height] = [image.width, image.height];
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", image.alt);
+      slider.max = count - 1;
+      let timer = 0;
+      async function show(index) {
+        const { image: frame } = await decoder.decode({ frameIndex: index });
+        canvas.getContext("2d").drawImage(frame, 0, 0);
+        const milliseconds = frame.duration / 1000;
+        frame.close();
+        slider.value = index;
+        const at = index * Number(player.dataset.scale) + Number(player.dataset.first);
+        label.value = player.dataset.unit.replace("{}", Number(at.toPrecision(4)));
+        clearTimeout(timer);
+        if (playing) timer = setTimeout(() => show((index + 1) % count), milliseconds);
+      }
+      await show(0);
+      image.closest("picture").replaceWith(canvas);
+      button.addEventListener("click", () => { playing = !playing; named(); show(Number(slider.value)); });
+      slider.addEventListener("input", () => { playing = false; named(); show(Number(slider.value)); });
+    }
+
+    function simple() {
+      const source = player.querySelector("source"), still = source.srcset;
+      slider.remove();
+      button.addEventListener("click", () => {
+        playing = !playing;
+        source.remove();
+        image.src = playing ? moving : still;
+        named();
+      });
+    }
+
+    if (typeof ImageDecoder === "undefined") simple(); else decoded().catch(simple);
+  });
 
   // ---- contents: mark the section on screen; closed on a phone
   if (matchMedia("(max-width: 60rem)").matches) document.querySelector("nav details").open = false;

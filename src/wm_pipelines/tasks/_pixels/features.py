@@ -35,7 +35,7 @@ def encoder(family: Family) -> Any:
     """
     if not isinstance(family, Encodes):
         raise UserError(f"family '{family.name}' has no features to judge: it does not encode")
-    return cast(Any, family)
+    return cast("Any", family)
 
 
 def encode(family: Any, frames: Frames) -> tuple[Float, Tensor | None]:

@@ -9,8 +9,6 @@ from wm_pipelines.tasks import register
 from wm_pipelines.tasks.base import Results, Task
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from wm_pipelines.episodes import Episodes
     from wm_pipelines.families.base import Family
     from wm_pipelines.laws import Laws
@@ -29,6 +27,10 @@ class Fields(Task):
         "interior", "validation", "condition_points", "condition_values", "condition_index",
         "measurement_points", "measurement_values", "measurement_index",
     )  # fmt: skip
+    main_metrics: ClassVar[tuple[str, ...]] = (
+        "relative_l2_*", "residual_norm", "divergence", "coefficient_error", "coefficient_covered",
+        "coefficient_identified", "train_seconds",
+    )  # fmt: skip
     # The loop counts operations of its gradient steps alone, not those of a second-order finish.
     costs_left_out: ClassVar[frozenset[str]] = frozenset({"train_flops"})
 
@@ -45,12 +47,6 @@ class Fields(Task):
         from wm_pipelines.tasks.fields.judge import judge
 
         return judge(model, episodes[split], split, laws)
-
-    def summary(self, scores: pd.DataFrame) -> str:
-        """Errors, residuals, coefficients, cost."""
-        from wm_pipelines.tasks.fields.report import summary
-
-        return summary(scores)
 
     def page(self, results: Results) -> str:
         """Solutions, errors and residuals as maps."""

@@ -18,8 +18,7 @@ from plotly.subplots import make_subplots
 from wm_pipelines.equations import Problem
 from wm_pipelines.laws import laws_of, world_of
 from wm_pipelines.reporting import page as frame
-from wm_pipelines.reporting.figures import learning_curves
-from wm_pipelines.reporting.plots import Figure, thinned
+from wm_pipelines.reporting.plots import Figure, learning_curves, thinned
 from wm_pipelines.reporting.style import (
     COST_DESCRIPTIONS,
     COST_METRICS,
@@ -29,7 +28,7 @@ from wm_pipelines.reporting.style import (
     model_order,
     pretty_number,
 )
-from wm_pipelines.reporting.summary import format_terminal, summary_table
+from wm_pipelines.reporting.summary import summary_table
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Results
 
@@ -110,14 +109,6 @@ def metric_columns(metrics: Sequence[str]) -> list[str]:
     return sorted(set(metrics), key=place)
 
 
-def summary(scores: pd.DataFrame) -> str:
-    """Seeds pooled, as aligned text for a terminal."""
-    shown = ("relative_l2", "residual_norm", "divergence", "coefficient_error", "coefficient_covered",
-             "coefficient_identified", "train_seconds")  # fmt: skip
-    wanted = [m for m in metric_columns(list(scores["metric"])) if m.startswith(shown)]
-    return format_terminal(summary_table(scores), tuple(wanted), over="seeds")
-
-
 def page(results: Results) -> str:
     """The report as one HTML page; equal results give equal bytes."""
     table = summary_table(results.scores)
@@ -125,8 +116,9 @@ def page(results: Results) -> str:
     palette, drawn = Palette(models), [world for world, models in results.arrays.items() if models]
     return frame.render(
         "fields.html.j2",
-        "field_eval",
+        "fields",
         models,
+        told=frame.told(results.scores),
         figures=bool(drawn),
         provenance=results.provenance,
         title="Fields and their equations",
@@ -140,11 +132,11 @@ def _section(results: Results, world: str, index: int, table: pd.DataFrame, pale
     spec = results.specs[world]["test"]
     shown, truths = FieldMaps.create(spec, results.arrays[world]), laws_of(spec).coefficients
     figures = {f"map-{name}": field_map(shown, name) for name in shown.problem.fields}
-    embedded = [frame.embedded(f"field-{index}-{name}", name, figure) for name, figure in figures.items()]
+    embedded = [frame.embedded(f"field-{index}-{name}", figure, wide=True) for name, figure in figures.items()]
     curves = learning_curves(drawn_curves(results.curves), world, palette)
     if curves is not None:
         curves = replace(curves, caption=_CURVE_CAPTION)
-        embedded.append(frame.embedded(f"field-{index}-curves", "curves", curves))
+        embedded.append(frame.embedded(f"field-{index}-curves", curves))
     units = {name: pretty_unit(shown.problem.coefficients[name].unit) for name in shown.problem.unknown}
     return {
         "name": world,
@@ -155,7 +147,7 @@ def _section(results: Results, world: str, index: int, table: pd.DataFrame, pale
             for name, unit in units.items()
             if name in truths
         ),
-        "figures": [entry | {"wide": entry["id"] != f"field-{index}-curves"} for entry in embedded],
+        "figures": embedded,
         "table": _table(table[table["world"] == world]),
     }
 

@@ -12,8 +12,6 @@ from wm_pipelines.tasks._pixels import PixelConfig
 from wm_pipelines.tasks.base import Results, Task, TaskConfig
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from wm_pipelines.episodes import Episodes
     from wm_pipelines.families.base import Family
     from wm_pipelines.laws import Laws
@@ -39,6 +37,9 @@ class Images(Task):
     file: ClassVar[str] = "images.html"
     Config: ClassVar[type[TaskConfig]] = ImagesConfig
     shows: ClassVar[tuple[str, ...]] = ("frames",)
+    main_metrics: ClassVar[tuple[str, ...]] = (
+        "linear_probe", "knn_probe", "attentive_probe", "rankme", "collapsed", "train_seconds",
+    )  # fmt: skip
 
     def splits(self, episodes: Mapping[str, Episodes]) -> list[str]:  # noqa: ARG002
         """The test images."""
@@ -58,14 +59,8 @@ class Images(Task):
 
         return judge(model, episodes, split, config, trained)
 
-    def summary(self, scores: pd.DataFrame) -> str:
-        """Probes, rank, collapse, cost."""
-        from wm_pipelines.tasks._pixels.report import summary
-
-        return summary(self.name, scores)
-
     def page(self, results: Results) -> str:
         """What can be read from the features, beside the floors; neighbours and features of patches as images."""
         from wm_pipelines.tasks._pixels.report import page
 
-        return page(self.name, results)
+        return page(self.name, "What models learn from images", results)

@@ -11,8 +11,6 @@ from wm_pipelines.tasks import register
 from wm_pipelines.tasks.base import Results, Task, TaskConfig
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from wm_pipelines.episodes import Episodes
     from wm_pipelines.families.base import Family
     from wm_pipelines.laws import Laws
@@ -44,6 +42,9 @@ class Physics(Task):
     file: ClassVar[str] = "physics.html"
     Config: ClassVar[type[TaskConfig]] = PhysicsConfig
     shows: ClassVar[tuple[str, ...]] = ("times", "states", "derivatives", "actions", "rewards")
+    main_metrics: ClassVar[tuple[str, ...]] = (
+        "horizon", "violation_rate", "energy_error", "mse", "train_seconds", "step_ms",
+    )  # fmt: skip
 
     def judge(
         self,
@@ -59,14 +60,8 @@ class Physics(Task):
 
         return judge(model, episodes[split], split, laws, config)
 
-    def summary(self, scores: pd.DataFrame) -> str:
-        """Horizon, violations, energy error, cost."""
-        from wm_pipelines.reporting.summary import format_terminal, summary_table
-
-        return format_terminal(summary_table(scores))
-
     def page(self, results: Results) -> str:
-        """Who keeps the energy, whose predictions last, what it cost; figures and animations of every world."""
+        """Who conserves energy, whose predictions last, what it cost; figures and animations of every world."""
         from wm_pipelines.tasks.physics.report import page
 
         return page(results)

@@ -53,7 +53,10 @@ def judge(family: Family, episodes: Episodes, split: str, laws: Laws, config: Ph
     judged = Judgement(seeds, split, config.resamples, arrays=_kept(rollout, config.rollout_episodes))
     _add_metrics(judged, rollout, config.error_steps)
     judged.add("step_ms", np.full(len(seeds), 1e3 * seconds / steps / len(seeds)), COST_UNITS["step_ms"])
-    judged.arrays |= _kept_frames(config)
+    judged.arrays |= {
+        "animation": np.array([config.animation_frames, config.animation_size]),
+        "thresholds": np.array([config.tolerance, config.horizon_threshold]),
+    }
     return judged
 
 
@@ -77,8 +80,3 @@ def _kept(rollout: Rollout, episodes: int) -> dict[str, NDArray[np.float64]]:
         arrays["energy"] = rollout.predicted_energy[0, :episodes]
         arrays["truth_energy"] = rollout.truth_energy[:episodes]
     return {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
-
-
-def _kept_frames(config: PhysicsConfig) -> dict[str, NDArray[np.int64]]:
-    """How the report's animations are to be drawn."""
-    return {"animation": np.array([config.animation_frames, config.animation_size])}

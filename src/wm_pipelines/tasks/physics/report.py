@@ -1,88 +1,177 @@
-"""The report on mechanics: roll-outs put into the form that its page is made from."""
+"""The page on mechanics: who obeys physics, for how long, at what cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
-from wm_pipelines.laws import world_of
-from wm_pipelines.reporting.content import ReportContent, WorldRollouts
-from wm_pipelines.spec import Spec
+from wm_pipelines.metrics.registry import STATE_METRICS
+from wm_pipelines.reporting import page as frame
+from wm_pipelines.reporting.animation import animate
+from wm_pipelines.reporting.style import (
+    COST_DESCRIPTIONS,
+    COST_METRICS,
+    metric_order,
+    metric_title,
+    model_order,
+    pretty_number,
+    split_model,
+)
+from wm_pipelines.reporting.summary import main_split, rows_by_model, summary_table
 from wm_pipelines.tasks.base import Results
+from wm_pipelines.tasks.physics.content import Content, WorldRollouts
+from wm_pipelines.tasks.physics.figures import all_figures, world_figures
+from wm_pipelines.tasks.physics.headline import Rows, headline
 
-_FIGURES = ("energy_error", "error_growth")
+_SAVED = ("energy_error", "error_growth")  # figures for kedro viz
+_PER_SECOND = 12.0  # frames of an animation
+_ANIMATION_BYTES = 300_000
+_TITLE = "World models and the laws of physics"
 
 
 def page(results: Results) -> str:
     """The whole page."""
-    from wm_pipelines.reporting.motions import build_report
-
-    return build_report(_content(results, frames=True))
+    return build(Content.of(results, frames=True))
 
 
 def figures(results: Results) -> dict[str, Any]:
     """``"world_name"`` -> plotly figure."""
-    from wm_pipelines.reporting.figures import all_figures
-
-    drawn = all_figures(_content(results, frames=False))
-    return {key.replace("/", "_"): figure for key, figure in drawn.items() if key.split("/")[1] in _FIGURES}
+    drawn = all_figures(Content.of(results, frames=False))
+    return {key.replace("/", "_"): figure for key, figure in drawn.items() if key.split("/")[1] in _SAVED}
 
 
-def _content(results: Results, *, frames: bool) -> ReportContent:
-    drawn = {world: _rollouts(models, results.specs[world], frames=frames) for world, models in results.arrays.items()}
-    return ReportContent(
-        leaderboard=results.scores,
-        rollouts={world: found for world, found in drawn.items() if found is not None},
-        curves=results.curves,
-        not_applicable=list(results.not_applicable),
-        provenance=results.provenance,
+def build(content: Content, title: str = _TITLE) -> str:
+    """Write the page; sections without data vanish.
+
+    It embeds everything it shows, reads no network, holds no clock and no random name: equal content gives equal bytes.
+    """
+    scores, models = content.results.scores, content.models
+    summary = summary_table(scores)
+    main = _main_rows(summary)
+    worlds = [_world_section(content, world, i, summary, main) for i, world in enumerate(content.worlds)]
+    return frame.render(
+        "physics.html.j2",
+        "physics",
+        models,
+        figures=any(w["figures"] for w in worlds),
+        told=frame.told(scores),
+        provenance=content.results.provenance,
+        title=title,
+        findings=headline(main),
+        thresholds=next((r.thresholds for r in content.rollouts.values() if r.thresholds), None),
+        matrix=_matrix(content, main, models),
+        worlds=worlds,
+        leaderboard=_leaderboard(summary),
+        glossary=_glossary(summary),
+        seeds=int(scores["seed"].nunique()),
     )
 
 
-def _rollouts(
-    models: Mapping[str, Mapping[str, NDArray[Any]]], specs: Mapping[str, Spec], *, frames: bool
-) -> WorldRollouts | None:
-    """One world's roll-outs on its first held-out split, with frames of the first episode if asked for."""
-    if not models:
+def _main_rows(summary: pd.DataFrame) -> Rows:
+    """The rows of every world's main split."""
+    rows: Rows = {}
+    for world, group in summary.groupby("world", sort=False):
+        judged = group[~group["metric"].isin(COST_METRICS)]
+        split = main_split((judged if len(judged) else group)["split"])
+        rows |= {(str(world), key.model): found for key, found in rows_by_model(group) if key.split == split}
+    return rows
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _matrix(content: Content, main: Rows, models: list[str]) -> dict[str, Any]:
+    """Worlds × models: horizon and violations, or why there is nothing."""
+    reasons = {(w, who): reason for w, who, reason in content.results.not_applicable}
+    there = {split_model(m)[0] for m in models} | set(models)
+    absent = [who for _, who in reasons if who not in there]
+    columns = model_order([*models, *(who if "/" in who else f"{who}/" for who in absent)])
+    rows = []
+    for world in content.worlds:
+        rollouts = content.rollouts.get(world)
+        length = (rollouts and rollouts.length) or _longest(main, world)
+        cells = []
+        for model in columns:
+            reason = reasons.get((world, model), reasons.get((world, split_model(model)[0])))
+            cells.append(_matrix_cell(main.get((world, model)), length, reason))
+        rows.append({"world": world, "cells": cells})
+    return {"columns": columns, "rows": rows, "empty": not main and not reasons}
+
+
+def _longest(main: Rows, world: str) -> float | None:
+    horizons = [r["horizon"]["value"] for (w, _), r in main.items() if w == world and "horizon" in r]
+    return max(horizons, default=None)
+
+
+def _matrix_cell(rows: dict[str, dict[str, Any]] | None, length: float | None, reason: str | None) -> dict[str, Any]:
+    cell: dict[str, Any] = {"reason": None, "share": None, "horizon": None, "violations": None, "best": False}
+    if rows is None or not ({"horizon", "violation_rate"} & set(rows)):
+        return cell | {"reason": reason}
+    if "horizon" in rows:
+        horizon = rows["horizon"]
+        cell["horizon"] = f"{pretty_number(horizon['value'])} {horizon['unit']}"
+        cell["share"] = round(min(1.0, horizon["value"] / length), 3) if length else None
+        cell["best"] = horizon["best"]
+    if "violation_rate" in rows:
+        cell["violations"] = f"{100 * rows['violation_rate']['value']:.3g} %"
+    return cell
+
+
+def _leaderboard(summary: pd.DataFrame) -> dict[str, Any] | None:
+    """One row per world, split and model, one column per metric."""
+    if summary.empty:
         return None
-    split = "test" if "test" in specs else min(specs)
-    kept = {
-        (model, name.removeprefix(f"{split}/")): array
-        for model, arrays in models.items()
-        for name, array in arrays.items()
-        if name.startswith(f"{split}/")
+    metrics = metric_order(summary["metric"])
+    rows = [
+        {"model": key.model, "key": key, "cells": [frame.cell(r.get(m)) for m in metrics]}
+        for key, r in rows_by_model(summary)
+    ]
+    choices = {name: list(dict.fromkeys(getattr(row["key"], name) for row in rows)) for name in ("world", "split")}
+    return {"columns": frame.columns(summary, metrics), "rows": rows, "worlds": choices["world"],
+            "splits": choices["split"]}  # fmt: skip
+
+
+def _cost_table(summary: pd.DataFrame, main: Rows, world: str) -> dict[str, Any] | None:
+    own = {m: rows for (w, m), rows in main.items() if w == world}
+    metrics = [m for m in COST_METRICS if any(m in rows for rows in own.values())]
+    if not metrics:
+        return None
+    rows = [{"model": m, "cells": [frame.cell(own[m].get(c)) for c in metrics]} for m in model_order(own)]
+    return {"columns": frame.columns(summary, metrics), "rows": rows}
+
+
+def _glossary(summary: pd.DataFrame) -> list[dict[str, str]]:
+    """Plain words for every metric that appears."""
+    entries = []
+    for metric in metric_order(summary["metric"]):
+        text = STATE_METRICS[metric].description if metric in STATE_METRICS else COST_DESCRIPTIONS.get(metric)
+        if text is not None:
+            entries.append({"name": metric, "title": metric_title(metric), "text": text})
+    return entries
+
+
+# ---------------------------------------------------------------- worlds
+
+
+def _world_section(content: Content, world: str, index: int, summary: pd.DataFrame, main: Rows) -> dict[str, Any]:
+    rollouts, anchor = content.rollouts.get(world), f"world-{index}"
+    drawn = world_figures(content, world, summary)
+    return {
+        "name": world,
+        "anchor": anchor,
+        "caption": rollouts.caption if rollouts is not None else "",
+        "legend": frame.legend(drawn),
+        "figures": [frame.embedded(f"{anchor}-{name}", f, name == "trajectories") for name, f in drawn.items()],
+        "animation": None if rollouts is None or not rollouts.frames else _animation(rollouts),
+        "costs": _cost_table(summary, main, world),
+        "not_applicable": [(who, reason) for w, who, reason in content.results.not_applicable if w == world],
     }
-    spec, any_model = specs[split], next(iter(kept))[0]
-    time, truth = kept[any_model, "time"], kept[any_model, "truth"]
-    predicted = {model: array for (model, what), array in kept.items() if what == "predicted"}
-    count, size = (int(n) for n in kept[any_model, "animation"])
-    world, facts = world_of(spec), spec.facts
-    drawn = _frames(world, {"truth": truth, **predicted}, min(count, len(time)), size) if frames else {}
-    return WorldRollouts(
-        time=time,
-        truth=truth,
-        predicted=predicted,
-        truth_energy=kept.get((any_model, "truth_energy")),
-        energy={model: array for (model, what), array in kept.items() if what == "energy"},
-        dof=spec.dof,
-        particles=facts.get("particles"),
-        space=facts.get("space"),
-        angles=tuple(facts.get("angles", ())),
-        frames=drawn,
-        caption=world.describe(truth[0]),
-    )
 
 
-def _frames(world: Any, states: Mapping[str, NDArray[Any]], count: int, size: int) -> dict[str, NDArray[np.uint8]]:
-    """``count`` frames of the first episode of each; where a state diverged the last good frame stays."""
-    drawn = {}
-    for name, path in states.items():
-        episode = path[0]
-        rows = np.linspace(0, len(episode) - 1, count).round().astype(int)
-        good = np.isfinite(episode).all(axis=1) & (np.abs(episode) < 1e6).all(axis=1)
-        last_good = np.maximum.accumulate(np.where(good, np.arange(len(episode)), 0))
-        drawn[name] = world.render(episode[last_good[rows]], size)
-    return drawn
+def _animation(rollouts: WorldRollouts) -> dict[str, Any]:
+    drawn = animate(rollouts.frames, _PER_SECOND, _ANIMATION_BYTES)
+    count = len(next(iter(rollouts.frames.values())))
+    seconds = rollouts.length / max(1, count - 1)
+    return {"title": "Roll-outs: the truth and every model, side by side", "drawn": drawn, "unit": "t = {} s",
+            "scale": float(f"{seconds * drawn.stride:.6g}"), "first": 0, "caption": ""}  # fmt: skip

@@ -12,7 +12,6 @@ from wm_pipelines.tasks._pixels import PixelConfig
 from wm_pipelines.tasks.base import Results, Task, TaskConfig
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from wm_pipelines.episodes import Episodes
@@ -54,6 +53,10 @@ class Videos(Task):
     file: ClassVar[str] = "videos.html"
     Config: ClassVar[type[TaskConfig]] = VideosConfig
     shows: ClassVar[tuple[str, ...]] = ("frames", "actions", "rewards", "captions")
+    main_metrics: ClassVar[tuple[str, ...]] = (
+        "r2_position_probed", "r2_velocity_probed", "linear_probe", "energy_error_probed", "mse", "ssim", "collapsed",
+        "train_seconds",
+    )  # fmt: skip
     jury: ClassVar[str | None] = "vjepa"
 
     def splits(self, episodes: Mapping[str, Episodes]) -> list[str]:  # noqa: ARG002
@@ -83,14 +86,8 @@ class Videos(Task):
 
         return distances(jury, arrays)
 
-    def summary(self, scores: pd.DataFrame) -> str:
-        """Probes, predictions, collapse, cost."""
-        from wm_pipelines.tasks._pixels.report import summary
-
-        return summary(self.name, scores)
-
     def page(self, results: Results) -> str:
         """What can be read from features and predictions, beside the floors; predicted and true frames in motion."""
         from wm_pipelines.tasks._pixels.report import page
 
-        return page(self.name, results)
+        return page(self.name, "What video models know of physics", results)

@@ -53,9 +53,7 @@ def judge(
         _add_labels(judged, learned, labels[0], held_out, labels[1], config.knn)
     probe = None
     if test.spec.dof:
-        probe = PhysicsProbe(
-            Observables.of(test.spec), config.window, model.frames_per_latent, learned, some["states"]
-        )
+        probe = PhysicsProbe(Observables.of(test.spec), config.window, model.frames_per_latent, learned, some["states"])
         _add_read(judged, probe, held_out, test["states"])
     if not trained or not model.context:
         return judged

@@ -1,11 +1,10 @@
-"""The reports on pictures and on videos: what was learned, what can be read from it, one HTML file each."""
+"""The reports on images and on videos: what was learned, what can be read from it, one HTML file each."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from PIL import Image
 
-from wm_pipelines.reporting import page, summary
+from wm_pipelines.reporting import page as frame
 from wm_pipelines.reporting.animation import animate
-from wm_pipelines.reporting.figures import learning_curves
-from wm_pipelines.reporting.plots import Figure, layout, line, thinned
+from wm_pipelines.reporting.plots import Figure, layout, learning_curves, line, thinned
 from wm_pipelines.reporting.style import (
     COST_DESCRIPTIONS,
     UNTRAINED,
@@ -27,34 +25,28 @@ from wm_pipelines.reporting.style import (
     model_label,
     model_order,
 )
+from wm_pipelines.reporting.summary import summary_table
+from wm_pipelines.tasks.base import Results
 
-_TITLES = {"image": "What models learn from pictures", "video": "What models of videos know of physics"}
-_TERMINAL = {
-    "image": ("linear_probe", "knn_probe", "attentive_probe", "rankme", "collapsed", "train_seconds"),
-    "video": (
-        "linear_probe", "r2_position_probed", "r2_velocity_probed", "energy_error_probed", "mse", "ssim",
-        "collapsed", "train_seconds",
-    ),
-}  # fmt: skip
 _FINDINGS = {
-    "linear_probe": "a linear classifier reads the class of {} of the pictures",
-    "r2_position_probed": "a linear read-out of single frames explains {} of the positions",
-    "r2_velocity_probed": "a linear read-out of a window of frames explains {} of the velocities",
+    "linear_probe": "a linear probe reads the class of {} of the images",
+    "r2_position_probed": "a linear probe of single latent steps explains {} of the variance of the positions",
+    "r2_velocity_probed": "a linear probe of a window of latent steps explains {} of the variance of the velocities",
 }
-_FUTURES = 4  # shown in motion
 _MONITORS = {"feature_std": "Spread of features", "effective_rank": "Effective rank"}
+_PER_SECOND = 5.0  # frames of an animation
 
 DESCRIPTIONS = {
-    "linear_probe": "Share of held-out pictures that a linear classifier on frozen features names correctly.",
+    "linear_probe": "Share of held-out examples that a linear classifier on frozen features names correctly.",
     "knn_probe": "The same by the majority of the nearest labelled neighbours: nothing is trained.",
-    "attentive_probe": "The same by one learned query that attends to the features of all places.",
+    "attentive_probe": "The same by one learned query that attends to the features of all patches.",
     "feature_std": "Standard deviation of a feature, mean over features. It can stay large in a collapse.",
     "effective_rank": "How many directions centred features fill: exponential of the entropy of their singular values.",
     "rankme": "The same of features that are not centred (RankMe). A collapsed encoder has a value near 1.",
-    "collapsed": "Share of seeds whose features hardly tell one picture from another, whatever their loss.",
-    "r2_position_probed": "How much of the positions a linear read-out of one frozen latent explains; 1 is all.",
-    "r2_velocity_probed": "How much of the velocities a linear read-out of a window of latents explains; one frame "
-    "holds no velocity.",
+    "collapsed": "Share of seeds whose features hardly tell one image from another, whatever their loss.",
+    "r2_position_probed": "Share of the variance of the positions that a linear probe of one frozen latent explains.",
+    "r2_velocity_probed": "The same of the velocities, by a linear probe of a window of latents; a single frame holds "
+    "no velocity.",
     "mse": "Mean squared error of a predicted pixel in [0, 1].",
     "mse_per_frame": "Squared error summed over all pixels of a predicted frame, the unit of OpenSTL.",
     "psnr": "Peak signal-to-noise ratio of predicted frames, pixels in [0, 1].",
@@ -69,103 +61,76 @@ DESCRIPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class PixelContent:
-    """Everything the report on pictures or videos shows.
-
-    Attributes:
-        kind: ``image`` or ``video``. scores: long table with the leaderboard's columns. worlds: in order.
-        pictures: ``"world/family/variant/what"`` -> array. curves: ``"world/family/variant"`` -> learning curve.
-        not_applicable: (world, family, reason). provenance: where the numbers come from.
-    """
-
-    kind: str
-    scores: pd.DataFrame
-    worlds: Sequence[str]
-    pictures: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    not_applicable: Sequence[tuple[str, str, str]] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def arrays(self, world: str, what: str) -> dict[str, NDArray[Any]]:
-        """Model -> array of one kind."""
-        found = {}
-        for key, array in self.pictures.items():
-            of_world, family, variant, name = key.split("/")
-            if of_world == world and name == what:
-                found[f"{family}/{variant}"] = array
-        return {model: found[model] for model in model_order(found)}
-
-
-def format_terminal(scores: pd.DataFrame, kind: str) -> str:
-    """Seeds pooled, as aligned text for a terminal; ``kind`` is ``image`` or ``video``."""
-    return summary.format_terminal(summary.summary_table(scores), _TERMINAL[kind], over="seeds and held-out data")
-
-
-def build_pixel_report(content: PixelContent, *, beside: Sequence[str] = ()) -> str:
-    """Write the report; equal content gives equal bytes.
-
-    Args:
-        content: what to show. beside: evaluation pipelines whose reports lie in the same folder, to link to.
-    """
-    table = summary.summary_table(content.scores)
+def page(task: str, title: str, results: Results) -> str:
+    """The report as one HTML page; equal results give equal bytes."""
+    table = summary_table(results.scores)
     models = model_order(table["family"] + "/" + table["variant"])
-    palette = Palette(models)
-    return page.render(
+    palette, worlds = Palette(models), sorted(set(table["world"]))
+    return frame.render(
         "pixels.html.j2",
-        f"{content.kind}_eval",
+        task,
         models,
-        figures=bool(len(content.scores)),
-        provenance=content.provenance,
-        beside=beside,
-        title=_TITLES[content.kind],
-        worlds=[_section(content, world, i, table, palette) for i, world in enumerate(content.worlds)],
-        glossary=_glossary(content.scores),
-        seeds=int(content.scores["seed"].nunique()),
+        figures=bool(len(results.scores)),
+        told=frame.told(results.scores),
+        provenance=results.provenance,
+        title=title,
+        worlds=[_section(results, world, f"world-{i}", table, palette) for i, world in enumerate(worlds)],
+        glossary=_glossary(results.scores),
+        seeds=int(results.scores["seed"].nunique()),
     )
 
 
-def _section(content: PixelContent, world: str, index: int, table: pd.DataFrame, palette: Palette) -> dict[str, Any]:
-    own = table[table["world"] == world]
+def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, palette: Palette) -> dict[str, Any]:
+    own, scores = table[table["world"] == world], results.scores
     figures = {
-        "labels": accuracy_by_labels(content.scores, world, palette),
-        "steps": r2_by_step(content.scores, world, palette),
-        "frames": error_by_step(content.scores, world, palette),
-        "curves": learning_curves(content.curves, world, palette),
-        **{name: monitor(content.curves, world, name, palette) for name in _MONITORS},
+        "labels": accuracy_by_labels(scores, world, palette),
+        "steps": r2_by_step(scores, world, palette),
+        "frames": similarity_by_step(scores, world, palette),
+        "curves": learning_curves(results.curves, world, palette),
+        **{name: monitor(results.curves, world, name, palette) for name in _MONITORS},
     }
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     collapsed = own[(own["metric"] == "collapsed") & (own["value"] > 0) & ~own["variant"].str.endswith(UNTRAINED)]
     return {
         "name": world,
-        "anchor": f"world-{index}",
+        "anchor": anchor,
         "findings": _findings(own),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
-        "table": page.numbers(own, metric_order(own["metric"])),
-        "legend": page.legend(drawn),
-        "animations": _animations(content, world),
-        "figures": [page.embedded(f"{content.kind}-{index}-{name}", name, figure) for name, figure in drawn.items()],
-        "pictures": _pictures(content, world),
-        "not_applicable": [(f, why) for w, f, why in content.not_applicable if w == world],
+        "table": frame.numbers(own, metric_order(own["metric"])),
+        "legend": frame.legend(drawn),
+        "animations": _animations(results, world),
+        "figures": [frame.embedded(f"{anchor}-{name}", figure) for name, figure in drawn.items()],
+        "images": _images(results, world),
+        "not_applicable": [(f, why) for w, f, why in results.not_applicable if w == world],
     }
 
 
+def _kept(results: Results, world: str, what: str) -> dict[str, NDArray[Any]]:
+    """Model -> what its judge kept under that name."""
+    key = f"test/{what}"
+    found = {model: arrays[key] for model, arrays in results.arrays.get(world, {}).items() if key in arrays}
+    return {model: found[model] for model in model_order(found)}
+
+
 def _findings(own: pd.DataFrame) -> list[str]:
-    """The best trained model beside the floors, in words."""
+    """The best trained model beside the runner-up and the floors, in words."""
     lines = []
     for metric, words in _FINDINGS.items():
         rows = own[own["metric"] == metric]
         trained = rows[~rows["variant"].str.endswith(UNTRAINED) & (rows["family"] != "raw_pixels")]
         if trained.empty:
             continue
-        best = trained.sort_values("value").iloc[-1]
+        *others, best = trained.sort_values("value").to_dict("records")
         floors = {
             "raw pixels": rows[rows["family"] == "raw_pixels"],
             "the same encoder untrained": rows[
                 (rows["family"] == best["family"]) & (rows["variant"] == best["variant"] + UNTRAINED)
             ],
         }
-        beside = ", ".join(f"{name} {_share(f['value'].iloc[0])}" for name, f in floors.items() if len(f))
+        second = [
+            f"runner-up {model_label(o['family'] + '/' + o['variant'])} {_share(o['value'])}" for o in others[-1:]
+        ]
+        beside = ", ".join(second + [f"{name} {_share(f['value'].max())}" for name, f in floors.items() if len(f)])
         lines.append(
             f"From {model_label(best['family'] + '/' + best['variant'])}, "
             f"{words.format(_share(best['value']))}" + (f" ({beside})." if beside else ".")
@@ -203,7 +168,7 @@ def _by_step(scores: pd.DataFrame, world: str, metric: str) -> dict[str, pd.Data
 
 
 def r2_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | None:
-    """Positions read from predicted latents over the step, beside ridge regression from the context."""
+    """Positions probed in predicted latents against the step, beside ridge regression from the context."""
     predicted = _by_step(scores, world, "r2_position_predicted_probed")
     floor = _by_step(scores, world, "r2_position_ridge_probed")
     if not predicted:
@@ -225,7 +190,7 @@ def r2_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | N
 
 
 def accuracy_by_labels(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | None:
-    """Accuracy of the linear probe over the number of labels it learned from."""
+    """Accuracy of the linear probe against the number of labels it learned from."""
     found = _by_step(scores, world, "linear_probe_by_labels")
     if not found:
         return None
@@ -239,7 +204,7 @@ def accuracy_by_labels(scores: pd.DataFrame, world: str, palette: Palette) -> Fi
     return Figure(figure, "Linear probe by the number of labels", caption)
 
 
-def error_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | None:
+def similarity_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | None:
     """Structural similarity of predicted frames over the step."""
     found = _by_step(scores, world, "ssim")
     if not found:
@@ -248,7 +213,7 @@ def error_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure 
     for model in model_order(found):
         figure.add_trace(line(found[model].index, found[model]["value"], model, palette, mode="lines+markers"))
     return Figure(
-        figure, "Predicted frames", "Structural similarity to the frames that came; raw pixels repeat the last one."
+        figure, "Predicted frames", "Structural similarity to the target frames; raw pixels copy the last frame."
     )
 
 
@@ -272,64 +237,58 @@ def monitor(curves: Mapping[str, pd.DataFrame], world: str, name: str, palette: 
     )
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
-def _animations(content: PixelContent, world: str) -> list[dict[str, Any]]:
-    """Predicted beside true frames, the first prediction that was kept of every model."""
-    predicted = content.arrays(world, "predicted_frames")
+def _animations(results: Results, world: str) -> list[dict[str, Any]]:
+    """Predicted beside true frames, a few predictions one after the other."""
+    predicted = _kept(results, world, "predicted_frames")
     if not predicted:
         return []
-    truth = next(iter(content.arrays(world, "true_frames").values()))
-    some = np.linspace(0, len(truth) - 1, min(_FUTURES, len(truth))).astype(int)
-    # One film: what was kept, one after the other.
-    films = {"truth": _rgb(truth[some]), **{model: _rgb(a[some]) for model, a in predicted.items()}}
-    steps = min(a.shape[1] for a in films.values())
-    frames = {name: a[:, :steps].reshape(-1, *a.shape[2:]) for name, a in films.items()}
+    truth = next(iter(_kept(results, world, "true_frames").values()))
+    some = next(iter(_kept(results, world, "shown").values()))
+    clips = {"truth": _rgb(truth[some]), **{model: _rgb(a[some]) for model, a in predicted.items()}}
+    steps = min(a.shape[1] for a in clips.values())
+    frames = {name: a[:, :steps].reshape(-1, *a.shape[2:]) for name, a in clips.items()}
+    drawn = animate(frames, frames_per_second=_PER_SECOND, budget=700_000, most=96)
     return [
         {
             "title": "Predicted and true frames",
-            "film": animate(frames, frames_per_second=5.0, budget=700_000, most=96),
+            "drawn": drawn,
+            "unit": f"frame {{}} of {len(some)} × {steps}",
+            "scale": drawn.stride,
+            "first": 1,
             "caption": f"{len(some)} held-out futures one after the other, {steps} frames each, which no model saw. "
             "First seed.",
         }
     ]
 
 
-def _pictures(content: PixelContent, world: str) -> list[dict[str, Any]]:
-    shown = []
-    kinds = {key.split("/")[3] for key in content.pictures if key.split("/")[0] == world}
-    pictures = content.arrays(world, "pictures")
+def _images(results: Results, world: str) -> list[dict[str, Any]]:
+    """Masks and reconstructions, features of patches, nearest neighbours."""
+    found, originals = [], _kept(results, world, "images")
+    kinds = {name.split("/")[1] for arrays in results.arrays.get(world, {}).values() for name in arrays}
     for what in sorted(k for k in kinds if k.startswith("seen_")):
-        for model, array in content.arrays(world, what).items():
+        for model, array in _kept(results, world, what).items():
             flat = array.reshape(-1, *array.shape[-3:])[: 4 * len(array)]
             title = f"{what.removeprefix('seen_').replace('_', ' ').capitalize()}: {model_label(model)}"
-            shown.append(_picture(title, [_rgb(flat)], "", wide=False))
-    for model, places in content.arrays(world, "places").items():
-        side = round(places.shape[1] ** 0.5)
-        if side * side != places.shape[1]:
+            found.append(_sheet(title, [_rgb(flat)], ""))
+    for model, patches in _kept(results, world, "patches").items():
+        side = round(patches.shape[1] ** 0.5)
+        if side * side != patches.shape[1]:
             continue
-        rows = [_rgb(pictures[model]), _enlarged(places.reshape(len(places), side, side, 3), pictures[model].shape[1])]
-        shown.append(
-            _picture(
-                f"Features of places: {model_label(model)}",
-                rows,
-                "Held-out pictures, and below them the first three principal components of the features of every "
-                "place as red, green and blue: like colours mean like features.",
-                wide=False,
-            )
+        image = originals[model]
+        rows = [_rgb(image), _enlarged(patches.reshape(len(patches), side, side, 3), image.shape[1])]
+        caption = (
+            "Held-out images, and below them the first three principal components of the features of every patch as "
+            "red, green and blue: like colours mean like features."
         )
-    for model, near in content.arrays(world, "neighbours").items():
-        columns = [_rgb(pictures[model]), *(_rgb(near[:, i]) for i in range(near.shape[1]))]
-        shown.append(
-            _picture(
-                f"Nearest neighbours: {model_label(model)}",
-                columns,
-                "Held-out pictures in the first row; below each the training pictures whose features are nearest.",
-                wide=False,
-            )
-        )
-    return shown
+        found.append(_sheet(f"Features of patches: {model_label(model)}", rows, caption))
+    for model, near in _kept(results, world, "neighbours").items():
+        columns = [_rgb(originals[model]), *(_rgb(near[:, i]) for i in range(near.shape[1]))]
+        caption = "Held-out images in the first row; below each the training images whose features are nearest."
+        found.append(_sheet(f"Nearest neighbours: {model_label(model)}", columns, caption))
+    return found
 
 
 def _rgb(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -340,15 +299,13 @@ def _enlarged(frames: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(Image.fromarray(f).resize((size, size), Image.Resampling.NEAREST)) for f in frames])
 
 
-def _picture(title: str, rows: Sequence[NDArray[np.uint8]], caption: str, wide: bool) -> dict[str, Any]:
-    """Rows of pictures ``[K, H, W, 3]`` as one PNG, enlarged to be seen."""
+def _sheet(title: str, rows: Sequence[NDArray[np.uint8]], caption: str) -> dict[str, Any]:
+    """Rows of images ``[K, H, W, 3]`` as one PNG, enlarged to be seen."""
     gap = [np.pad(row, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255) for row in rows]
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in gap], axis=0)
     zoom = max(1, 640 // sheet.shape[1])
+    width, height = sheet.shape[1] * zoom, sheet.shape[0] * zoom
     data = io.BytesIO()
-    Image.fromarray(sheet).resize((sheet.shape[1] * zoom, sheet.shape[0] * zoom), Image.Resampling.NEAREST).save(
-        data, "PNG", optimize=True
-    )
+    Image.fromarray(sheet).resize((width, height), Image.Resampling.NEAREST).save(data, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
-    return {"title": title, "uri": uri, "width": sheet.shape[1] * zoom, "height": sheet.shape[0] * zoom,
-            "caption": caption, "wide": wide}  # fmt: skip
+    return {"title": title, "uri": uri, "width": width, "height": height, "caption": caption}

@@ -1,4 +1,4 @@
-"""The report's figures, as Plotly figures that stand alone as well.
+"""The page's figures, as Plotly figures that stand alone as well.
 
 Every trace has at most `plots.MAX_POINTS` points and numbers of five digits, so that a report on
 many worlds stays small.
@@ -6,7 +6,7 @@ many worlds stays small.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -16,11 +16,11 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from wm_pipelines.reporting import plots
-from wm_pipelines.reporting.content import ReportContent, WorldRollouts
 from wm_pipelines.reporting.plots import Figure, thinned
-from wm_pipelines.reporting.portraits import portraits
-from wm_pipelines.reporting.style import INK, REFERENCES, Palette, model_order, pretty_number
-from wm_pipelines.reporting.summary import rows_by_model, summary_table
+from wm_pipelines.reporting.style import INK, REFERENCES, Palette, model_label, model_order, pretty_number
+from wm_pipelines.reporting.summary import main_split, rows_by_model, summary_table
+from wm_pipelines.tasks.physics.content import Content, WorldRollouts
+from wm_pipelines.tasks.physics.trajectories import trajectories
 
 Float = NDArray[np.float64]
 
@@ -63,27 +63,28 @@ def energy_error_over_time(rollouts: WorldRollouts, palette: Palette) -> Figure 
         return None
     keep = thinned(len(rollouts.time))[1:]
     figure = go.Figure(layout=plots.layout("time [s]", "|E(t) − E(0)| [J]", log_y=True))
-    drawn = []
+    drawn = {}
     for model in model_order(rollouts.energy):
         energy = rollouts.energy[model]
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(energy - energy[:, :1])
         middle = np.median(np.where(np.isnan(error), np.inf, error), axis=0)[keep]
-        drawn.append(np.maximum(middle, _FLOOR))
-        figure.add_trace(plots.line(rollouts.time[keep], drawn[-1], model, palette))
-    figure.update_yaxes(plots.log_axis(drawn))
+        drawn[model] = np.maximum(middle, _FLOOR)
+        figure.add_trace(plots.line(rollouts.time[keep], drawn[model], model, palette))
+    figure.update_yaxes(plots.log_axis(plots.contending(drawn)))
     return Figure(
         figure,
         "Energy error over time",
         f"Distance of the energy from its start, median of {len(rollouts.truth)} held-out episode(s), logarithmic. A "
-        "flat line is an error that only swings back and forth; a rising one is drift. A model that stands still "
-        "conserves energy too, so read this together with the growth of the error.",
+        "flat line is an error that only swings back and forth; a rising one is drift. Persistence conserves energy, "
+        "too, so read this together with the growth of the error. The axis fits the trained models: oracle and "
+        "persistence may lie below it.",
     )
 
 
-def error_growth(leaderboard: pd.DataFrame, world: str, time: Float | None, palette: Palette) -> Figure | None:
+def error_growth(scores: pd.DataFrame, world: str, time: Float | None, palette: Palette) -> Figure | None:
     """State MSE over the step, mean over seeds, band from the lowest to the highest end of the seeds' intervals."""
-    rows = leaderboard[(leaderboard["world"] == world) & (leaderboard["metric"] == "mse") & (leaderboard["step"] > 0)]
+    rows = scores[(scores["world"] == world) & (scores["metric"] == "mse") & (scores["step"] > 0)]
     if rows.empty:
         return None
     rows = rows[rows["split"] == main_split(rows["split"])]
@@ -91,7 +92,7 @@ def error_growth(leaderboard: pd.DataFrame, world: str, time: Float | None, pale
     in_seconds = time is not None and len(time) > int(rows["step"].max())
     layout = plots.layout("time [s]" if in_seconds else "step", "mean squared error of the state", log_y=True)
     figure = go.Figure(layout=layout)
-    drawn = []
+    drawn = {}
     for model in model_order(keys):
         by_step = rows[keys == model].groupby("step")
         mean, low, high = by_step["value"].mean(), by_step["ci_low"].min(), by_step["ci_high"].max()
@@ -99,16 +100,17 @@ def error_growth(leaderboard: pd.DataFrame, world: str, time: Float | None, pale
         steps = mean.index.to_numpy()[keep]
         x = time[steps] if in_seconds and time is not None else steps
         middle, low, high = (np.maximum(s.to_numpy()[keep], _FLOOR) for s in (mean, low, high))
-        drawn.append(middle)
+        drawn[model] = middle
         figure.add_trace(_band(x, low, high, model, palette))
         figure.add_trace(plots.line(x, middle, model, palette))
-    figure.update_yaxes(plots.log_axis(drawn))
+    figure.update_yaxes(plots.log_axis(plots.contending(drawn)))
     return Figure(
         figure,
         "Growth of the error",
         "Mean squared error of the state at every step; lines are means over seeds and held-out episodes, bands reach "
         "from the lowest to the highest end of the seeds' 95 % intervals. A straight rise is exponential growth, the "
-        "mark of chaos; a curve that meets persistence predicts no better than “nothing changes”.",
+        "mark of chaos; a curve that meets persistence predicts no better than “nothing changes”. The axis fits the "
+        "trained models: the oracle may lie below it.",
     )
 
 
@@ -131,35 +133,16 @@ def _band(x: Any, low: Float, high: Float, model: str, palette: Palette) -> dict
     }
 
 
-def learning_curves(curves: Mapping[str, pd.DataFrame], world: str, palette: Palette) -> Figure | None:
-    """Training loss over the optimiser's step, mean over seeds."""
-    tables = {key.split("/", 1)[1]: curve for key, curve in curves.items() if key.split("/", 1)[0] == world}
-    own = {m: c.groupby("step")["loss"].mean() for m, c in tables.items() if "loss" in c and len(c)}
-    if not own:
-        return None
-    figure = go.Figure(layout=plots.layout("training step", "loss", log_y=True))
-    for model in model_order(own):
-        loss = own[model]
-        keep = thinned(len(loss))
-        mode = {"mode": "lines+markers"} if len(loss) < 3 else {}
-        figure.add_trace(plots.line(loss.index.to_numpy()[keep], loss.to_numpy()[keep], model, palette, **mode))
-    figure.update_yaxes(plots.log_axis(loss.to_numpy() for loss in own.values()))
-    return Figure(
-        figure,
-        "Learning curves",
-        "Training loss, mean over seeds. Families minimise different quantities, so heights cannot be compared; look "
-        "for curves that still fall at the end (train longer) or that jump (train more gently).",
-    )
-
-
-def score_per_cost(summary: pd.DataFrame, world: str, palette: Palette) -> Figure | None:
+def accuracy_against_cost(summary: pd.DataFrame, world: str, palette: Palette) -> Figure | None:
     """State MSE over training time, one point per model, whiskers are 95 % intervals, persistence as a line."""
     own = summary[summary["world"] == world]
     if own.empty:
         return None
     split = main_split(own[own["metric"] == "mse"]["split"])
-    rows = {f"{f}/{v}": r for _, s, f, v, r in rows_by_model(own) if s == split and "mse" in r and "train_seconds" in r}
-    trained = {m: r for m, r in rows.items() if m.split("/")[0] not in REFERENCES and np.isfinite(r["mse"]["value"])}
+    rows = {k.model: r for k, r in rows_by_model(own) if k.split == split and {"mse", "train_seconds"} <= set(r)}
+    judged = {m: r for m, r in rows.items() if m.split("/")[0] not in REFERENCES}
+    trained = {m: r for m, r in judged.items() if np.isfinite(r["mse"]["value"])}
+    diverged = ", ".join(model_label(m) for m in judged if m not in trained)
     if not trained:
         return None
     layout = plots.layout("training time of one model [s]", "mean squared error of the state", log_y=True)
@@ -185,9 +168,10 @@ def score_per_cost(summary: pd.DataFrame, world: str, palette: Palette) -> Figur
             )
     return Figure(
         figure,
-        "Score for the cost",
-        "Each point is one model: further down is more exact, further left is cheaper to train; the good corner is "
-        "bottom left. Whiskers are 95 % intervals.",
+        "Accuracy against cost",
+        "Each point is one model: further down is more accurate, further left is cheaper to train; the good corner is "
+        "bottom left. Whiskers are 95 % intervals."
+        + (f" Not drawn, since it diverged: {diverged}." if diverged else ""),
     )
 
 
@@ -216,51 +200,34 @@ def _cost_point(model: str, row: Mapping[str, Mapping[str, Any]], palette: Palet
     }
 
 
-def main_split(splits: Iterable[str]) -> str:
-    """The split that figures show: ``test`` if it is there, else the first by name; empty if there is none."""
-    names = sorted(set(splits))
-    return "test" if "test" in names else next(iter(names), "")
-
-
 # ---------------------------------------------------------------- all worlds
 
 
-def models_of(content: ReportContent) -> list[str]:
-    """All models named anywhere in the content, in the report's order."""
-    models = set(content.leaderboard["family"] + "/" + content.leaderboard["variant"])
-    for rollouts in content.rollouts.values():
-        models |= set(rollouts.predicted) | set(rollouts.energy) | (set(rollouts.frames) - {"truth"})
-    models |= {key.split("/", 1)[1] for key in content.curves}
-    return model_order(models)
-
-
-def world_figures(content: ReportContent, world: str, summary: pd.DataFrame | None = None) -> dict[str, Figure]:
+def world_figures(content: Content, world: str, summary: pd.DataFrame | None = None) -> dict[str, Figure]:
     """The figures of one world by name; those without data are missing.
 
     Args:
-        content: of the report.
-        world: its name.
-        summary: `summary_table` of the leaderboard, where it is known already.
+        content: of the page. world: its name. summary: `summary_table` of the scores, where it is known already.
     """
-    palette = Palette(models_of(content))
-    summary = summary_table(content.leaderboard) if summary is None else summary
+    palette, results = Palette(content.models), content.results
+    summary = summary_table(results.scores) if summary is None else summary
     rollouts = content.rollouts.get(world)
     figures: dict[str, Figure | None] = {}
     if rollouts is not None:
         figures["energy"] = energy_over_time(rollouts, palette)
         figures["energy_error"] = energy_error_over_time(rollouts, palette)
     time = None if rollouts is None else rollouts.time
-    figures["error_growth"] = error_growth(content.leaderboard, world, time, palette)
-    figures["score_per_cost"] = score_per_cost(summary, world, palette)
+    figures["error_growth"] = error_growth(results.scores, world, time, palette)
+    figures["accuracy_against_cost"] = accuracy_against_cost(summary, world, palette)
     if rollouts is not None:
-        figures["portraits"] = portraits(rollouts, palette)
-    figures["learning_curves"] = learning_curves(content.curves, world, palette)
+        figures["trajectories"] = trajectories(rollouts, palette)
+    figures["learning_curves"] = plots.learning_curves(results.curves, world, palette)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def all_figures(content: ReportContent) -> dict[str, go.Figure]:
-    """Every figure of the report, ``"world/name"`` -> Plotly figure with its title, to be saved one by one."""
-    summary = summary_table(content.leaderboard)
+def all_figures(content: Content) -> dict[str, go.Figure]:
+    """Every figure of the page, ``"world/name"`` -> Plotly figure with its title, to be saved one by one."""
+    summary = summary_table(content.results.scores)
     figures = {}
     for world in content.worlds:
         for name, shown in world_figures(content, world, summary).items():

@@ -4,9 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wm_pipelines.reporting import figures as f
-from wm_pipelines.reporting import plots, portraits
+from synthetic import changed
+
+from wm_pipelines.reporting import plots
 from wm_pipelines.reporting.style import Palette
+from wm_pipelines.reporting.summary import main_split
+from wm_pipelines.tasks.physics import figures as f
+from wm_pipelines.tasks.physics.trajectories import trajectories
 
 
 def traces(figure, name):
@@ -19,7 +23,7 @@ def values(axis):
 
 def test_every_world_has_every_figure_and_no_trace_is_long(content):
     figures = f.all_figures(content)
-    names = {"energy", "energy_error", "error_growth", "score_per_cost", "portraits", "learning_curves"}
+    names = {"energy", "energy_error", "error_growth", "accuracy_against_cost", "trajectories", "learning_curves"}
     assert set(figures) == {f"{w}/{n}" for w in ("pendulum", "two_body") for n in names}
     for key, figure in figures.items():
         assert key.split("/")[0] in figure.layout.title.text
@@ -47,7 +51,7 @@ def test_energy_error_is_the_median_over_episodes(content):
 
 def test_error_growth_lines_are_means_over_seeds_within_their_bands(content):
     figure = f.world_figures(content, "pendulum")["error_growth"].figure
-    board = content.leaderboard
+    board = content.results.scores
     rows = board[(board.world == "pendulum") & (board.family == "mlp") & (board.metric == "mse") & (board.step > 0)]
     line = traces(figure, "mlp")[0]
     np.testing.assert_allclose(values(line.y), rows.groupby("step")["value"].mean(), rtol=1e-4)
@@ -71,10 +75,10 @@ def test_a_blown_up_model_leaves_gaps_and_hides_nobody(content):
     json.loads(f.energy_error_over_time(broken, palette).figure.to_json())
 
 
-def test_portraits_show_paths_of_bodies_with_equal_axes(content):
+def test_trajectories_show_paths_of_bodies_with_equal_axes(content):
     rollouts = content.rollouts["two_body"]
-    shown = portraits.portraits(rollouts, Palette(rollouts.predicted))
-    assert shown.title == "Paths of the bodies"
+    shown = trajectories(rollouts, Palette(rollouts.predicted))
+    assert shown.title == "Trajectories of the bodies"
     truth = traces(shown.figure, "truth")[0]
     x, y = values(truth.x), values(truth.y)
     assert np.isnan(x).sum() == 2  # a gap after each of two bodies
@@ -86,15 +90,15 @@ def test_a_winding_angle_is_cut_where_it_jumps(content):
     rollouts = content.rollouts["pendulum"]
     winding = rollouts.truth.copy()
     winding[..., 0] = np.linspace(0, 9.0, winding.shape[1])
-    shown = portraits.portraits(replace(rollouts, truth=winding, angles=(0,)), Palette(rollouts.predicted))
+    shown = trajectories(replace(rollouts, truth=winding, angles=(0,)), Palette(rollouts.predicted))
     x = values(traces(shown.figure, "truth")[0].x)
     assert np.nanmax(np.abs(x)) <= np.pi
     assert np.isnan(x).sum() == 1
     assert np.nanmax(np.abs(np.diff(x))) < 1.0
 
 
-def test_score_per_cost_leaves_references_to_a_line(content):
-    shown = f.world_figures(content, "pendulum")["score_per_cost"].figure
+def test_accuracy_against_cost_leaves_references_to_a_line(content):
+    shown = f.world_figures(content, "pendulum")["accuracy_against_cost"].figure
     names = {t.name for t in shown.data}
     assert "mlp" in names
     assert not {"oracle", "persistence"} & names
@@ -104,7 +108,7 @@ def test_score_per_cost_leaves_references_to_a_line(content):
 
 
 def test_without_data_there_is_no_figure(content):
-    bare = replace(content, rollouts={}, curves={}, leaderboard=content.leaderboard.iloc[:0])
+    bare = changed(content, {}, curves={}, scores=content.results.scores.iloc[:0])
     assert f.all_figures(bare) == {}
 
 
@@ -116,6 +120,18 @@ def test_thinning_keeps_both_ends(count, most):
 
 
 def test_main_split():
-    assert f.main_split(["train", "test", "B"]) == "test"
-    assert f.main_split(["C", "B"]) == "B"
-    assert f.main_split([]) == ""
+    assert main_split(["train", "test", "B"]) == "test"
+    assert main_split(["C", "B"]) == "B"
+    assert main_split([]) == ""
+
+
+def test_an_exact_reference_does_not_squeeze_the_others(content):
+    figure = f.energy_error_over_time(content.rollouts["pendulum"], Palette(content.models)).figure
+    assert figure.layout.yaxis.range[0] > -12  # the oracle's error is rounding, 1e-16
+
+
+def test_who_diverged_is_named_where_it_cannot_be_drawn(content):
+    scores = content.results.scores.copy()
+    scores.loc[(scores["family"] == "mlp") & (scores["metric"] == "mse") & (scores["step"] < 0), "value"] = np.inf
+    shown = f.world_figures(changed(content, scores=scores), "pendulum")["accuracy_against_cost"]
+    assert shown.caption.endswith("Not drawn, since it diverged: mlp.")

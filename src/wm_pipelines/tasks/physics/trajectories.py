@@ -1,4 +1,4 @@
-"""Phase portraits and orbits: every model beside the truth, in the plane in which the motion is seen best."""
+"""Phase portraits and trajectories: every model beside the truth, in the plane that shows the motion best."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from wm_pipelines.reporting import plots
-from wm_pipelines.reporting.content import WorldRollouts
 from wm_pipelines.reporting.plots import Figure, thinned
 from wm_pipelines.reporting.style import INK, Palette, model_order
+from wm_pipelines.tasks.physics.content import WorldRollouts
 
 Float = NDArray[np.float64]
 
@@ -20,7 +20,7 @@ _MAX_PATHS = 6
 _COLUMNS = 4
 
 
-def portraits(rollouts: WorldRollouts, palette: Palette, episode: int = 0) -> Figure | None:
+def trajectories(rollouts: WorldRollouts, palette: Palette, episode: int = 0) -> Figure | None:
     """Truth and prediction per model: paths in space for particles, else phase space or the first two coordinates."""
     models = model_order(rollouts.predicted)
     if not models:
@@ -55,11 +55,11 @@ def portraits(rollouts: WorldRollouts, palette: Palette, episode: int = 0) -> Fi
         for i in range(len(models)):
             anchor = "x" if i == 0 else f"x{i + 1}"
             figure.update_yaxes(scaleanchor=anchor, row=i // columns + 1, col=i % columns + 1)
-    return Figure(figure, *_portrait_words(rollouts))
+    return Figure(figure, *_words(rollouts))
 
 
-def _portrait_words(rollouts: WorldRollouts) -> tuple[str, str]:
-    """Title and caption that suit the kind of portrait."""
+def _words(rollouts: WorldRollouts) -> tuple[str, str]:
+    """Title and caption that suit the plane."""
     how = (
         "of one held-out episode: the truth as a thin line without colour, the prediction coloured on top; "
         "dots mark where they end."
@@ -67,12 +67,14 @@ def _portrait_words(rollouts: WorldRollouts) -> tuple[str, str]:
     if rollouts.particles is not None and _is_spatial(rollouts):
         bodies = f" The first {_MAX_PATHS} bodies are drawn." if rollouts.particles > _MAX_PATHS else ""
         look = "Where the two part, the model has lost the motion; bodies that leave the panel have been flung out."
-        return "Paths of the bodies", f"Paths through space {how}{bodies} {look}"
+        return "Trajectories of the bodies", f"Paths through space {how}{bodies} {look}"
     if rollouts.dof == 1:
         look = "A closed orbit is conserved energy; a spiral inwards loses energy, one outwards gains it."
         return "Phase portraits", f"Coordinate q and momentum p {how} {look}"
+    if rollouts.particles is not None:
+        return "Phase portraits of the first particle", f"Its coordinate and momentum {how}"
     look = "Where the two part, the model has lost the motion."
-    return "Portraits of the motion", f"Two of the state's entries {how} {look}"
+    return "Trajectories in configuration space", f"The first two coordinates {how} {look}"
 
 
 def _ends(x: Float, y: Float, colour: str, symbol: str, several: bool, **more: Any) -> dict[str, Any]:
