@@ -158,15 +158,15 @@ def test_impossible_parameters_are_refused(parameters, message):
         world_of(**parameters)
 
 
-def test_system_describes_particles_and_its_energy_takes_tensors():
+def test_facts_are_of_particles_and_energy_takes_tensors():
     world = world_of(balls=3, masses=[1.0, 2.0, 3.0], radii=0.1)
-    system, z = world.system(0.1), world.sample_initial_state(np.random.default_rng(0), 4)
-    assert (system.dof, system.particles, system.space, system.momentum) == (6, 3, 2, None)
-    assert system.attributes["mass"] == (1.0, 2.0, 3.0)
-    np.testing.assert_allclose(system.energy(torch.from_numpy(z)).numpy(), world.energy(z), rtol=1e-15)
+    facts, laws, z = world.facts(), world.laws(), world.sample_initial_state(np.random.default_rng(0), 4)
+    assert (facts["particles"], facts["space"], facts["conserved"], laws.momentum) == (3, 2, ["energy"], None)
+    assert facts["attributes"] == {"mass": [1.0, 2.0, 3.0], "radius": [0.1] * 3}
+    np.testing.assert_allclose(laws.energy(torch.from_numpy(z)).numpy(), world.energy(z), rtol=1e-15)
 
 
-def test_the_picture_shows_every_ball_where_it_is_in_its_colour():
+def test_the_image_shows_every_ball_where_it_is_in_its_colour():
     world = world_of(radii=0.3)
     image = world.render(state([[-0.5, 0.5], [0.5, -0.5]], np.zeros((2, 2)))[0], 32)
     assert image.shape == (32, 32, 3)

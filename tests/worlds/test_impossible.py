@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wm_pipelines.episodes import read, write
 from wm_pipelines.errors import UserError, validate
-from wm_pipelines.worlds.episodes import WorldConfig, build_world, generate, ingest, read, write
 from wm_pipelines.worlds.impossible import Impossible
+from wm_pipelines.worlds.making import WorldConfig, build_world, generate, ingest
 
 WORLDS = {
     "pendulum": {},
@@ -33,7 +34,7 @@ def world_of(name, parameters=None):
 def broken(world, kind, amount=None, episodes=12, steps=24, seed=0, **more):
     breach = validate(Impossible, {"kind": kind, "amount": amount, **more}, "impossible")
     made = generate(world, step=0.1, steps=steps, episodes=episodes, seed=seed, impossible=breach)
-    return made.state, np.array(made.metadata["altered_row"]), made
+    return made["states"], np.array(made.metadata["altered_row"]), made
 
 
 def assert_lawful_but_in_one_row(world, z, rows):
@@ -55,7 +56,7 @@ def test_the_law_is_broken_once_and_in_the_middle(name, kind):
     assert rows.max() <= 16
 
 
-def test_instants_are_random_and_spread_over_the_middle():
+def test_rows_are_random_and_spread_over_the_middle():
     _, rows, _ = broken(world_of("pendulum"), "teleport", episodes=200)
     assert set(rows) == set(range(8, 17))
     _, late, _ = broken(world_of("pendulum"), "teleport", episodes=60, between=[0.5, 0.75])
@@ -66,7 +67,7 @@ def test_instants_are_random_and_spread_over_the_middle():
 def test_until_then_episodes_are_those_of_the_same_seed_without_a_breach(kind):
     world = world_of("pendulum")
     z, rows, _ = broken(world, kind, seed=[3, 4])
-    lawful = generate(world, step=0.1, steps=24, episodes=12, seed=[3, 4]).state
+    lawful = generate(world, step=0.1, steps=24, episodes=12, seed=[3, 4])["states"]
     for states, plain, row in zip(z, lawful, rows, strict=True):
         np.testing.assert_array_equal(states[:row], plain[:row])
         assert np.abs(states[row] - plain[row]).max() > 1e-3
@@ -88,16 +89,16 @@ def test_an_angle_jumps_by_the_stated_share_of_half_a_turn(amount, seed):
 def test_one_particle_jumps_and_stays_where_particles_are(name):
     world = world_of(name)
     z, rows, _ = broken(world, "teleport", 0.4, episodes=40)
-    lawful = generate(world, step=0.1, steps=24, episodes=40, seed=0).state
-    system = world.system(0.1)
+    lawful = generate(world, step=0.1, steps=24, episodes=40, seed=0)["states"]
+    dof, particles = lawful.shape[-1] // 2, world.facts()["particles"]
     here = np.arange(40)
-    jump = (z[here, rows] - lawful[here, rows])[:, : system.dof].reshape(40, system.particles, system.space)
+    jump = (z[here, rows] - lawful[here, rows])[:, :dof].reshape(40, particles, world.facts()["space"])
     length = np.linalg.norm(jump, axis=-1)
     assert ((length > 0).sum(axis=1) == 1).all()
-    assert set(length.argmax(axis=1)) == set(range(system.particles))
-    q = lawful[..., : system.dof]
+    assert set(length.argmax(axis=1)) == set(range(particles))
+    q = lawful[..., :dof]
     np.testing.assert_allclose(length.max(axis=1), 0.4 * np.ptp(q, axis=(0, 1)).max(), rtol=1e-9)
-    landed = z[here, rows][:, : system.dof]
+    landed = z[here, rows][:, :dof]
     assert (landed >= q.min(axis=(0, 1))).all()
     assert (landed <= q.max(axis=(0, 1))).all()
     assert world.allowed(z).all()
@@ -108,7 +109,7 @@ def test_energy_jumps_by_the_stated_factor_and_positions_do_not(name):
     world, factor = world_of(name), 2.5
     z, rows, _ = broken(world, "energy_jump", factor, episodes=3)
     energy, here, d = world.energy(z), np.arange(3), z.shape[-1] // 2
-    lawful = generate(world, step=0.1, steps=24, episodes=3, seed=0).state
+    lawful = generate(world, step=0.1, steps=24, episodes=3, seed=0)["states"]
     rise = energy[here, rows] - energy[here, rows - 1]
     np.testing.assert_allclose(rise, (factor - 1) * np.abs(energy[here, rows - 1]), rtol=1e-6)
     np.testing.assert_array_equal(z[here, rows, :d], lawful[here, rows, :d])
@@ -157,6 +158,7 @@ def test_balls_pass_through_each_other_where_they_would_have_bounced():
 def test_the_row_is_written_down_and_read_again(tmp_path):
     splits = {
         "train": {"episodes": 2, "steps": 9},
+        "test": {"episodes": 2, "steps": 9},
         "odd": {"episodes": 5, "steps": 9, "impossible": {"kind": "teleport"}},
     }
     parts = ingest(WorldConfig(world="pendulum", step=0.1, frame_size=16, splits=splits))
@@ -167,7 +169,7 @@ def test_the_row_is_written_down_and_read_again(tmp_path):
     assert json.dumps(found.metadata["altered_row"])
     assert "altered_row" not in parts["train"].metadata
     world = build_world(WorldConfig(world="pendulum"))
-    np.testing.assert_array_equal(found.frames, world.render(found.state, 16))
+    np.testing.assert_array_equal(found["frames"], world.render(found["states"], 16))
     again = ingest(WorldConfig(world="pendulum", step=0.1, frame_size=16, splits=splits))
     assert again["odd"].content_hash == found.content_hash
 
@@ -185,7 +187,8 @@ def test_the_row_is_written_down_and_read_again(tmp_path):
     ],
 )
 def test_what_cannot_be_broken_is_refused(breach, message):
-    splits = {"train": {"episodes": 2, "steps": 9, "impossible": breach}}
+    part = {"episodes": 2, "steps": 9}
+    splits = {"train": part | {"impossible": breach}, "test": part}
     with pytest.raises(UserError, match=message):
         ingest(validate(WorldConfig, {"world": "n_body", "step": 0.1, "splits": splits}, "n_body"))
 

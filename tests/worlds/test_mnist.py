@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds import idx, mnist
-from wm_pipelines.worlds.episodes import WorldConfig, ingest
+from wm_pipelines.worlds import idx
+from wm_pipelines.worlds.base import simulated
 from wm_pipelines.worlds.idx import FILES, read_idx
+from wm_pipelines.worlds.making import WorldConfig, build_world, ingest
 from wm_pipelines.worlds.mnist import SAMPLE, SAMPLE_MD5
 
 ROOT = Path(__file__).parents[2]
@@ -53,54 +54,54 @@ def sample():
 
 
 def test_the_bundled_sample_has_ten_thousand_and_two_thousand_digits(sample):
-    shapes = {name: part.frames.shape for name, part in sample.items()}
+    shapes = {name: part["frames"].shape for name, part in sample.items()}
     assert shapes == {"train": (9000, 1, 28, 28, 1), "validation": (1000, 1, 28, 28, 1), "test": (2000, 1, 28, 28, 1)}
     for part in sample.values():
-        assert np.bincount(part.label, minlength=10).min() > 0.05 * len(part)
-        assert part.state.shape[2] == 0
+        assert np.bincount(part["labels"], minlength=10).min() > 0.05 * len(part)
+        assert set(part.views) == {"frames", "labels"}
         assert part.metadata["label_names"] == list("0123456789")
     assert sum(path.stat().st_size for path in (ROOT / SAMPLE).iterdir()) < 4_000_000
 
 
-def test_pictures_are_where_the_labels_say(sample):
+def test_images_are_where_the_labels_say(sample):
     """A nearest-mean classifier of the pixels reaches what it is known to reach on MNIST, 82 %."""
     train, test = sample["train"], sample["test"]
-    means = np.stack([train.frames[train.label == c].reshape(-1, 784).mean(axis=0) for c in range(10)])
-    distance = ((test.frames.reshape(-1, 1, 784) - means) ** 2).sum(-1)
-    assert 0.78 < (distance.argmin(axis=1) == test.label).mean() < 0.86
+    means = np.stack([train["frames"][train["labels"] == c].reshape(-1, 784).mean(axis=0) for c in range(10)])
+    distance = ((test["frames"].reshape(-1, 1, 784) - means) ** 2).sum(-1)
+    assert 0.78 < (distance.argmin(axis=1) == test["labels"]).mean() < 0.86
 
 
 def test_every_class_has_its_share_of_the_full_set(sample):
     """Class frequencies of the published training and test files."""
     full = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    found = np.bincount(np.concatenate([sample["train"].label, sample["validation"].label]))
+    found = np.bincount(np.concatenate([sample["train"]["labels"], sample["validation"]["labels"]]))
     np.testing.assert_allclose(found, np.array(full) / 6, atol=1.0)
     test = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    np.testing.assert_allclose(np.bincount(sample["test"].label), np.array(test) / 5, atol=1.0)
+    np.testing.assert_allclose(np.bincount(sample["test"]["labels"]), np.array(test) / 5, atol=1.0)
 
 
 def test_validation_is_taken_out_of_train_and_the_seed_decides_which(folder):
     parts = ingest(own(folder))
-    numbers = {name: part.frames[:, 0, 0, 1, 0].tolist() for name, part in parts.items()}
+    numbers = {name: part["frames"][:, 0, 0, 1, 0].tolist() for name, part in parts.items()}
     assert sorted(numbers["train"] + numbers["validation"]) == list(range(60))
     assert len(numbers["validation"]) == 15
     for part in parts.values():
-        np.testing.assert_array_equal(part.frames[:, 0, 0, 0, 0], part.label)
+        np.testing.assert_array_equal(part["frames"][:, 0, 0, 0, 0], part["labels"])
     again = ingest(own(folder))
     assert again["train"].content_hash == parts["train"].content_hash
     other = ingest(WorldConfig(world="mnist", seed=1, parameters=own(folder).parameters))
     assert other["validation"].content_hash != parts["validation"].content_hash
 
 
-def test_fewer_pictures_are_a_random_part_of_all(folder):
+def test_fewer_images_are_a_random_part_of_all(folder):
     few = ingest(own(folder, train=20, validation=5, test=7))
     assert {name: len(part) for name, part in few.items()} == {"train": 20, "validation": 5, "test": 7}
-    assert not set(few["train"].frames[:, 0, 0, 1, 0]) & set(few["validation"].frames[:, 0, 0, 1, 0])
-    with pytest.raises(UserError, match="61 training pictures are asked for, there are 60"):
+    assert not set(few["train"]["frames"][:, 0, 0, 1, 0]) & set(few["validation"]["frames"][:, 0, 0, 1, 0])
+    with pytest.raises(UserError, match="61 training images are asked for, there are 60"):
         ingest(own(folder, train=50, validation=11))
-    with pytest.raises(UserError, match="21 test pictures"):
+    with pytest.raises(UserError, match="21 test images"):
         ingest(own(folder, test=21))
-    with pytest.raises(UserError, match="training pictures"):
+    with pytest.raises(UserError, match="training images"):
         ingest(own(folder, validation=60))
 
 
@@ -157,17 +158,17 @@ def test_a_missing_file_is_named(folder):
         ingest(own(folder))
 
 
-def test_pictures_and_labels_must_fit(folder):
+def test_images_and_labels_must_fit(folder):
     (folder / FILES["train"]["images"]).write_bytes(idx_bytes(np.zeros((3, 28, 28), np.uint8)))
     with pytest.raises(UserError, match="do not fit each other"):
         ingest(own(folder))
 
 
 def test_a_digit_has_no_law(folder):
-    world = mnist.Mnist(mnist.MnistParameters())
-    with pytest.raises(UserError, match="recordings alone"):
-        world.simulate(np.zeros((1, 2)), 0.1, 1)
-    assert world.system(1.0).dof == 0
+    world = build_world(own(folder), where="my_digits")
+    with pytest.raises(UserError, match="'my_digits' is known by its recordings alone"):
+        simulated(world)
+    assert world.laws().simulate is None
 
 
 def test_relative_folders_start_at_the_project(folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""Moving MNIST: the motion is the usual generator's, the pictures show it, the published file is read."""
+"""Moving MNIST: the motion is the usual generator's, the frames show it, the published file is read."""
 
 import hashlib
 import math
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wm_pipelines.errors import UserError, validate
-from wm_pipelines.worlds.episodes import WorldConfig, ingest
+from wm_pipelines.worlds.making import WorldConfig, ingest
 from wm_pipelines.worlds.mnist import read_digits
 from wm_pipelines.worlds.moving_mnist import MovingMnist, MovingMnistParameters
 
@@ -58,20 +58,20 @@ def test_digits_move_as_in_the_usual_generator(x, y, angle):
 def test_speed_is_a_tenth_of_the_way_and_energy_is_kept(episodes):
     world = world_of()
     for part in episodes.values():
-        np.testing.assert_allclose(world.system(1.0).energy(part.state), 2 * 0.5 * 0.1**2, rtol=1e-12)
-        assert part.state[..., :4].min() >= 0.0
-        assert part.state[..., :4].max() <= 1.0
+        np.testing.assert_allclose(world.laws().energy(part["states"]), 2 * 0.5 * 0.1**2, rtol=1e-12)
+        assert part["states"][..., :4].min() >= 0.0
+        assert part["states"][..., :4].max() <= 1.0
 
 
 def test_states_follow_the_law_and_frames_show_the_states(episodes):
     world, part = world_of(), episodes["train"]
-    np.testing.assert_array_equal(world.simulate(part.state[:, 7], 1.0, 12), part.state[:, 7:])
-    frames = part.frames[..., 0].astype(int)
+    np.testing.assert_array_equal(world.simulate(part["states"][:, 7], 1.0, 12), part["states"][:, 7:])
+    frames = part["frames"][..., 0].astype(int)
     for episode, row, digit in np.ndindex(4, 20, 2):
-        x, y = (36 * part.state[episode, row, 2 * digit : 2 * digit + 2]).astype(int)
+        x, y = (36 * part["states"][episode, row, 2 * digit : 2 * digit + 2]).astype(int)
         outside = frames[episode, row].copy()
         for other in range(2):
-            a, b = (36 * part.state[episode, row, 2 * other : 2 * other + 2]).astype(int)
+            a, b = (36 * part["states"][episode, row, 2 * other : 2 * other + 2]).astype(int)
             outside[b : b + 28, a : a + 28] = 0
         assert not outside.any()
         assert frames[episode, row, y : y + 28, x : x + 28].any()
@@ -89,14 +89,14 @@ def test_digits_are_pasted_by_the_maximum():
 
 def test_the_statistics_are_those_of_the_published_set():
     """Constant-image floor in the usual units (sum of squares over a frame): 153, copy-last 287, within a tenth."""
-    frames = made(test=200)["test"].frames[..., 0] / 255.0
+    frames = made(test=200)["test"]["frames"][..., 0] / 255.0
     future, last = frames[:, 10:], frames[:, 9:10]
     assert ((future - future.mean(axis=(0, 1))) ** 2).sum((-2, -1)).mean() == pytest.approx(153, rel=0.1)
     assert ((future - last) ** 2).sum((-2, -1)).mean() == pytest.approx(287, rel=0.1)
 
 
 def test_no_digit_is_in_two_splits(monkeypatch):
-    """Every picture is made to carry its own number as its only grey level."""
+    """Every image is made to carry its own number as its only grey level."""
     numbered = {
         "train": (np.tile(np.arange(1, 101, dtype=np.uint8)[:, None, None], (1, 28, 28)), 100),
         "test": (np.tile(np.arange(101, 131, dtype=np.uint8)[:, None, None], (1, 28, 28)), 30),
@@ -106,7 +106,7 @@ def test_no_digit_is_in_two_splits(monkeypatch):
         lambda source, half, verify: (numbered[half][0], np.zeros(numbered[half][1], int), "here"),
     )
     parts = made(train=100, validation=30, test=30)
-    seen = {name: set(np.unique(part.frames)) - {0} for name, part in parts.items()}
+    seen = {name: set(np.unique(part["frames"])) - {0} for name, part in parts.items()}
     assert seen["test"] <= set(range(101, 131))
     assert not seen["train"] & seen["validation"]
     assert seen["train"] | seen["validation"] <= set(range(1, 101))
@@ -116,7 +116,7 @@ def test_no_digit_is_in_two_splits(monkeypatch):
 def test_splits_and_seeds_have_streams_of_their_own(episodes):
     again, other = made(), made(seed=1)
     assert {n: p.content_hash for n, p in again.items()} == {n: p.content_hash for n, p in episodes.items()}
-    starts = [p.state[0, 0].tolist() for parts in (episodes, other) for p in parts.values()]
+    starts = [p["states"][0, 0].tolist() for parts in (episodes, other) for p in parts.values()]
     assert len({tuple(s) for s in starts}) == 6
 
 
@@ -130,11 +130,11 @@ def published(tmp_path):
 def test_the_published_file_is_the_test_split(published):
     path, md5 = published
     parts = made(test_file=str(path), test_md5=md5, test=None)
-    np.testing.assert_array_equal(parts["test"].frames[..., 0], np.load(path).swapaxes(0, 1))
-    assert parts["test"].state.shape == (15, 20, 0)
-    assert parts["train"].state.shape == (12, 20, 8)
+    np.testing.assert_array_equal(parts["test"]["frames"][..., 0], np.load(path).swapaxes(0, 1))
+    assert set(parts["test"].views) == {"times", "frames"}
+    assert parts["train"]["states"].shape == (12, 20, 8)
     first = made(test_file=str(path), test_md5=None, test=4)["test"]
-    np.testing.assert_array_equal(first.frames, parts["test"].frames[:4])
+    np.testing.assert_array_equal(first["frames"], parts["test"]["frames"][:4])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_another_file_is_refused(published, change, settings, message):
 
 
 def test_it_can_be_drawn_and_described(episodes):
-    world, z = world_of(), episodes["test"].state
+    world, z = world_of(), episodes["test"]["states"]
     image = world.render(z[:2], 64)
     assert image.shape == (2, 20, 64, 64, 3)
     digits, _, _ = read_digits("sample", "test")

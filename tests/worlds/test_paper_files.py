@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.episodes import WorldConfig, build_world, ingest
+from wm_pipelines.laws import world_of as world_of_spec
+from wm_pipelines.worlds.making import WorldConfig, build_world, ingest
 from wm_pipelines.worlds.paper_files import read_paper_files
 
 BODIES = {"masses": [1.0, 1.0], "gravitational_constant": 1.0}
+
+
+def world_of(name):
+    return build_world(WorldConfig(world=name))
 
 
 def body_columns(states: np.ndarray, bodies: int) -> np.ndarray:
@@ -37,36 +42,36 @@ def folder(tmp_path):
 
 
 def test_spring_trajectories_are_consecutive_rows(folder):
-    splits = read_paper_files(folder, "mass_spring")
+    splits = read_paper_files(folder, world_of("mass_spring"))
     data = np.load(folder / "spring_seed0.npz")
     assert set(splits) == {"train", "validation", "B", "C"}
-    np.testing.assert_array_equal(splits["train"].state[1], data["x"][30:60])
-    np.testing.assert_array_equal(splits["train"].derivative[1], data["dx"][30:60])
-    assert splits["train"].metadata["step"] == pytest.approx(3 / 29)
-    assert splits["B"].state.shape == (3, 7, 2)
+    np.testing.assert_array_equal(splits["train"]["states"][1], data["x"][30:60])
+    np.testing.assert_array_equal(splits["train"]["derivatives"][1], data["dx"][30:60])
+    assert splits["train"].spec.step == pytest.approx(3 / 29)
+    assert splits["B"]["states"].shape == (3, 7, 2)
 
 
 def test_body_columns_come_out_in_the_order_of_the_laws(folder):
     """A permutation that is wrong anywhere breaks Hamilton's equations of the world."""
     config = WorldConfig(world="two_body", parameters=BODIES, paper_files=str(folder))
     splits = ingest(config)
-    world = build_world(config)
-    train = splits["train"]
-    np.testing.assert_allclose(world.dynamics(train.state), train.derivative, rtol=1e-12)
-    energy = world.energy(train.state)
+    train, world = splits["train"], world_of_spec(splits["train"].spec)
+    assert world.laws().simulate(train["states"][:, 0], train.spec.step, 3).shape == (2, 4, 8)
+    np.testing.assert_allclose(world.dynamics(train["states"]), train["derivatives"], rtol=1e-12)
+    energy = world.energy(train["states"])
     np.testing.assert_allclose(energy, np.repeat(energy[:, :1], 50, axis=1), rtol=1e-9)
-    np.testing.assert_array_equal(splits["test"].state[0], train.state[0, :5])
+    np.testing.assert_array_equal(splits["test"]["states"][0], train["states"][0, :5])
 
 
 def test_faults_are_one_line(folder):
-    with pytest.raises(UserError, match="hold no world 'three_cats'"):
-        read_paper_files(folder, "three_cats")
+    with pytest.raises(UserError, match="hold no world 'n_body'"):
+        read_paper_files(folder, world_of("n_body"))
     with pytest.raises(UserError, match=r"pend_seed0\.npz' is missing"):
-        read_paper_files(folder, "pendulum")
+        read_paper_files(folder, world_of("pendulum"))
     path = folder / "eval_spring.npz"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"eval_spring\.npz' cannot be read"):
-        read_paper_files(folder, "mass_spring")
+        read_paper_files(folder, world_of("mass_spring"))
     np.savez(path, t=np.zeros(3))
     with pytest.raises(UserError, match="lack the array 'ref_B'"):
-        read_paper_files(folder, "mass_spring")
+        read_paper_files(folder, world_of("mass_spring"))

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wm_pipelines.errors import validate
-from wm_pipelines.worlds import captions, get_world
+from wm_pipelines.registry import worlds
+from wm_pipelines.worlds import captions
 from wm_pipelines.worlds.rendering import PAPER, Canvas, colour
 
 
 def world_of(name, **parameters):
-    World = get_world(name)
+    World = worlds.get(name)
     return World(validate(World.Parameters, parameters, name))
 
 
@@ -36,7 +37,7 @@ def test_frames_have_the_shape_of_the_states_and_depend_on_nothing_else(name):
     assert frames.shape == (3, 3, 32, 32, 3)
     assert frames.dtype == np.uint8
     np.testing.assert_array_equal(world.render(z[1, 2], size=32), frames[1, 2])
-    assert (frames[0, 0] != frames[1, 0]).any()  # another state is another picture
+    assert (frames[0, 0] != frames[1, 0]).any()  # another state is another image
     paper = np.rint(255 * np.array(PAPER)).astype(np.uint8)
     assert (np.abs(frames.astype(int) - paper).max(-1) > 40).mean((-2, -1)).min() > 0.01  # something is drawn
 
@@ -71,7 +72,7 @@ def test_frames_are_periodic_in_the_angles_and_blind_to_momenta(a, b, turns):
         assert np.abs(first - second).max() <= 1
 
 
-def test_bodies_leave_the_picture_without_an_error():
+def test_bodies_leave_the_image_without_an_error():
     world = world_of("two_body")
     far = np.array([[1e6, 0, 0, 0, 0, 0, 0, 0], [0, -1e12, 0, 1e3, 0, 0, 0, 0]])
     frames = world.render(far, size=32)

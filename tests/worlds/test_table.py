@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.integrators import dop853
-from wm_pipelines.worlds.episodes import WorldConfig, build_world, ingest
+from wm_pipelines.laws import Laws, laws_of
+from wm_pipelines.spec import Spec
+from wm_pipelines.worlds.making import WorldConfig, build_world, ingest
 
 ROOT = Path(__file__).parents[2]
+HALVES = {"train": 0.5, "test": 0.5}
 STEP, MASS, STIFFNESS = 0.1, 2.0, 3.0
 OMEGA = np.sqrt(STIFFNESS / MASS)
 
@@ -65,10 +68,10 @@ def test_the_table_is_read_exactly(tmp_path, name):
     assert [e.metadata["episodes"] for e in found.values()] == [["2", "1"], ["10"]]
     for row, run in enumerate((2, 1)):
         rows = frame[frame.run == run]
-        np.testing.assert_array_equal(found["train"].state[row], rows[["x", "p"]])
-        np.testing.assert_allclose(found["train"].time[row], rows.t, atol=1e-14)
-    assert found["train"].metadata["step"] == pytest.approx(STEP, rel=1e-14)
-    assert found["train"].derivative is None
+        np.testing.assert_array_equal(found["train"]["states"][row], rows[["x", "p"]])
+        np.testing.assert_allclose(found["train"]["times"][row], rows.t, atol=1e-14)
+    assert found["train"].spec.step == pytest.approx(STEP, rel=1e-14)
+    assert set(found["train"].views) == {"times", "states"}
 
 
 @settings(derandomize=True, deadline=None, max_examples=20)
@@ -95,16 +98,17 @@ def test_velocities_in_any_units_give_the_momenta_in_si(tmp_path_factory, length
         "t.parquet",
         columns=columns,
         masses=masses,
-        splits={"train": [1, 2, 3, 4]},
-    )["train"]
-    np.testing.assert_allclose(found.state.reshape(-1, 2), frame[["x", "p"]], rtol=1e-12, atol=1e-14)
-    assert found.metadata["step"] == pytest.approx(STEP, rel=1e-12)
+        splits={"train": [1, 2, 3], "test": [4]},
+    )
+    found, rows = found["train"], frame[frame.run < 4]
+    np.testing.assert_allclose(found["states"].reshape(-1, 2), rows[["x", "p"]], rtol=1e-12, atol=1e-14)
+    assert found.spec.step == pytest.approx(STEP, rel=1e-12)
 
 
 def test_interleaved_episodes_keep_their_own_rows(tmp_path):
     frame = oscillator(3)
     mixed = frame.sort_values(["t", "run"], kind="stable")
-    splits = {"train": [1, 2, 3]}
+    splits = {"train": [1, 2], "test": [3]}
     straight, crossed = (load(f, tmp_path, splits=splits)["train"] for f in (frame, mixed))
     assert straight.content_hash == crossed.content_hash
 
@@ -118,9 +122,10 @@ def test_jumps_of_an_angle_by_a_turn_are_taken_out(tmp_path):
         "coordinates": [{"column": "x", "unit": "deg"}],
         "velocities": [{"column": "p", "unit": "rad/s"}],
     }
-    parts = load(frame, tmp_path, columns=columns, masses=["0.5 kg*m^2"], angles=[0], splits={"train": 1.0})
-    np.testing.assert_allclose(parts["train"].state[0, :, 0], angle, atol=1e-12)
-    np.testing.assert_allclose(parts["train"].state[0, :, 1], 0.5 * frame.p, rtol=1e-14)
+    parts = load(frame, tmp_path, columns=columns, masses=["0.5 kg*m^2"], angles=[0], splits=HALVES)
+    state = np.concatenate([parts[split]["states"][0] for split in HALVES])
+    np.testing.assert_allclose(state[:, 0], angle, atol=1e-12)
+    np.testing.assert_allclose(state[:, 1], 0.5 * frame.p, rtol=1e-14)
 
 
 def test_an_irregular_grid_is_refused_or_resampled_as_asked(tmp_path):
@@ -129,19 +134,19 @@ def test_an_irregular_grid_is_refused_or_resampled_as_asked(tmp_path):
     frame = pd.DataFrame({"t": time, "x": np.cos(OMEGA * time), "p": -MASS * OMEGA * np.sin(OMEGA * time)})
     columns = {k: v for k, v in COLUMNS.items() if k != "episode"}
     with pytest.raises(UserError, match=r"time steps are not all equal: .* after row 1 of episode '0'.*set `resample"):
-        load(frame, tmp_path, columns=columns, splits={"train": 1.0})
-    found = load(frame, tmp_path, columns=columns, splits={"train": 1.0}, resample="50 ms")["train"]
-    grid = time[0] + found.time[0]
+        load(frame, tmp_path, columns=columns, splits=HALVES)
+    found = load(frame, tmp_path, columns=columns, splits=HALVES, resample="50 ms")["train"]
+    grid = time[0] + found["times"][0]
     np.testing.assert_allclose(np.diff(grid), 0.05, rtol=1e-12)
     assert grid[-1] <= time[-1] + 1e-12
-    np.testing.assert_allclose(found.state[0, :, 0], np.cos(OMEGA * grid), atol=1e-3)
+    np.testing.assert_allclose(found["states"][0, :, 0], np.cos(OMEGA * grid), atol=1e-3)
 
 
 def test_times_rounded_in_a_text_file_are_regular(tmp_path):
     frame = oscillator(2, rows=200)
     frame["t"] = (frame.t / 3).round(5)
     found = load(frame, tmp_path, splits={"train": [1], "test": [2]})
-    assert found["train"].metadata["step"] == pytest.approx(STEP / 3, rel=1e-6)
+    assert found["train"].spec.step == pytest.approx(STEP / 3, rel=1e-6)
 
 
 # ---------------------------------------------------------------- splits
@@ -164,19 +169,21 @@ def test_one_single_episode_is_split_by_time(tmp_path):
     frame = oscillator(1, rows=100)
     found = load(frame, tmp_path, splits={"train": 0.6, "test": 0.4})
     assert found["test"].metadata["split_by"] == "time"
-    np.testing.assert_array_equal(found["train"].state[0], frame[["x", "p"]][:60])
-    np.testing.assert_array_equal(found["test"].state[0], frame[["x", "p"]][60:])
-    assert found["test"].time[0, 0] == 0.0
+    np.testing.assert_array_equal(found["train"]["states"][0], frame[["x", "p"]][:60])
+    np.testing.assert_array_equal(found["test"]["states"][0], frame[["x", "p"]][60:])
+    assert found["test"]["times"][0, 0] == 0.0
 
 
 def test_stretches_of_equal_length_keep_clear_of_one_another(tmp_path):
-    frame = pd.concat([oscillator(1, rows=25), oscillator(1, rows=38, seed=1).assign(run=2)])
+    frame = pd.concat(
+        [oscillator(1, rows=25), oscillator(1, rows=38, seed=1).assign(run=2), oscillator(1).assign(run=3)]
+    )
     with pytest.raises(UserError, match="25 to 38 rows; set `steps: 24`"):
-        load(frame, tmp_path, splits={"train": [1, 2]})
-    found = load(frame, tmp_path, splits={"train": [1, 2]}, steps=9)["train"]
+        load(frame, tmp_path, splits={"train": [1, 2], "test": [3]})
+    found = load(frame, tmp_path, splits={"train": [1, 2], "test": [3]}, steps=9)["train"]
     assert found.metadata["episodes"] == ["1", "1", "2", "2", "2"]
-    np.testing.assert_array_equal(found.state[1], frame[["x", "p"]].iloc[10:20])
-    assert len(np.unique(found.state[:, :, 0])) == 50
+    np.testing.assert_array_equal(found["states"][1], frame[["x", "p"]].iloc[10:20])
+    assert len(np.unique(found["states"][:, :, 0])) == 50
 
 
 # ---------------------------------------------------------------- laws
@@ -186,25 +193,25 @@ def test_a_known_energy_gives_the_exact_motion(tmp_path):
     path = save(oscillator(5, rows=101), tmp_path / "t.parquet")
     made = config(path, **ENERGY, splits={"train": [1, 2, 3, 4], "test": [5]}, structure=["separable", "even"])
     test = ingest(made)["test"]
-    system = build_world(made, "test").system(made.step)
-    assert system.step == pytest.approx(STEP)
-    simulated = system.simulate(test.state[:, 0], system.step, 100)
-    np.testing.assert_allclose(simulated, test.state, atol=1e-10)
-    energy = system.energy(test.state)
+    assert test.spec.step == pytest.approx(STEP)
+    system = laws_of(Spec.from_json(test.spec.to_json()))
+    simulated = system.simulate(test["states"][:, 0], test.spec.step, 100)
+    np.testing.assert_allclose(simulated, test["states"], atol=1e-10)
+    energy = system.energy(test["states"])
     np.testing.assert_allclose(energy, energy[:, :1] + 0 * energy, rtol=1e-13)
-    expected = np.stack([test.state[..., 1] / MASS, -STIFFNESS * test.state[..., 0]], -1)
-    np.testing.assert_allclose(system.dynamics(test.state), expected, rtol=1e-14)
-    np.testing.assert_allclose(system.dynamics(torch.tensor(test.state)).numpy(), expected, rtol=1e-14)
-    assert system.structure == {"separable", "even"}
-    assert system.constants == {"m1": 2.0, "k": 3.0}
+    expected = np.stack([test["states"][..., 1] / MASS, -STIFFNESS * test["states"][..., 0]], -1)
+    np.testing.assert_allclose(system.dynamics(test["states"]), expected, rtol=1e-14)
+    np.testing.assert_allclose(system.dynamics(torch.tensor(test["states"])).numpy(), expected, rtol=1e-14)
+    assert test.spec.facts["structure"] == ["even", "separable"]
+    assert test.spec.facts["conserved"] == ["energy"]
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
 def test_the_simulator_does_not_care_for_the_size_of_the_units(tmp_path, scale):
     frame = oscillator(2, rows=51)
     frame[["x", "p"]] *= scale
-    made = config(save(frame, tmp_path / "t.parquet"), **ENERGY, splits={"train": [1, 2]})
-    state = ingest(made)["train"].state
+    made = config(save(frame, tmp_path / "t.parquet"), **ENERGY, splits={"train": [1], "test": [2]})
+    state = ingest(made)["train"]["states"]
     simulated = build_world(made).simulate(state[:, 0], STEP, 50)
     np.testing.assert_allclose(simulated, state, atol=1e-10 * scale)
 
@@ -212,9 +219,8 @@ def test_the_simulator_does_not_care_for_the_size_of_the_units(tmp_path, scale):
 def test_without_a_formula_there_is_no_true_law(tmp_path):
     path = save(oscillator(), tmp_path / "t.csv")
     world = build_world(config(path))
-    system = world.system(0.5)
-    assert (system.step, system.dof, system.state_size) == (0.5, 1, 2)
-    assert (system.energy, system.simulate, system.dynamics, system.momentum) == (None, None, None, None)
+    assert world.facts() == {}
+    assert world.laws() == Laws()
     with pytest.raises(UserError, match=r"energy behind 't\.csv' is unknown: set `energy`"):
         world.simulate(np.zeros((1, 2)), 0.1, 1)
     assert world.sample_initial_state(np.random.default_rng(0), 7).shape == (7, 2)
@@ -243,19 +249,20 @@ def particles(space, rows=12):
 @pytest.mark.parametrize("space", [1, 2, 3])
 def test_declared_pairwise_particles_have_conserved_momenta(tmp_path, space):
     frame, parameters, start, p = particles(space)
-    made = config(save(frame, tmp_path / "t.parquet"), **parameters, structure=["pairwise"], splits={"train": 1.0})
-    state = ingest(made)["train"].state
-    system = build_world(made).system(None)
-    assert (system.particles, system.space, system.attributes["mass"]) == (2, space, (1.0, 2.0))
-    np.testing.assert_allclose(system.momentum(state), np.broadcast_to(p.sum(0), (1, 12, space)), rtol=1e-14)
+    made = config(save(frame, tmp_path / "t.parquet"), **parameters, structure=["pairwise"], splits=HALVES)
+    state = ingest(made)["train"]["states"]
+    system, facts = build_world(made).laws(), build_world(made).facts()
+    assert (facts["particles"], facts["space"], facts["attributes"]["mass"]) == (2, space, [1.0, 2.0])
+    assert facts["conserved"] == ["momentum", "angular_momentum"][: min(space, 2)]
+    np.testing.assert_allclose(system.momentum(state), np.broadcast_to(p.sum(0), (1, 6, space)), rtol=1e-14)
     if space == 1:
         assert system.angular_momentum is None
     else:
         expected = np.cross(np.pad(start, [(0, 0), (0, 3 - space)]), np.pad(p, [(0, 0), (0, 3 - space)])).sum(0)
         expected = expected if space == 3 else expected[2:]
-        np.testing.assert_allclose(system.angular_momentum(state), np.broadcast_to(expected, (1, 12, len(expected))))
+        np.testing.assert_allclose(system.angular_momentum(state), np.broadcast_to(expected, (1, 6, len(expected))))
         np.testing.assert_allclose(system.angular_momentum(torch.tensor(state)), system.angular_momentum(state))
-    assert build_world(config(tmp_path / "t.parquet", **parameters)).system(None).momentum is None
+    assert build_world(config(tmp_path / "t.parquet", **parameters)).laws().momentum is None
 
 
 def test_the_bundled_example_obeys_its_own_formula(monkeypatch):
@@ -265,10 +272,9 @@ def test_the_bundled_example_obeys_its_own_formula(monkeypatch):
     ]
     made = validate(WorldConfig, entry, "my_oscillators")
     test = ingest(made)["test"]
-    system = build_world(made, "test").system(None)
-    simulated = system.simulate(test.state[:, 0], system.step, test.state.shape[1] - 1)
+    simulated = laws_of(test.spec).simulate(test["states"][:, 0], test.spec.step, test.spec.rows - 1)
     rounding = 0.5e-5 * 0.01  # the file has five decimals of a centimetre
-    assert np.abs(simulated - test.state).max() < 10 * rounding
+    assert np.abs(simulated - test["states"]).max() < 10 * rounding
     assert (ROOT / "data/01_raw/coupled_oscillators.csv").stat().st_size < 300_000
 
 
@@ -414,12 +420,15 @@ VELOCITIES = {"momenta": None, "velocities": [{"column": "p", "unit": "m/s"}]}
         ({"steps": 0}, "steps': input should be greater"),
         ({"steps": 500}, "no episode of split 'train' has more than 500 rows"),
         ({"splits": {"test": 1.0}}, "splits need at least 'train'"),
+        ({"splits": {"train": 1.0}}, "splits: no split to judge on; give e.g. test: 0.3"),
+        ({"splits": {"train": 0.5, "../../evil": 0.5}}, r"splits: names become file names.* got '\.\./\.\./evil'"),
+        ({"splits": {"train": 0.99, "test": 0.01}}, r"10 episodes are too few for split 'test' \(1%\)"),
         ({"splits": {"train": 0.8, "test": 0.8}}, "fractions add up to 1.6"),
         ({"splits": {"train": [1], "test": 0.5}}, "splits: give fractions between 0 and 1, or non-empty lists"),
         ({"splits": {"train": [1], "test": []}}, "splits: give fractions between 0 and 1, or non-empty lists"),
         ({"splits": {"train": [1, 2], "test": [2]}}, "splits: episode '2' is named twice"),
         ({"splits": {"train": [1], "test": ["99"]}}, "'mine.csv' has no episode '99', which `splits` names"),
-        ({"colum": 1}, "parameter 'mine.parameters.colum': unknown"),
+        ({"colum": 1}, "unknown parameter 'mine.parameters.colum'"),
     ],
 )
 def test_parameters_that_cannot_be(tmp_path, parameters, message):
@@ -431,7 +440,8 @@ def test_parameters_that_cannot_be(tmp_path, parameters, message):
 def test_what_a_table_brings_along_is_not_set_beside_it(tmp_path):
     path = save(oscillator(), tmp_path / "t.csv")
     made = config(path)
-    for key, value in {"step": 0.1, "noise": 0.0, "splits": {"train": {"episodes": 1, "steps": 1}}}.items():
+    splits = {split: {"episodes": 1, "steps": 1} for split in HALVES}
+    for key, value in {"step": 0.1, "noise": 0.0, "splits": splits}.items():
         changed = validate(
             WorldConfig, {"world": "table", "parameters": made.parameters, "step": 1.0, key: value}, "mine"
         )
@@ -461,8 +471,7 @@ def test_the_example_of_the_documentation_works(tmp_path):
     made = validate(WorldConfig, entry, "pendulum_lab")
     episodes = ingest(made, "pendulum_lab")
     assert [len(e) for e in episodes.values()] == [14, 3, 3]
-    system = build_world(made).system(None)
-    test = episodes["test"].state
-    assert np.abs(system.simulate(test[:, 0], system.step, 50) - test).max() < 1e-9
+    spec, test = episodes["test"].spec, episodes["test"]["states"]
+    assert np.abs(laws_of(spec).simulate(test[:, 0], spec.step, 50) - test).max() < 1e-9
     # m l^2 = 0.02 kg m^2 is the moment of inertia of the example, so its formula is the law that made the table.
     assert mass * length**2 == pytest.approx(0.02)

@@ -7,8 +7,10 @@ import av
 import numpy as np
 import pytest
 
+from wm_pipelines.episodes import read, write
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.episodes import WorldConfig, ingest, read, write
+from wm_pipelines.laws import world_of
+from wm_pipelines.worlds.making import WorldConfig, ingest
 from wm_pipelines.worlds.video_files import Cut, UnusableVideoError, label_numbers, read_clips, read_list
 
 ROOT = Path(__file__).parents[2]
@@ -209,9 +211,9 @@ def test_no_video_is_in_two_splits_and_classes_are_shared_out_alike(folder, tmp_
     assert sorted(path for part in videos.values() for path in part) == [f"v{i:02d}.mp4" for i in range(12)]
     assert {name: len(v) for name, v in videos.items()} == {"train": 6, "validation": 3, "test": 3}
     for name, part in parts.items():
-        assert part.frames.shape == (3 * len(videos[name]), 4, 16, 16, 3)
-        np.testing.assert_array_equal(np.bincount(part.label), 3 * [len(part) // 3])
-        for path, label, frames in zip(part.metadata["episodes"], part.label, part.frames, strict=True):
+        assert part["frames"].shape == (3 * len(videos[name]), 4, 16, 16, 3)
+        np.testing.assert_array_equal(np.bincount(part["labels"]), 3 * [len(part) // 3])
+        for path, label, frames in zip(part.metadata["episodes"], part["labels"], part["frames"], strict=True):
             number = int(path[1:3])
             assert part.metadata["label_names"][label] == ("run", "jump", "sit")[number % 3]
             assert frames[0, 8, 8, 0] / 10 == pytest.approx(number + 1, abs=1.3)
@@ -261,6 +263,7 @@ def test_lists_of_ones_own_per_split(folder):
     assert parts["train"].metadata["episodes"] == [f"v{i:02d}.mp4" for i in range(8)]
     assert parts["test"].metadata["episodes"] == [f"v{i:02d}.mp4" for i in range(8, 12)]
     assert [s["path"] for s in parts["test"].metadata["skipped"]] == ["v06.mp4", "v07.mp4"]
+    assert world_of(parts["test"].spec).parameters.path == lists
 
 
 @pytest.mark.parametrize(
@@ -270,6 +273,10 @@ def test_lists_of_ones_own_per_split(folder):
         ({"size": 4}, "size"),
         ({"fps": 0}, "fps"),
         ({"splits": {"test": 1.0}}, "at least 'train'"),
+        ({"splits": {"train": 1.0}}, "splits: no split to judge on; give e.g. test: 0.3"),
+        ({"path": {"train": "a.csv"}}, "splits: no split to judge on; give e.g. path: "),
+        ({"splits": {"train": 0.5, "../../evil": 0.5}}, r"names become file names.* got '\.\./\.\./evil'"),
+        ({"splits": {"train": 0.98, "test": 0.02}}, "split 'test' .* is empty"),
         ({"splits": {"train": 0.9, "test": 0.2}}, "add up to 1.1"),
         ({"splits": {"train": 0.9, "test": -0.2}}, "between 0 and 1"),
         ({"lenght": 3}, "unknown"),
@@ -290,5 +297,5 @@ def test_the_bundled_example_is_usable():
     for part in parts.values():
         assert part.metadata["label_names"] == ["balls", "pendulum"]
         assert part.metadata["skipped_videos"] == 0
-        assert abs(np.diff(np.bincount(part.label))[0]) <= 3
+        assert abs(np.diff(np.bincount(part["labels"]))[0]) <= 3
     assert sum(p.stat().st_size for p in (ROOT / "data/01_raw/videos_sample").iterdir()) < 300_000
