@@ -7,13 +7,13 @@
 
   // ---- figures: drawn when they come into view, redrawn in the colours of the theme
   const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-  const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] };
+  const config = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
 
   const hidden = (plot) => plot.closest("section").hiddenModels || new Set();
 
   function themed(figure, without) {
-    const ink = style("--ink"), line = style("--line");
-    const layout = Object.assign({}, figure.layout, { font: Object.assign({}, figure.layout.font, { color: ink }) });
+    const ink = style("--ink"), line = style("--line"), modebar = { bgcolor: "rgba(0,0,0,0)", color: style("--soft") };
+    const layout = Object.assign({}, figure.layout, { modebar, font: Object.assign({}, figure.layout.font, { color: ink }) });
     for (const key of Object.keys(layout)) {
       if (/^[xy]axis\d*$/.test(key)) layout[key] = Object.assign({}, layout[key], { gridcolor: line, linecolor: line });
     }

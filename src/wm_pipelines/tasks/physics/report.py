@@ -49,18 +49,19 @@ def build(content: Content, title: str = _TITLE) -> str:
     scores, models = content.results.scores, content.models
     summary = summary_table(scores)
     main = _main_rows(summary)
+    matrix = _matrix(content, main, models)
     worlds = [_world_section(content, world, i, summary, main) for i, world in enumerate(content.worlds)]
     return frame.render(
         "physics.html.j2",
         "physics",
-        models,
+        matrix["columns"],
         figures=any(w["figures"] for w in worlds),
         told=frame.told(scores),
         provenance=content.results.provenance,
         title=title,
         findings=headline(main),
         thresholds=next((r.thresholds for r in content.rollouts.values() if r.thresholds), None),
-        matrix=_matrix(content, main, models),
+        matrix=matrix,
         worlds=worlds,
         leaderboard=_leaderboard(summary),
         glossary=_glossary(summary),
