@@ -87,6 +87,7 @@ class BouncingBalls(SimulatedWorld):
 
     name = "bouncing_balls"
     Parameters = BouncingBallsParameters
+    parameters: BouncingBallsParameters
 
     def __init__(self, parameters: BouncingBallsParameters) -> None:
         super().__init__(parameters)
@@ -121,7 +122,7 @@ class BouncingBalls(SimulatedWorld):
 
     def ghostly(self) -> BouncingBalls:
         """The same balls, which the walls alone can stop."""
-        ghosts = BouncingBalls(self.parameters)  # type: ignore[arg-type]
+        ghosts = BouncingBalls(self.parameters)
         ghosts.meet = False
         return ghosts
 

@@ -126,7 +126,7 @@ def build_world(config: WorldConfig, split: str | None = None, where: str | None
         where: the entry's name in the parameter files, for messages (default: the world's name).
 
     Raises:
-        UserError: unknown world or split, or a parameter that cannot be.
+        UserError: unknown world or split, a parameter that cannot be, or one beside episodes that the world brings.
     """
     where = where or config.world
     kind = worlds.get(config.world)
@@ -136,6 +136,9 @@ def build_world(config: WorldConfig, split: str | None = None, where: str | None
             raise UserError(f"'{where}.splits' has no '{split}'; it has {', '.join(config.splits)}")
         override = config.splits[split].parameters
     place = f"{where}.splits.{split}.parameters" if override else f"{where}.parameters"
+    if kind.own_episodes is not World.own_episodes:
+        for name in sorted(config.model_fields_set - {"world", "parameters", "seed"}):
+            raise UserError(f"parameter '{where}.{name}': world '{config.world}' brings its own episodes; remove it")
     world: World = kind(validate(kind.Parameters, deep_merge(config.parameters, override), place))
     world.entry = where
     return world
@@ -148,15 +151,13 @@ def ingest(config: WorldConfig, where: str | None = None) -> dict[str, Episodes]
         UserError: unknown world, a parameter that cannot be, a system that cannot be integrated, a table with faults.
     """
     where = where or config.world
-    own = build_world(config, where=where).own_episodes(config.seed)
-    if own is not None:
-        for name in config.model_fields_set - {"world", "parameters", "seed"}:
-            raise UserError(f"parameter '{where}.{name}': world '{config.world}' brings its own episodes; remove it")
+    world = build_world(config, where=where)
+    if (own := world.own_episodes(config.seed)) is not None:
         return own
     if config.paper_files is not None:
         from wm_pipelines.worlds.paper_files import read_paper_files
 
-        return read_paper_files(config.paper_files, build_world(config, where=where))
+        return read_paper_files(config.paper_files, world)
     if not config.splits:
         raise UserError(f"parameter '{where}.splits': missing; give at least train: {{episodes: …, steps: …}}")
     return {name: _simulated_split(config, name, where) for name in config.splits}

@@ -70,10 +70,11 @@ class Mnist(World):
 
     name = "mnist"
     Parameters = MnistParameters
+    parameters: MnistParameters
 
     def own_episodes(self, seed: int) -> dict[str, Episodes]:
         """Train, validation (from the training files, drawn with ``seed``) and test."""
-        p: MnistParameters = self.parameters  # type: ignore[assignment]
+        p = self.parameters
         images, labels, place = read_digits(p.source, "train", p.verify)
         validation, train = chosen(seed, "training", len(images), [p.validation, p.train])
         test_images, test_labels, _ = read_digits(p.source, "test", p.verify)

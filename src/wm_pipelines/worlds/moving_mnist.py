@@ -59,22 +59,19 @@ class MovingMnist(SimulatedWorld):
 
     name = "moving_mnist"
     Parameters = MovingMnistParameters
-
-    def __init__(self, parameters: MovingMnistParameters) -> None:
-        super().__init__(parameters)
-        self.settings = parameters
+    parameters: MovingMnistParameters
 
     # -- the motion
 
     def energy(self, z: Array) -> Array:
         """``sum p^2 / 2 [...]``: speeds never change."""
-        return 0.5 * array_namespace(z).sum(z[..., 2 * self.settings.digits :] ** 2, axis=-1)
+        return 0.5 * array_namespace(z).sum(z[..., 2 * self.parameters.digits :] ** 2, axis=-1)
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Start states ``[E, 4 N]``: anywhere, in any direction, one step taken."""
-        shape = (episodes, self.settings.digits)
+        shape = (episodes, self.parameters.digits)
         q, angle = rng.random((*shape, 2)), 2.0 * np.pi * rng.random(shape)
-        p = self.settings.step_length * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        p = self.parameters.step_length * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         return self.simulate(np.concatenate([a.reshape(episodes, -1) for a in (q, p)], axis=-1), 1.0, 1)[:, 1]
 
     def simulate(self, z0: Float, step: float, steps: int) -> Float:
@@ -90,7 +87,7 @@ class MovingMnist(SimulatedWorld):
 
     def facts(self) -> dict[str, Any]:
         """Particles of mass 1 in a plane; the edges take their momentum."""
-        digits = self.settings.digits
+        digits = self.parameters.digits
         return {
             "particles": digits,
             "space": 2,
@@ -111,37 +108,37 @@ class MovingMnist(SimulatedWorld):
         Raises:
             UserError: files are missing, damaged or not the published ones.
         """
-        s = self.settings
-        images, _, place = read_digits(s.source, "train", s.verify)
+        p = self.parameters
+        images, _, place = read_digits(p.source, "train", p.verify)
         validation, train = chosen(seed, "training", len(images), [round(_HELD_OUT * len(images)), None])
         facts = {"source": place, "seed": seed, "generator": __version__}
-        parts = {"train": (images[train], s.train), "validation": (images[validation], s.validation)}
-        if s.test_file is None and s.test is not None:
-            parts["test"] = (read_digits(s.source, "test", s.verify)[0], s.test)
+        parts = {"train": (images[train], p.train), "validation": (images[validation], p.validation)}
+        if p.test_file is None and p.test is not None:
+            parts["test"] = (read_digits(p.source, "test", p.verify)[0], p.test)
         made = {
             name: self._sequences(digits, count, stream(seed, name), {**facts, "split": name})
             for name, (digits, count) in parts.items()
         }
-        if s.test_file is not None:
-            made["test"] = self._published(s.test_file, {**facts, "source": s.test_file, "split": "test"})
+        if p.test_file is not None:
+            made["test"] = self._published(p.test_file, {**facts, "source": p.test_file, "split": "test"})
         return made
 
     def _sequences(self, images: NDArray[np.uint8], count: int, seed: list[int], facts: dict[str, Any]) -> Episodes:
         motion, choice = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
-        frames = self.settings.frames
+        frames = self.parameters.frames
         z = self.simulate(self.sample_initial_state(motion, count), 1.0, frames - 1)
-        digits = images[choice.integers(len(images), size=(count, self.settings.digits))]
+        digits = images[choice.integers(len(images), size=(count, self.parameters.digits))]
         views = {
             "times": np.tile(np.arange(float(frames)), (count, 1)),
             "states": z,
-            "frames": self.draw(z, digits, self.settings.size)[..., None],
+            "frames": self.draw(z, digits, self.parameters.size)[..., None],
         }
         return self.episodes(views, 1.0, facts)
 
     def draw(self, z: Float, digits: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         """Paste digits ``[E, N, h, w]`` where the states ``[E, T, 4 N]`` say: ``[E, T, size, size]``."""
         height, width = digits.shape[2:]
-        q = z[..., : 2 * self.settings.digits].reshape(*z.shape[:2], self.settings.digits, 2)
+        q = z[..., : 2 * self.parameters.digits].reshape(*z.shape[:2], self.parameters.digits, 2)
         corner = (q * [size - width, size - height]).astype(np.intp)
         frames = np.zeros((*z.shape[:2], size, size), dtype=np.uint8)
         for (episode, row, digit), x in np.ndenumerate(corner[..., 0]):
@@ -153,13 +150,13 @@ class MovingMnist(SimulatedWorld):
     def _published(self, file: str, facts: dict[str, Any]) -> Episodes:
         """The published sequences ``[20, 10000, 64, 64]``; where their digits are is not known."""
         path = project_path(file)
-        frames = _read_sequences(str(path), self.settings.test_md5)
-        if frames.shape[0] != self.settings.frames or frames.shape[2:] != (self.settings.size,) * 2:
+        frames = _read_sequences(str(path), self.parameters.test_md5)
+        if frames.shape[0] != self.parameters.frames or frames.shape[2:] != (self.parameters.size,) * 2:
             raise UserError(
                 f"'{path}' has {frames.shape[0]} frames of {frames.shape[2]} × {frames.shape[3]} pixels; "
                 "set `frames` and `size` to that"
             )
-        wanted = self.settings.test or frames.shape[1]
+        wanted = self.parameters.test or frames.shape[1]
         if wanted > frames.shape[1]:
             raise UserError(f"'{path}' has {frames.shape[1]} sequences, `test` asks for {wanted}; lower it")
         taken = np.ascontiguousarray(frames[:, :wanted].swapaxes(0, 1))[..., None]
@@ -168,16 +165,16 @@ class MovingMnist(SimulatedWorld):
 
     def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
         """The motion of the states ``[..., 4 N]``, shown by the first test digits: ``[..., size, size, 3]``."""
-        images, _, _ = read_digits(self.settings.source, "test", self.settings.verify)
+        images, _, _ = read_digits(self.parameters.source, "test", self.parameters.verify)
         flat = np.asarray(z, np.float64).reshape(1, -1, z.shape[-1])
-        grey = self.draw(flat, images[None, : self.settings.digits], size)
+        grey = self.draw(flat, images[None, : self.parameters.digits], size)
         return np.repeat(grey.reshape(*z.shape[:-1], size, size, 1), 3, axis=-1)
 
     def describe(self, z: Float) -> str:
         """How many digits, and how often they turn back."""
-        p = z[:, 2 * self.settings.digits :]
+        p = z[:, 2 * self.parameters.digits :]
         turns = int((np.diff(np.sign(p), axis=0) != 0).sum())
-        number = captions.count(self.settings.digits, "handwritten digit").capitalize()
+        number = captions.count(self.parameters.digits, "handwritten digit").capitalize()
         return f"{number} in straight motion, turned back {captions.count(turns, 'time')} by the edges."
 
 
