@@ -38,16 +38,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
-from wm_pipelines.nets.ema import EMA
-from wm_pipelines.nets.masks import LONG_RANGE, SHORT_RANGE, Masks, multi_block_masks, tube_masks
-from wm_pipelines.nets.transformer import Trunk, take
-from wm_pipelines.nets.vit import Predictor, VisionTransformer, encode_in_chunks
+from wm_pipelines.blocks.ema import EMA
+from wm_pipelines.blocks.masks import Masks
+from wm_pipelines.blocks.transformer import Trunk, take
+from wm_pipelines.blocks.vit import Predictor, VisionTransformer
+from wm_pipelines.families.ijepa.masks import multi_block_masks
+from wm_pipelines.families.mae.clips import encode_in_chunks
+from wm_pipelines.families.vjepa.masks import spatiotemporal_masks
 
 ROOT = Path(__file__).resolve().parent
 ENCODER = {"width": 192, "depth": 6, "heads": 3}
 PREDICTOR = {"width": 96, "depth": 3, "heads": 3}
 CLIPS = {"ijepa": {"frames": 1, "tubelet": 1, "batch": 32}, "vjepa": {"frames": 8, "tubelet": 2, "batch": 8}}
 CONTESTANTS = ("ours", "plain", "dense")
+TUBES = ({"block": 3, "ratio": 0.72}, {"block": 6, "ratio": 0.9})  # V-JEPA's short and long range, at all times
 CHUNK_BATCH, FRAMES_AT_ONCE = 8, 16
 
 
@@ -141,7 +145,7 @@ class Step:
         clip = CLIPS[kind]
         self.kind, self.batch = kind, batch or clip["batch"]
         torch.manual_seed(0)
-        encoder = VisionTransformer(64, 8, frames=clip["frames"], tubelet=clip["tubelet"], **ENCODER)
+        encoder = VisionTransformer((64, 64), 8, frames=clip["frames"], tubelet=clip["tubelet"], **ENCODER)
         predictor: nn.Module = Predictor(encoder.grid, encoder.width, **PREDICTOR)
         self.grid = encoder.grid
         self.encoder: nn.Module = encoder
@@ -149,7 +153,7 @@ class Step:
             self.encoder, predictor = PlainEncoder(encoder), PlainPredictor(predictor)
         elif who == "dense":
             self.encoder = DenseEncoder(encoder)
-        self.predictor, self.copy = predictor, EMA(self.encoder)
+        self.predictor, self.copy = predictor, EMA(self.encoder, 0.996, 10**6)
         self.trained = [*self.encoder.parameters(), *self.predictor.parameters()]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4)
         self.generator = torch.Generator().manual_seed(0)
@@ -159,7 +163,9 @@ class Step:
         """Of one step."""
         if self.kind == "ijepa":
             return [multi_block_masks(self.batch, self.grid[1:], generator=self.generator)]
-        return [tube_masks(self.batch, self.grid, generator=self.generator, **how) for how in (SHORT_RANGE, LONG_RANGE)]
+        return [
+            spatiotemporal_masks(self.batch, self.grid, self.grid[0], **how, generator=self.generator) for how in TUBES
+        ]
 
     def loss(self, masks: list[Masks]) -> Tensor:
         """Distance of predictions from the copy's normalised tokens."""
@@ -176,7 +182,7 @@ class Step:
         self.optimizer.zero_grad()
         self.loss(self.masks()).backward()
         self.optimizer.step()
-        self.copy.update(self.encoder, 0.996)
+        self.copy.update_parameters(self.encoder)
 
 
 def peak_kb() -> int:
@@ -198,11 +204,11 @@ def memory_of_steps(kind: str, who: str) -> float:
 def memory_of_encoding(frames: int, at_once: int) -> float:
     """MB that encoding needs beyond the video."""
     torch.manual_seed(0)
-    encoder = VisionTransformer(64, 8, frames=FRAMES_AT_ONCE, tubelet=2, **ENCODER)
-    encode_in_chunks(encoder, torch.rand(1, 2, 64, 64, 3), 2)
+    encoder = VisionTransformer((64, 64), 8, frames=at_once, tubelet=2, **ENCODER)
+    encode_in_chunks(encoder, torch.rand(1, 2, 64, 64, 3))
     video = torch.rand(CHUNK_BATCH, frames, 64, 64, 3)
     before = peak_kb()
-    encode_in_chunks(encoder, video, at_once)
+    encode_in_chunks(encoder, video)
     return (peak_kb() - before) / 1024
 
 

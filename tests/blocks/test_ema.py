@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from wm_pipelines.blocks.ema import EMA, _move, ema_schedule
 from wm_pipelines.errors import UserError
-from wm_pipelines.blocks.ema import EMA, ema_schedule
-from wm_pipelines.blocks.vit import VisionTransformer
 
 RATE = st.floats(0.0, 1.0)
 
@@ -42,46 +41,62 @@ def test_the_schedule_is_half_a_cosine():
 
 
 @settings(max_examples=25, deadline=None)
-@given(RATE, st.integers(1, 6))
-def test_towards_a_network_at_rest_the_distance_shrinks_by_tau(tau, steps):
+@given(RATE, st.integers(1, 8), st.integers(1, 6))
+def test_towards_a_network_at_rest_the_distance_shrinks_by_every_rate(tau, steps, done):
     start, online = network(0), network(1)
-    ema = EMA(start)
-    for _ in range(steps):
-        ema.update(online, tau)
-    for mine, first, last in zip(ema.target.parameters(), start.parameters(), online.parameters(), strict=True):
-        torch.testing.assert_close(mine, last + tau**steps * (first - last), rtol=1e-12, atol=1e-13)
+    ema = EMA(start, tau, steps)
+    left = 1.0
+    for k in range(done):
+        ema.update_parameters(online)
+        left *= ema_schedule(tau, 1.0, k / max(1, steps - 1))
+    for mine, first, last in zip(ema.module.parameters(), start.parameters(), online.parameters(), strict=True):
+        torch.testing.assert_close(mine, last + left * (first - last), rtol=1e-12, atol=1e-13)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 5000))
+def test_the_rate_is_exactly_tau_at_first_and_one_at_last_and_never_falls(steps):
+    copy_, rates = [torch.ones(1, dtype=torch.float64)], []
+    for done in sorted({1, 2, steps // 2 + 1, steps - 1, steps}):
+        copy_[0].fill_(1.0)
+        _move(0.996, steps, copy_, [torch.zeros(1, dtype=torch.float64)], done)
+        rates.append(float(copy_[0]))
+    assert rates[0] == pytest.approx(0.996, rel=1e-15)
+    assert rates[-1] == 1.0
+    assert rates == sorted(rates)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rates_of_zero_and_one_copy_and_keep(dtype):
     start, online = network(0, dtype), network(1, dtype)
-    ema = EMA(start)
+    ema = EMA(start, 0.0, 2)
     assert ema.drift(start) == 0.0
-    ema.update(online, 1.0)
-    assert all(torch.equal(a, b) for a, b in zip(ema.target.parameters(), start.parameters(), strict=True))
-    ema.update(online, 0.0)
-    assert all(torch.equal(a, b) for a, b in zip(ema.target.parameters(), online.parameters(), strict=True))
+    ema.update_parameters(online)
+    assert all(torch.equal(a, b) for a, b in zip(ema.module.parameters(), online.parameters(), strict=True))
     assert ema.drift(online) == 0.0
+    ema.update_parameters(start)
+    assert all(torch.equal(a, b) for a, b in zip(ema.module.parameters(), online.parameters(), strict=True))
 
 
 def test_drift_is_the_relative_distance():
     start, online = network(0), network(1)
     flat = [nn.utils.parameters_to_vector(n.parameters()).detach() for n in (start, online)]
-    assert EMA(start).drift(online) == pytest.approx(float((flat[0] - flat[1]).norm() / flat[1].norm()), rel=1e-12)
+    expected = float((flat[0] - flat[1]).norm() / flat[1].norm())
+    assert EMA(start, 0.9, 5).drift(online) == pytest.approx(expected, rel=1e-12)
 
 
 def test_buffers_are_copied():
     online = network(0)
-    ema = EMA(online)
+    ema = EMA(online, 0.9, 5)
     online(torch.randn(8, 3, dtype=torch.float64))
-    ema.update(online, 0.9)
-    assert torch.equal(ema.target[1].running_mean, online[1].running_mean)
-    assert int(ema.target[1].num_batches_tracked) == 1
+    ema.update_parameters(online)
+    assert torch.equal(ema.module[1].running_mean, online[1].running_mean)
+    assert int(ema.module[1].num_batches_tracked) == 1
 
 
 def test_no_gradient_reaches_the_target():
     online = network(0)
-    ema = EMA(online)
+    ema = EMA(online, 0.5, 5)
     x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
     aim = ema(x)
     assert not aim.requires_grad
@@ -94,26 +109,19 @@ def test_no_gradient_reaches_the_target():
 
 
 def test_the_target_stays_in_evaluation_mode():
-    ema = EMA(network(0))
+    ema = EMA(network(0), 0.5, 5)
     x = torch.randn(8, 3, dtype=torch.float64)
     parent = nn.ModuleList([ema]).train()
     assert parent[0].training
-    assert not any(m.training for m in ema.target.modules())
-    mean = ema.target[1].running_mean.clone()
+    assert not any(m.training for m in ema.module.modules())
+    mean = ema.module[1].running_mean.clone()
     assert torch.equal(ema(x), ema(x))  # no dropout
-    assert torch.equal(ema.target[1].running_mean, mean)
+    assert torch.equal(ema.module[1].running_mean, mean)
 
 
 def test_the_state_can_be_stored():
-    ema, other = EMA(network(0)), EMA(network(1))
-    ema.update(network(2), 0.5)
+    ema, other = EMA(network(0), 0.5, 5), EMA(network(1), 0.5, 5)
+    ema.update_parameters(network(2))
     other.load_state_dict(ema.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(ema.target.parameters(), other.target.parameters(), strict=True))
-
-
-def test_a_target_of_clips_follows_an_encoder_that_saw_longer_ones():
-    encoder = VisionTransformer(16, 8, frames=2, width=24, depth=1, heads=2)
-    ema = EMA(encoder)
-    encoder(torch.rand(1, 6, 16, 16, 3))
-    ema.update(encoder, 0.5)
-    assert ema(torch.rand(1, 2, 16, 16, 3)).shape == (1, 8, 24)
+    assert int(other.n_averaged) == 2  # goes on at the rate where it was
+    assert all(torch.equal(a, b) for a, b in zip(ema.module.parameters(), other.module.parameters(), strict=True))

@@ -1,6 +1,5 @@
 """Masks: counts, shares, uniform places, and what they cost."""
 
-import itertools
 import time
 
 import pytest
@@ -8,29 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wm_pipelines.errors import UserError
-from wm_pipelines.blocks.masks import (
-    LONG_RANGE,
-    SHORT_RANGE,
-    block_masks,
-    multi_block_masks,
-    random_masks,
-    shade,
-    spatiotemporal_masks,
-    temporal_half_mask,
-    tube_masks,
-)
+from wm_pipelines.blocks.masks import random_masks, shade
 from wm_pipelines.blocks.vit import patchify
+from wm_pipelines.errors import UserError
+from wm_pipelines.families.ijepa.masks import multi_block_masks
+from wm_pipelines.families.vjepa.masks import spatiotemporal_masks, temporal_half_mask
 
 SEED = st.integers(0, 2**31)
 MULTI = {
     "random": lambda b, g: random_masks(b, 64, generator=g),
-    "block": lambda b, g: block_masks(b, generator=g),
     "multi_block": lambda b, g: multi_block_masks(b, (8, 8), generator=g),
     "multi_block_14": lambda b, g: multi_block_masks(b, generator=g),
     "spatiotemporal": lambda b, g: spatiotemporal_masks(b, generator=g),
-    "short": lambda b, g: tube_masks(b, (4, 8, 8), generator=g, **SHORT_RANGE),
-    "long": lambda b, g: tube_masks(b, (4, 8, 8), generator=g, **LONG_RANGE),
     "half": lambda b, g: temporal_half_mask(b),
 }
 
@@ -78,64 +66,6 @@ def test_examples_of_a_batch_and_batches_differ(name):
 
 
 # --------------------------------------------------------------------------------------------------------------- blocks
-
-
-@settings(max_examples=30, deadline=None)
-@given(SEED, st.integers(1, 40))
-def test_by_default_132_of_196_are_visible(seed, batch):
-    masks = block_masks(batch, generator=draw(seed))
-    assert masks.context.shape == (batch, 132)
-    assert masks.targets.shape == (batch, 4, 16)
-    assert all(len(set(row)) == 64 for row in masks.targets.flatten(1).tolist())
-
-
-@settings(max_examples=40, deadline=None)
-@given(SEED, st.data())
-def test_any_number_of_blocks_that_fits_is_placed(seed, data):
-    height, width = data.draw(st.integers(2, 9)), data.draw(st.integers(2, 9))
-    tall, wide = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
-    most = (height // tall) * (width // wide)
-    blocks = data.draw(st.integers(1, most))
-    if blocks * tall * wide == height * width:
-        with pytest.raises(UserError, match="hide all"):
-            block_masks(3, (height, width), blocks, (tall, wide), generator=draw(seed))
-        return
-    masks = block_masks(3, (height, width), blocks, (tall, wide), generator=draw(seed))
-    assert masks.context.shape == (3, height * width - blocks * tall * wide)
-    assert all(len(set(row)) == blocks * tall * wide for row in masks.targets.flatten(1).tolist())
-    y, x = masks.targets // width, masks.targets % width
-    assert bool((y.amax(-1) - y.amin(-1) == tall - 1).all())
-    assert bool((x.amax(-1) - x.amin(-1) == wide - 1).all())
-    with pytest.raises(UserError, match=f"do not fit into {height} x {width} tokens; at most {most} do"):
-        block_masks(3, (height, width), most + 1, (tall, wide), generator=draw(seed))
-
-
-def test_one_block_lies_anywhere_with_the_same_probability():
-    corner = block_masks(20_000, blocks=1, generator=draw()).targets[:, 0, 0]
-    rows, columns = corner // 14, corner % 14
-    counts = torch.bincount(rows * 11 + columns, minlength=121)
-    assert len(counts) == 121
-    assert chi_square(counts) < 4
-    assert counts.view(11, 11)[-1].min() > 0  # the last row is reached
-
-
-def test_all_arrangements_of_two_blocks_are_equally_likely():
-    corners = list(itertools.product(range(3), range(4)))
-    allowed = [(a, b) for a, b in itertools.product(corners, corners) if abs(a[0] - b[0]) >= 2 or abs(a[1] - b[1]) >= 2]
-    targets = block_masks(20_000, (4, 5), 2, (2, 2), generator=draw()).targets[..., 0]
-    seen = [((a // 5, a % 5), (b // 5, b % 5)) for a, b in targets.tolist()]
-    counts = dict.fromkeys(allowed, 0)
-    for pair in seen:
-        counts[pair] += 1
-    assert chi_square(list(counts.values())) < 4
-
-
-def test_four_blocks_favour_no_side():
-    masks = block_masks(4000, generator=draw())
-    hidden = torch.zeros(196).index_add_(0, masks.targets.flatten(), torch.ones(masks.targets.numel())).view(14, 14)
-    assert hidden.min() > 0
-    for turned in (hidden.flip(0), hidden.flip(1), hidden.T):
-        assert ((hidden - turned) / (hidden + turned).sqrt()).abs().max() < 5
 
 
 @settings(max_examples=30, deadline=None)
@@ -191,8 +121,6 @@ def test_context_that_is_too_large_is_thinned_everywhere():
 def test_targets_that_leave_no_context_are_refused():
     with pytest.raises(UserError, match="use fewer or smaller"):
         multi_block_masks(4, (8, 8), targets=4, scale=(0.9, 1.0), generator=draw())
-    with pytest.raises(UserError, match="use fewer or smaller"):
-        tube_masks(4, (4, 8, 8), blocks=40, scale=(0.7, 0.7), generator=draw())
 
 
 # ---------------------------------------------------------------------------------------------------------------- video
@@ -226,22 +154,6 @@ def test_hidden_tokens_of_a_video_come_in_boxes():
     share = dark.mean((0, 1))
     for axis in range(3):  # no side is favoured
         assert ((share - share.flip(axis)).mean([a for a in range(3) if a != axis])).abs().max() < 0.08
-
-
-@pytest.mark.parametrize("kind", [SHORT_RANGE, LONG_RANGE])
-@settings(max_examples=15, deadline=None)
-@given(seed=SEED, batch=st.integers(1, 16))
-def test_tubes_go_through_all_times(kind, seed, batch):
-    masks = tube_masks(batch, (4, 8, 8), generator=draw(seed), **kind)
-    for part in masks:
-        by_time = part.view(batch, 4, -1)
-        assert torch.equal(by_time, by_time[:, :1] + 64 * torch.arange(4)[:, None])
-    assert masks.context.shape[1] >= 4 * 4
-
-
-def test_long_range_tubes_hide_more():
-    short, long = (tube_masks(32, generator=draw(), **kind) for kind in (SHORT_RANGE, LONG_RANGE))
-    assert short.context.shape[1] > long.context.shape[1]
 
 
 def test_half_of_the_time_is_seen():
@@ -284,8 +196,6 @@ def test_ratios_that_hide_nothing_or_all_are_refused(ratio):
     [
         lambda g: multi_block_masks(2, scale=(0.3, 0.2), generator=g),
         lambda g: multi_block_masks(2, aspect=(0.0, 1.0), generator=g),
-        lambda g: tube_masks(2, scale=(0.7, 1.2), generator=g),
-        lambda g: block_masks(2, blocks=0, generator=g),
         lambda g: spatiotemporal_masks(2, (2, 14, 14), span=3, generator=g),
     ],
 )
@@ -294,7 +204,7 @@ def test_impossible_settings_are_refused(wrong):
         wrong(draw())
 
 
-@pytest.mark.parametrize("name", ["random", "block", "multi_block", "short", "long"])
+@pytest.mark.parametrize("name", ["random", "multi_block"])
 def test_masks_cost_milliseconds(name):
     """A training step of a small network on 256 images takes seconds; a step of masks must not be seen beside it."""
     generator, threads = draw(), torch.get_num_threads()

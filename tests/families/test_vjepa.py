@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.families.images import spec_of
 from wm_pipelines.errors import UserError
-from wm_pipelines.families import get_family
 from wm_pipelines.families.vjepa import VJEPAConfig
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.loop import train
-from wm_pipelines.pixels import FrameSystem
+from wm_pipelines.registry import families
 
 SIZE, ROWS = 16, 16
-SYSTEM = FrameSystem("dot", 0.1, ROWS, SIZE, SIZE, 1)
+SPEC = spec_of(ROWS, SIZE, SIZE, 1, name="dot")
 MASKED = {"predict": "masked", "clip": 8, "patch": 8, "width": 16, "depth": 2, "heads": 2}
 MASKED |= {"predictor_width": 16, "predictor_depth": 1, "mask_block": (1, 1), "stem": (4, 8), "latent": 8}
 ROLLOUT = {"predict": "rollout", "clip": 8, "widths": (8, 16), "latent": 8, "memory": 2, "hidden": 32, "rollout": 3}
@@ -34,7 +34,7 @@ def dots(episodes=32, seed=0):
 
 def made(variant, seeds=(0,), steps=4, batch_size=8, **changes):
     schedule = {"steps": steps, "batch_size": batch_size, "learning_rate": 3e-3}
-    return get_family("vjepa")(VJEPAConfig(**{"schedule": schedule, **variant, **changes}), SYSTEM, seeds)
+    return families.get("vjepa")(VJEPAConfig(**{"schedule": schedule, **variant, **changes}), SPEC, seeds)
 
 
 def fitted(family, store=None, episodes=32, **learning):
@@ -58,7 +58,7 @@ def jumbled(frames, start, seed=1):
 def test_the_past_is_encoded_alike_whatever_comes(variant, anti_collapse):
     family = fitted(made(variant, anti_collapse=anti_collapse))
     frames, cut = dots(4), 10
-    before, after = (family.encode(x).pooled for x in (frames, jumbled(frames, cut)))
+    before, after = (family.encode({"frames": x}).pooled for x in (frames, jumbled(frames, cut)))
     known = cut // family.frames_per_latent
     torch.testing.assert_close(before[:, :, :known], after[:, :, :known], rtol=0, atol=1e-5)
     assert (before - after)[:, :, known:].abs().min(-1).values.max() > 1e-3
@@ -68,10 +68,12 @@ def test_the_past_is_encoded_alike_whatever_comes(variant, anti_collapse):
 def test_a_prediction_comes_from_its_context_alone(variant):
     family = fitted(made(variant))
     frames, context = dots(4), family.context
-    first = family.predict(frames[:, :context], 4).latents
+    first = family.predict({"frames": frames[:, :context]}, 4)["latents"]
     more = torch.cat([jumbled(frames, 0)[:, :3], frames[:, :context]], 1)
-    torch.testing.assert_close(first, family.predict(more, 4).latents, rtol=0, atol=1e-6)
-    assert (first - family.predict(jumbled(frames, context - 1)[:, :context], 4).latents).abs().max() > 1e-4
+    torch.testing.assert_close(first, family.predict({"frames": more}, 4)["latents"], rtol=0, atol=1e-6)
+    assert (
+        first - family.predict({"frames": jumbled(frames, context - 1)[:, :context]}, 4)["latents"]
+    ).abs().max() > 1e-4
 
 
 def test_hidden_pixels_change_no_token_of_the_context():
@@ -120,19 +122,17 @@ def test_without_a_target_encoder_both_sides_of_the_error_are_trained(variant):
 @BOTH
 def test_the_target_encoder_moves_by_tau_first_and_stands_still_last(variant):
     family = made(variant, anti_collapse="ema", steps=5, tau=0.75)
-    member = family.members[0]
-
-    def moved(progress):
+    member, moved = family.members[0], []
+    for step in range(5):
         with torch.no_grad():
             for p in member.target.parameters():
                 p.zero_()
             for p in member.encoder.parameters():
                 p.fill_(1.0)
-        family.after_step(progress)
-        return {round(float(v), 6) for p in member.target.parameters() for v in p.flatten()[:3]}
-
-    assert moved(1 / 5) == {0.25}
-    assert moved(5 / 5) == {0.0}
+        family.after_step((step + 1) / 5)
+        moved.append({round(float(v), 6) for p in member.target.parameters() for v in p.flatten()[:3]})
+    assert moved[0] == {0.25}
+    assert moved[-1] == {0.0}
 
 
 # ---------------------------------------------------------------- predictions
@@ -144,19 +144,19 @@ def test_the_target_encoder_moves_by_tau_first_and_stands_still_last(variant):
 def test_a_shorter_prediction_is_the_beginning_of_a_longer_one(variant, short, more):
     family = made(variant, seeds=(0, 1))
     stride, context = family.frames_per_latent, dots(3)[:, : family.context]
-    near, far = (family.predict(context, stride * n).latents for n in (short, short + more))
-    assert near.shape == (2, 3, short, family.encode(context).pooled.shape[-1])
+    near, far = (family.predict({"frames": context}, stride * n)["latents"] for n in (short, short + more))
+    assert near.shape == (2, 3, short, family.encode({"frames": context}).pooled.shape[-1])
     torch.testing.assert_close(near, far[:, :, :short], rtol=0, atol=1e-6)
 
 
 @BOTH
-def test_training_makes_the_prediction_better_than_the_last_latent_again(variant):
-    """On a dot that runs round: two instants ahead, on episodes not trained on."""
+def test_training_makes_the_prediction_better_than_a_copy_of_the_last_latent(variant):
+    """On a dot that runs round: two latent steps ahead, on episodes not trained on."""
     enough = {"predictor_width": 32, "predictor_depth": 2, "half_share": 0.8, "latent": 4, "sigreg_weight": 0.1}
     family = fitted(made(variant, steps=250, batch_size=16, **enough), episodes=64)
     frames, context, stride = dots(32, seed=9), family.context, family.frames_per_latent
-    latents = family.encode(frames[:, : context + 2 * stride]).pooled[0]
-    predicted = family.predict(frames[:, :context], 2 * stride).latents[0, :, -1]
+    latents = family.encode({"frames": frames[:, : context + 2 * stride]}).pooled[0]
+    predicted = family.predict({"frames": frames[:, :context]}, 2 * stride)["latents"][0, :, -1]
     error = (predicted - latents[:, -1]).square().mean()
     assert latents[:, -1].std(0).min() > 0.1  # not collapsed
     assert error < 0.3 * (latents[:, -3] - latents[:, -1]).square().mean()
@@ -167,12 +167,13 @@ def test_dynamics_start_as_nothing_changes():
     family = made(ROLLOUT)
     context = dots(3)[:, : family.context]
     torch.testing.assert_close(
-        family.predict(context, 3).latents, family.encode(context).pooled[:, :, -1:].expand(-1, -1, 3, -1)
+        family.predict({"frames": context}, 3)["latents"],
+        family.encode({"frames": context}).pooled[:, :, -1:].expand(-1, -1, 3, -1),
     )
 
 
 def test_one_latent_per_whole_tubelet():
-    encoding = made(MASKED).encode(dots(3)[:, :15])
+    encoding = made(MASKED).encode({"frames": dots(3)[:, :15]})
     assert encoding.pooled.shape == (1, 3, 7, 8)
     assert encoding.tokens.shape == (1, 3, 7, 4, 8)
     torch.testing.assert_close(encoding.pooled, encoding.tokens.mean(3))
@@ -234,12 +235,12 @@ def test_settings_that_cannot_be_are_refused(changes, message):
         (ROLLOUT, {"widths": (4, 4, 4, 4, 4)}, "multiples of 32"),
     ],
 )
-def test_pictures_that_do_not_fit_are_refused_in_one_line(variant, changes, message):
+def test_images_that_do_not_fit_are_refused_in_one_line(variant, changes, message):
     with pytest.raises(UserError, match=message):
         made(variant, **changes)
 
 
-def test_single_pictures_are_no_videos():
-    family = get_family("vjepa")
-    assert family.unsuitable(FrameSystem("digits", 1.0, 1, 28, 28, 1))
-    assert family.unsuitable(SYSTEM) is None
+def test_single_images_are_no_videos():
+    family = families.get("vjepa")
+    assert family.unsuitable(spec_of(1, 28, 28, 1, name="digits"), VJEPAConfig()) == "needs videos"
+    assert family.unsuitable(SPEC, VJEPAConfig()) is None

@@ -6,6 +6,7 @@ frame, ``D`` features. Frames come as ``[…, H, W, C]`` uint8 and are networks'
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Encoding, Family, FamilyConfig, Prediction, Views
 from wm_pipelines.metrics import representation
 from wm_pipelines.spec import Space, Spec
@@ -159,9 +161,15 @@ class MemberFamily(Family):
         past: Views,
         steps: int,
         actions: Tensor | None = None,
-        step: float | None = None,  # noqa: ARG002
+        step: float | None = None,
     ) -> Prediction:
-        """What follows ``past [E, C, …]``; see `Prediction`."""
+        """What follows ``past [E, C, …]``; see `Prediction`.
+
+        Raises:
+            UserError: it is asked for other steps than the world's, on which it was trained.
+        """
+        if step is not None and not math.isclose(step, self.spec.step):
+            raise UserError(f"{self.name} predicts steps of {self.spec.step} s, not of {step} s")
         seen = {name: past[name] for name in self.shown(self.spec) if name in past}
         found: list[dict[str, Tensor]] = []
         for member in self._evaluated():
