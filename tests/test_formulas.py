@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.formulas import FUNCTIONS, Formula
+from wm_pipelines.formulas import FUNCTIONS, Formula, names_in
 
 NAMES = ["q1", "q2", "p1"]
 
@@ -128,6 +128,10 @@ def test_a_second_derivative_by_torch():
         "q1 = 2",
         "q1; p1",
         "\x00",
+        "\ud800",
+        "p1**2/0 + q1",
+        "q1/(2 - 2)",
+        "1if q1 else 2",
     ],
 )
 def test_everything_else_is_one_line(text):
@@ -147,6 +151,26 @@ def test_any_text_is_a_formula_or_a_user_error(text):
         return
     with np.errstate(all="ignore"):
         assert formula(np.ones((3, 2))).shape == (3,)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(text=st.text(alphabet="qp120+-*/() ", max_size=15))
+def test_a_formula_that_is_accepted_has_a_value_and_a_gradient(text):
+    try:
+        formula = Formula(text, ["q1", "p1"])
+    except UserError:
+        return
+    with np.errstate(all="ignore"):
+        assert formula.gradient(np.zeros((3, 2))).shape == (3, 2)
+    assert formula.used == {name for name in ("q1", "p1") if name in text}
+
+
+@pytest.mark.parametrize("text", ["q1 +", "\x00", "\ud800", "(" * 300 + "q1" + ")" * 300, "q1+" * 20_000])
+def test_names_of_what_is_no_formula_are_one_line(text):
+    with pytest.raises(UserError, match=r"^formula '") as caught:
+        names_in(text)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_line_breaks_of_a_parameter_file_are_spaces():

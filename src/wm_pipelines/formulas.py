@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,20 +79,21 @@ class Formula:
         self._constants = {"pi": math.pi, **(constants or {})}
         self._tape: list[_Node] = []
         self._places: dict[_Node, int] = {}
+        tree = _parsed(text)
         try:
-            if len(text) > _LONGEST:
-                raise self._error(f"longer than {_LONGEST} characters")
-            self._root = self._walk(ast.parse(" ".join(text.split()), mode="eval").body)
-        except SyntaxError as error:
-            place = f" at character {error.offset}" if error.offset else ""
-            raise self._error(f"not a formula{place}; {_ALLOWED}") from None
-        except (RecursionError, MemoryError):
+            self._root = self._walk(tree)
+        except RecursionError:
             raise self._error("nested too deeply") from None
         except ArithmeticError:
             raise self._error("a part without variables divides by zero or overflows") from None
 
     def __repr__(self) -> str:
         return f"Formula({self.text!r})"
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The variables that the formula reads."""
+        return frozenset(self.variables[a] for kind, a, _ in self._tape if kind == "variable")
 
     def __call__(self, x: Array) -> Array:
         """The value: ``[..., n] -> [...]``."""
@@ -173,6 +175,8 @@ class Formula:
             value = a
         else:
             operands = [self._tape[i] for i in (a, b) if i is not None]
+            if kind == "/" and operands[1][:2] == ("number", 0.0):
+                raise self._error("divides by zero")  # in Python's numbers an exception, long after this line is read
             if any(operand[0] != "number" for operand in operands):
                 return node
             numbers = [operand[1] for operand in operands]
@@ -185,8 +189,7 @@ class Formula:
         return ("number", value, None)
 
     def _error(self, reason: str) -> UserError:
-        shown = self.text if len(self.text) <= 60 else self.text[:57] + "…"
-        return UserError(f"formula '{' '.join(shown.split())}': {reason}")
+        return _fault(self.text, reason)
 
     # ------------------------------------------------------------ tape to numbers
 
@@ -237,9 +240,32 @@ def names_in(text: str) -> tuple[str, ...]:
     Raises:
         UserError: the text is not Python's syntax of an expression.
     """
-    try:
-        tree = ast.parse(" ".join(text.split()), mode="eval")
-    except SyntaxError:
-        raise UserError(f"formula '{text[:60]}': not a formula; {_ALLOWED}") from None
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names = {node.id for node in ast.walk(_parsed(text)) if isinstance(node, ast.Name)}
     return tuple(sorted(names - set(FUNCTIONS) - {"pi"}))
+
+
+def _parsed(text: str) -> ast.expr:
+    """Python's syntax tree of one expression.
+
+    Raises:
+        UserError: the text has none.
+    """
+    if len(text) > _LONGEST:
+        raise _fault(text, f"longer than {_LONGEST} characters")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's parser, about text that is refused or harmless here
+            return ast.parse(" ".join(text.split()), mode="eval").body
+    except SyntaxError as error:
+        place = f" at character {error.offset}" if error.offset else ""
+        raise _fault(text, f"not a formula{place}; {_ALLOWED}") from None
+    except (RecursionError, MemoryError):  # Python's parser says so of deep nesting
+        raise _fault(text, "nested too deeply") from None
+    except ValueError:  # characters that are no text: NUL, halves of surrogate pairs
+        raise _fault(text, f"not a formula; {_ALLOWED}") from None
+
+
+def _fault(text: str, reason: str) -> UserError:
+    shown = text if len(text) <= 60 else text[:57] + "…"
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(shown.split()))
+    return UserError(f"formula '{printable}': {reason}")

@@ -255,7 +255,7 @@ def test_a_table_of_measurements_is_read(tmp_path):
         ({"x": [0.5], "t": [0.5], "u": [np.nan]}, "u is not a number in row 1"),
         ({"x": [0.5], "t": [0.5], "u": ["warm"]}, "u is not a number in row 1"),
         ({"x": [0.5, 7.0], "t": [0.5, 0.5], "u": [1.0, 1.0]}, r"x = 7 in row 2 is outside the domain \[0, 1\]"),
-        ({"x": [0.5], "u": [1.0]}, "has no column t; it needs x, t, u"),
+        ({"x": [0.5], "u": [1.0]}, "has no column 't'; it has x, u"),
         ({"x": [], "t": [], "u": []}, "has no rows"),
     ],
 )

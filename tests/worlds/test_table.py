@@ -405,7 +405,7 @@ VELOCITIES = {"momenta": None, "velocities": [{"column": "p", "unit": "m/s"}]}
         ({**ENERGY, "constants": {"q1": 3}}, "constants.q1: this name is taken"),
         ({**ENERGY, "constants": {"sin": 3}}, "constants.sin: this name is taken"),
         ({**ENERGY, "constants": {"k k": 3}}, "constants.k k: this name is taken or not a name"),
-        ({**ENERGY, "energy": "log(q1 - 100)"}, "not finite at data row 1 of 'mine.csv'"),
+        ({**ENERGY, "energy": "p1**2 + log(q1 - 100)"}, "not finite at data row 1 of 'mine.csv'"),
         ({**ENERGY, "energy": "p1**2*(1 + q1**2)", "structure": ["separable"]}, "is not separable; remove 'separable'"),
         ({**ENERGY, "energy": "p1**2 + q1", "structure": ["even"]}, "is not even; remove 'even'"),
         ({"structure": ["pairwise"]}, "structure 'pairwise' needs particles and space"),

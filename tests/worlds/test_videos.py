@@ -247,6 +247,9 @@ def test_bad_videos_are_reported_and_left_out(folder, caplog):
 
 def test_nothing_left_is_an_error(tmp_path):
     (tmp_path / "list.csv").write_text("a.mp4,1\nb.mp4,2\n")
+    with pytest.raises(UserError, match=r"none of the 2 videos in '.*list\.csv' exists; .* looked for at '.*a\.mp4'"):
+        made(tmp_path)
+    (tmp_path / "a.mp4").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"split 'train' .* is empty: 0 usable, 2 left out"):
         made(tmp_path)
     film(tmp_path / "a.mp4")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Mapping
 from math import prod
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +77,7 @@ def _unpacked(source: str, name: str) -> tuple[str, bytes]:
             content = _downloaded(place)
         else:
             path = project_path(source) / f"{name}{suffix}"
-            place, content = str(path), path.read_bytes() if path.is_file() else None
+            place, content = str(path), _read(path)
         if content is None:
             tried.append(place)
             continue
@@ -84,7 +86,19 @@ def _unpacked(source: str, name: str) -> tuple[str, bytes]:
             return place, gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
         except (EOFError, OSError, zlib.error) as error:
             raise UserError(f"'{place}' is damaged ({error}); get the file again") from error
+        except MemoryError:
+            raise UserError(f"'{place}' does not fit into memory when unpacked; is it the right file?") from None
     raise UserError(f"no '{tried[0]}' and no '{tried[1]}'; give the folder or URL that has the files")
+
+
+def _read(path: Path) -> bytes | None:
+    """The bytes of a file; None where there is none."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror or error}; check its permissions") from error
+    except MemoryError:
+        raise UserError(f"'{path}' does not fit into memory; is it the right file?") from None
 
 
 def _downloaded(url: str) -> bytes | None:
@@ -96,5 +110,5 @@ def _downloaded(url: str) -> bytes | None:
         if error.code in (403, 404):
             return None
         raise UserError(f"'{url}': the server answers {error.code} {error.reason}; try again later") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # the last: an answer that breaks off
         raise UserError(f"cannot download '{url}': {error}; check the URL and the network") from error

@@ -7,6 +7,7 @@ stay those of the world that reads them; only the numbers come from the files.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -55,16 +56,35 @@ def read_paper_files(folder: str | Path, world: World) -> dict[str, Episodes]:
         return splits | {split: _episodes(world, z, None, judged["t"]) for split, z in references.items()}
     except KeyError as missing:
         raise UserError(f"the paper's files of '{name}' in '{folder}' lack the array {missing}") from None
+    except UserError:
+        raise
+    except (ValueError, IndexError) as problem:  # arrays of other shapes than the paper's
+        raise UserError(f"the paper's files of '{name}' in '{folder}' do not fit: {_first_line(problem)}") from None
 
 
 def _load(path: Path) -> dict[str, Float]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UserError(f"'{path}' cannot be read (one array, no .npz); get the file again")
+        with file:
+            arrays = {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
     except FileNotFoundError:
         raise UserError(f"'{path}' is missing; give the folder with the paper's files, or null to simulate") from None
-    except (OSError, ValueError, EOFError, BadZipFile) as problem:
-        raise UserError(f"'{path}' cannot be read ({str(problem).splitlines()[0]})") from None
+    except UserError:
+        raise
+    except MemoryError:
+        raise UserError(f"'{path}' does not fit into memory; is it the paper's file?") from None
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error, NotImplementedError) as problem:
+        raise UserError(f"'{path}' cannot be read ({_first_line(problem)}); get the file again") from None
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"'{path}', array '{name}': not all numbers are finite; get the file again")
+    return arrays
+
+
+def _first_line(problem: Exception) -> str:
+    return next(iter(str(problem).splitlines()), type(problem).__name__)
 
 
 def _episodes(world: World, state: Float, derivative: Float | None, time: Float) -> Episodes:

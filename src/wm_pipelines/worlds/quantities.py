@@ -47,6 +47,8 @@ _KINDS = {
     "m^3/(kg*s^2)": "a gravitational constant",
     "N*m^2/C^2": "a Coulomb constant",
 }
+# Beyond these a product of three numbers leaves double precision; no physical quantity in SI units comes near them.
+SMALLEST, LARGEST = 1e-100, 1e100
 _NUMBER_AND_UNIT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*")
 
 
@@ -109,10 +111,20 @@ def to_base_units(unit: str) -> float:
     Raises:
         UnitError: the unit is unknown, or its scale has an offset (degrees Celsius).
     """
-    zero, one = (float(_registry().Quantity(x, parse_unit(unit)).to_base_units().magnitude) for x in (0.0, 1.0))
+    try:
+        zero, one = (float(_registry().Quantity(x, parse_unit(unit)).to_base_units().magnitude) for x in (0.0, 1.0))
+    except OverflowError:
+        zero, one = 0.0, math.inf
     if zero != 0.0:
         raise UnitError(f"unit '{unit}' has a shifted zero; use one that starts at zero")
+    if not within_bounds(one) or one == 0.0:
+        raise UnitError(f"unit '{unit}' is {one:g} SI units, outside {SMALLEST:g} to {LARGEST:g}; use another")
     return one
+
+
+def within_bounds(value: float) -> bool:
+    """Whether a number in SI units is zero or of a size that can be computed with; NaN is not."""
+    return value == 0.0 or SMALLEST <= abs(value) <= LARGEST
 
 
 def split_quantity(text: str) -> tuple[float, str]:
@@ -129,7 +141,9 @@ def split_quantity(text: str) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Annotation for pydantic: a finite number in the given SI unit, or a text with any unit of the same dimension.
+    """Annotation for pydantic: a number in the given SI unit, or a text with any unit of the same dimension.
+
+    The number is finite, and zero or between `SMALLEST` and `LARGEST` in size.
 
     A bare number (or its text: YAML reads ``5e-3`` as text) is taken as already in ``unit``. Bounds are added with
     pydantic's own ``Field(gt=0)`` after this annotation and apply to the converted number.
@@ -147,6 +161,9 @@ class Quantity:
             number = math.inf
         if not math.isfinite(number):
             raise self._error(value, " (not finite)")
+        if not within_bounds(number):
+            bound = f"less than {LARGEST:g}" if abs(number) > 1 else f"greater than {SMALLEST:g}"
+            raise self._error(value, f" (its size should be {bound} in SI units)")
         return number
 
     def _from_text(self, text: str) -> float:
@@ -203,6 +220,14 @@ class Amount(BaseModel):
         if unit is not None:
             to_base_units(unit)
         return unit
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Amount:
+        if not within_bounds(self.si):
+            raise UnitError(
+                f"{self.value:g} {self.unit or ''}".strip() + f" is outside {SMALLEST:g} to {LARGEST:g} in SI units"
+            )
+        return self
 
     @property
     def si(self) -> float:

@@ -32,6 +32,7 @@ from wm_pipelines.worlds.simulation import simulate_adaptive
 from wm_pipelines.worlds.trajectories import (
     Columns,
     Trajectory,
+    check_resampling,
     expect_unit,
     project_path,
     read_trajectories,
@@ -135,8 +136,14 @@ class TableParameters(WorldParameters):
         for name in self.constants:
             if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in taken:
                 raise ValueError(f"constants.{name}: this name is taken or not a name; choose another")
-        if self.energy is not None:
-            Formula(self.energy, self.variables, self.known_numbers)
+        if self.energy is None:
+            return
+        used = Formula(self.energy, self.variables, self.known_numbers).used
+        if not any(name.startswith("p") for name in used):  # then dq/dt = dH/dp = 0
+            lacks = "no momentum p1, p2, …" if used else "neither q1, q2, … nor p1, p2, …"
+            raise ValueError(
+                f"energy: '{self.energy}' has {lacks} in it: no coordinate would move; complete it or set null"
+            )
 
     @property
     def variables(self) -> list[str]:
@@ -187,6 +194,7 @@ class Table(SimulatedWorld):
             if parameters.columns.velocities is not None:
                 trajectory.state[:, parameters.dof :] *= [m.si for m in parameters.mass_per_coordinate]
         if resample is not None:
+            check_resampling(self._path.name, table, resample)
             return [resampled(t, resample) for t in table], resample
         step = regular_step(self._path.name, table)
         return [Trajectory(t.name, t.time[0] + step * np.arange(len(t.time)), t.state) for t in table], step
@@ -291,6 +299,12 @@ class Table(SimulatedWorld):
             raise UserError(
                 f"formula '{self.parameters.energy}' or its gradient is not finite at data row "
                 f"{bad[0] + 1} of '{self._path.name}'; mend the formula, its constants or the units"
+            )
+        d = self.parameters.dof
+        if not slopes[:, d:].any() and states[:, d:].any():
+            raise UserError(
+                f"formula '{self.parameters.energy}' does not depend on the momenta in '{self._path.name}': no "
+                "coordinate would move; complete it or set `energy: null`"
             )
         states = states[np.random.default_rng(0).permutation(len(states))[:512]]
         _check_structure(self._hamiltonian, states, self.parameters)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import lzma
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds.base import Float
-from wm_pipelines.worlds.quantities import dimension, kind, to_base_units
+from wm_pipelines.worlds.quantities import LARGEST, dimension, kind, to_base_units, within_bounds
 
+_RESAMPLED = 2**30  # bytes that `resample` may make of any table; of a larger one ten times its size
 _IRREGULAR = 1e-3  # of the step: what rounding in a text file may do to a regular time grid
 
 
@@ -123,11 +129,13 @@ def read_trajectories(path: Path, columns: Columns, fewest: int = 2) -> list[Tra
     Raises:
         UserError: names the column and the data row (counted from 1, without the header).
     """
-    frame = _frame(path, columns)
+    if not path.is_file():
+        raise UserError(f"no table at '{path}'; set `path` to a CSV or Parquet file")
+    frame = read_columns(path, [c.column for c in columns.all], columns.episode)
     if len(frame) == 0:
         raise UserError(f"'{path.name}' has no rows; a table of trajectories needs at least {fewest} per episode")
     episode, names = _episode_codes(path, frame, columns.episode)
-    values = [_numbers(path, frame, c.column) * to_base_units(c.unit) for c in columns.all]
+    values = [_numbers(path, frame, c, is_time=c is columns.time) for c in columns.all]
     time, state = values[0], np.stack(values[1:], axis=-1)
     order = np.argsort(episode, kind="stable")
     _check_time(path, columns.time.column, episode[order], time[order], state[order], order)
@@ -138,53 +146,155 @@ def read_trajectories(path: Path, columns: Columns, fewest: int = 2) -> list[Tra
     return [Trajectory(name, time[rows], state[rows]) for name, rows in zip(names, groups, strict=True)]
 
 
-def _frame(path: Path, columns: Columns) -> Any:
-    """The declared columns as a data frame."""
+def read_columns(path: Path, columns: Sequence[str], episode: str | None = None, about: str = "") -> Any:
+    """Some columns of a CSV or Parquet file as a data frame; blank lines at its very end are dropped.
+
+    Args:
+        path: an existing file.
+        columns: names, all different.
+        episode: one more column, whose entries are names: two spellings of one number are not one name.
+        about: how messages begin.
+
+    Raises:
+        UserError: the file cannot be read, or a column is missing or there twice.
+    """
     import pandas as pd
     import pyarrow as pa
 
-    if not path.is_file():
-        raise UserError(f"no table at '{path}'; set `path` to a CSV or Parquet file")
-    wanted = [c.column for c in columns.all] + ([columns.episode] if columns.episode is not None else [])
+    wanted = [*columns] if episode is None else [*columns, episode]
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            frame = pd.read_parquet(path)
+            frame = _parquet(path, wanted, about)
         else:
-            with warnings.catch_warnings():
-                # Rows longer than the header: pandas would drop the excess, or shift the columns, and only warn.
-                warnings.simplefilter("error", pd.errors.ParserWarning)
-                # A blank line is a fault to report, not to skip: it would shift the row numbers of later messages.
-                frame = pd.read_csv(
-                    path, index_col=False, skip_blank_lines=False, skipinitialspace=True, low_memory=False
-                )
-    # pandas' parser errors are ValueErrors, its warnings are not.
-    except (pa.ArrowException, OSError, ValueError, pd.errors.ParserWarning) as error:
+            frame = _csv(path, wanted, episode, about)
+    except UserError:
+        raise
+    except MemoryError:  # pyarrow's is also one of its ArrowExceptions
+        raise UserError(f"{about}table '{path}' does not fit into memory; split it, or leave columns out") from None
+    except (
+        *(pa.ArrowException, OSError, ValueError, ImportError, RuntimeError),  # pandas' parser errors are ValueErrors,
+        pd.errors.ParserWarning,  # its warnings are not
+        *(EOFError, zlib.error, lzma.LZMAError, BadZipFile, TarError),  # of packed files
+    ) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"cannot read table '{path}': {reason}; is it a whole CSV or Parquet file?") from error
-    missing = [name for name in wanted if name not in frame.columns]
-    if missing:
-        found = ", ".join(map(str, frame.columns[:12]))
-        raise UserError(f"'{path.name}' has no column '{missing[0]}'; it has {found}")
-    frame = frame[wanted]
+        raise UserError(f"{about}cannot read table '{path}': {reason}; is it a whole CSV or Parquet file?") from error
     filled = np.flatnonzero(frame.notna().any(axis=1).to_numpy())
     return frame.iloc[: filled[-1] + 1 if filled.size else 0]  # blank lines at the very end are no fault
 
 
-def _numbers(path: Path, frame: Any, column: str) -> Float:
-    """One column as float64, every entry a finite number."""
+def _parquet(path: Path, wanted: Sequence[str], about: str) -> Any:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        _check_header(path, file.schema_arrow.names, wanted, about)
+        # Without pandas' metadata: a column is a column even where it once was an index, and types are numpy's.
+        return file.read(columns=list(wanted)).to_pandas(ignore_metadata=True)[list(wanted)]
+
+
+def _csv(path: Path, wanted: Sequence[str], episode: str | None, about: str) -> Any:
     import pandas as pd
 
-    raw = frame[column]
-    if pd.api.types.is_bool_dtype(raw) or pd.api.types.is_datetime64_any_dtype(raw):
-        raise UserError(f"'{path.name}', column '{column}': expected numbers, got {raw.dtype}; use seconds, metres …")
-    numbers = pd.to_numeric(raw, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    # A blank line is a fault to report, not to skip: it would shift the row numbers of later messages.
+    form: Any = {"skip_blank_lines": False, "skipinitialspace": True, "encoding": "utf-8"}
+    # The header as it is written: pandas calls a second `x` silently `x.1`.
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **form).iloc[0].tolist()
+    with warnings.catch_warnings():
+        # Rows longer than the header: pandas would drop the excess, or shift the columns, and only warn.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        text = {} if episode is None else {episode: str}
+        frame = pd.read_csv(path, index_col=False, low_memory=False, dtype=text, **form)
+    if len(header) == len(frame.columns):
+        frame.columns = [name or invented for name, invented in zip(header, frame.columns, strict=True)]
+    _check_header(path, list(frame.columns), wanted, about)
+    frame = frame[list(wanted)]
+    return frame if episode is None else frame.assign(**{episode: _names(path, frame[episode])})
+
+
+def _check_header(path: Path, header: Sequence[str], wanted: Sequence[str], about: str) -> None:
+    for name in wanted:
+        if name not in header:
+            found = ", ".join(map(str, header[:12]))
+            raise UserError(f"{about}'{path.name}' has no column '{name}'; it has {found}")
+        if (count := list(header).count(name)) > 1:
+            raise UserError(f"{about}'{path.name}' has {count} columns '{name}'; which is meant? rename the others")
+
+
+def _names(path: Path, texts: Any) -> Any:
+    """Names of episodes from a text file: numbers where all are numbers, so that ``1.0`` is episode 1."""
+    import pandas as pd
+
+    spelled = pd.Series(texts.dropna().unique(), dtype=object)
+    numbers = pd.to_numeric(spelled, errors="coerce")
+    if numbers.isna().any() or (numbers.abs() >= 2**53).any():  # beyond, different numbers are one float
+        return texts
+    if (same := numbers.duplicated(keep=False)).any():
+        one, other = spelled[numbers == numbers[same].iloc[0]].iloc[:2]
+        raise UserError(
+            f"'{path.name}', column '{texts.name}': '{one}' and '{other}' are one number; are they one episode? "
+            "write them alike, or give them names"
+        )
+    return pd.to_numeric(texts)
+
+
+def as_numbers(raw: Any, about: str, is_time: bool = False) -> Float:
+    """One column as float64, NaN where an entry is no number. Durations become seconds.
+
+    Args:
+        raw: the column, of any type.
+        about: how messages begin: which file, which column.
+        is_time: whether it may hold durations.
+
+    Raises:
+        UserError: its type cannot mean numbers: truth values, dates, lists …
+    """
+    import pandas as pd
+
+    kind_of = getattr(raw.dtype, "kind", "O")
+    if kind_of == "m":
+        if not is_time:
+            raise UserError(f"{about}: expected numbers, got {raw.dtype} (durations); use seconds, metres …")
+        return raw.dt.total_seconds().to_numpy(np.float64, na_value=np.nan)
+    if kind_of in "bMc":
+        raise UserError(f"{about}: expected numbers, got {raw.dtype}; use seconds, metres …")
+    if raw.dtype == object:
+        number = (str, bytes, int, float, Decimal, np.number, type(None), type(pd.NA))
+        odd = (
+            (row, entry)
+            for row, entry in enumerate(raw, 1)
+            if isinstance(entry, bool | np.bool_) or not isinstance(entry, number)
+        )
+        if (first := next(odd, None)) is not None:
+            name = type(first[1]).__name__
+            named = {"ndarray": "a list of numbers", "dict": "a structure", "bool": "a truth value"}.get(name, name)
+            raise UserError(f"{about}, data row {first[0]}: expected a finite number, got {named}; give plain numbers")
+    return pd.to_numeric(raw, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
+
+def _numbers(path: Path, frame: Any, column: Column, is_time: bool) -> Float:
+    """One column in SI units, every entry a finite number."""
+    import pandas as pd
+
+    raw, about = frame[column.column], f"'{path.name}', column '{column.column}'"
+    numbers = as_numbers(raw, about, is_time)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if bad.size:
         entry = raw.iloc[bad[0]]
         shown = "nothing (NaN)" if pd.isna(entry) else repr(str(entry)[:40])
         raise UserError(
-            f"'{path.name}', column '{column}', data row {bad[0] + 1}: expected a finite number, got {shown}"
+            f"{about}, data row {bad[0] + 1}: expected a finite number, got {shown}"
             + (f" ({bad.size} such rows)" if bad.size > 1 else "")
+        )
+    if getattr(raw.dtype, "kind", "O") == "m":  # seconds already, whatever unit is declared
+        if column.unit == "1":
+            raise UserError(f"{about}: the file holds durations, no plain numbers; declare `unit: s`")
+        return numbers
+    with np.errstate(over="ignore"):
+        numbers = numbers * to_base_units(column.unit)
+    huge = np.flatnonzero(np.abs(numbers) > LARGEST)
+    if huge.size:
+        raise UserError(
+            f"{about}, data row {huge[0] + 1}: {raw.iloc[huge[0]]} {column.unit} is beyond {LARGEST:g} in SI units; "
+            "mend the row or the unit"
         )
     return numbers
 
@@ -198,6 +308,8 @@ def _episode_codes(path: Path, frame: Any, column: str | None) -> tuple[NDArray[
     empty = np.flatnonzero(frame[column].isna().to_numpy())
     if empty.size:
         raise UserError(f"'{path.name}', column '{column}', data row {empty[0] + 1}: the episode is missing")
+    if not pd.api.types.is_hashable(frame[column].iloc[0]):
+        raise UserError(f"'{path.name}', column '{column}': expected a name or a number per row, got lists")
     codes, names = pd.factorize(frame[column], sort=False)
     whole = pd.api.types.is_float_dtype(frame[column]) and all(float(n).is_integer() for n in names)
     return codes, [str(int(n)) if whole else str(n) for n in names]
@@ -224,7 +336,7 @@ def regular_step(name: str, trajectories: Sequence[Trajectory]) -> float:
     """The step that all episodes share.
 
     Raises:
-        UserError: the intervals differ by more than rounding explains.
+        UserError: the intervals differ by more than rounding explains, or are too short to be computed with.
     """
     intervals = np.concatenate([np.diff(t.time) for t in trajectories])
     usual, step = float(np.median(intervals)), float(np.mean(intervals))
@@ -236,7 +348,26 @@ def regular_step(name: str, trajectories: Sequence[Trajectory]) -> float:
                 f"'{name}': time steps are not all equal: {gap[odd[0]]:g} s after row {odd[0] + 1} of episode "
                 f"'{trajectory.name}', usually {usual:g} s; set `resample: {usual:g}` (cubic spline) or mend the table"
             )
+    if not within_bounds(step):
+        raise UserError(f"'{name}': a time step of {step:g} s is no physical time; mend the time column or its unit")
     return step
+
+
+def check_resampling(name: str, trajectories: Sequence[Trajectory], step: float) -> None:
+    """Refuse a grid so fine that the episodes on it would fill the memory.
+
+    Raises:
+        UserError: how many rows that would be.
+    """
+    rows = [float(t.time[-1] - t.time[0]) / step + 1.0 for t in trajectories]
+    own, width = sum(len(t.time) for t in trajectories), 8 * (1 + trajectories[0].state.shape[1])
+    allowed = max(_RESAMPLED, 10 * own * width) / width
+    if sum(rows) > allowed:
+        raise UserError(
+            f"'{name}': `resample: {step:g}` makes {max(rows):.3g} rows of an episode, {sum(rows):.3g} in all "
+            f"({sum(rows) * width / 2**30:.3g} GiB), of {own} rows in the table; use at least "
+            f"{step * sum(rows) / allowed:.1g} s"
+        )
 
 
 def resampled(trajectory: Trajectory, step: float) -> Trajectory:

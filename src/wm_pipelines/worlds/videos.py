@@ -18,7 +18,19 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import World, WorldParameters, check_splits, stream
 from wm_pipelines.worlds.trajectories import project_path
-from wm_pipelines.worlds.video_files import Clips, Cut, Listed, UnusableVideoError, label_numbers, read_clips, read_list
+from wm_pipelines.worlds.video_files import (
+    Clips,
+    Cut,
+    Listed,
+    Planned,
+    UnusableVideoError,
+    check_memory,
+    cut_clips,
+    exists,
+    label_numbers,
+    plan_clips,
+    read_list,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +43,8 @@ class VideosParameters(WorldParameters):
     size: int = Field(64, ge=8, description="pixels along a side: shorter side scaled, centre cut out")
     frames: int = Field(16, ge=2, description="of a clip")
     stride: int = Field(1, ge=1, description="every how many-th frame is taken")
-    fps: float | None = Field(None, gt=0, description="frames per second taken; null: all")
-    clips_per_video: int = Field(1, ge=1, description="at most, evenly spread over the video")
+    fps: float | None = Field(None, ge=1e-6, le=1e6, description="frames per second taken; null: all")
+    clips_per_video: int = Field(1, ge=1, le=1_000_000, description="at most, evenly spread over the video")
     grey: bool = False
     splits: dict[str, float] = Field(
         default_factory=lambda: {"train": 0.7, "validation": 0.15, "test": 0.15},
@@ -84,11 +96,15 @@ class Videos(World):
         places = {split: project_path(path) for split, path in lists.items()}
         listed = {split: read_list(p, project_path(s.folder) if s.folder else p.parent) for split, p in places.items()}
         numbers = label_numbers([entry for entries in listed.values() for entry in entries])
-        skipped: list[dict[str, str]] = []
-        seen: dict[str, str] = {}
-        videos = {split: self._usable(entries, skipped, seen) for split, entries in listed.items()}
+        for split, entries in listed.items():
+            if not any(exists(entry.path) for entry in entries):
+                raise UserError(
+                    f"none of the {len(entries)} videos in '{places[split]}' exists; the first is looked for at "
+                    f"'{entries[0].path}': mend the paths, or set `folder`"
+                )
+        videos, skipped = self._usable(listed)
         if skipped:
-            logger.warning("videos used: %d; %s", len(seen), _summary(skipped))
+            logger.warning("videos used: %d; %s", sum(map(len, videos.values())), _summary(skipped))
         by_split = _shared_out(videos[""], s.splits, seed) if isinstance(s.path, str) else videos
         for split, part in by_split.items():
             if not part:
@@ -110,20 +126,35 @@ class Videos(World):
             for split, part in by_split.items()
         }
 
-    def _usable(self, entries: list[Listed], skipped: list[dict[str, str]], seen: dict[str, str]) -> list[_Video]:
-        """Cut all videos; those that cannot be are added to ``skipped``, the others' hashes to ``seen``."""
-        videos = []
-        for entry in entries:
+    def _usable(self, listed: dict[str, list[Listed]]) -> tuple[dict[str, list[_Video]], list[dict[str, str]]]:
+        """The clips of all videos by split, and the videos that have none, with the reason."""
+        cut = self.settings.cut()
+        reasons: dict[int, tuple[Listed, str]] = {}  # by place in the lists, which is the order of the report
+
+        def leave_out(place: int, entry: Listed, reason: UnusableVideoError) -> None:
+            logger.warning("video '%s' is left out: %s", entry.path, reason)
+            reasons[place] = entry, str(reason)
+
+        planned: list[tuple[int, str, Listed, Planned]] = []
+        seen: dict[str, str] = {}
+        for place, (split, entry) in enumerate((split, e) for split, entries in listed.items() for e in entries):
             try:
-                clips = read_clips(entry.path, self.settings.cut())
-                if clips.sha256 in seen:
-                    raise UnusableVideoError(f"it is the same video as '{seen[clips.sha256]}'")
-                seen[clips.sha256] = entry.name
-                videos.append(_Video(entry, clips))
+                plan = plan_clips(entry.path, cut)
+                if plan.sha256 in seen:
+                    raise UnusableVideoError(f"it is the same video as '{seen[plan.sha256]}'")
+                seen[plan.sha256] = entry.name
+                planned.append((place, split, entry, plan))
             except UnusableVideoError as reason:
-                logger.warning("video '%s' is left out: %s", entry.path, reason)
-                skipped.append({"path": entry.name, "reason": str(reason)})
-        return videos
+                leave_out(place, entry, reason)
+        # Before anything is decoded: an hour of decoding that ends without memory helps nobody.
+        check_memory(sum(len(plan.starts) for *_, plan in planned), cut, f"{len(planned)} videos")
+        videos: dict[str, list[_Video]] = {split: [] for split in listed}
+        for place, split, entry, plan in planned:
+            try:
+                videos[split].append(_Video(entry, cut_clips(plan, cut)))
+            except UnusableVideoError as reason:
+                leave_out(place, entry, reason)
+        return videos, [{"path": entry.name, "reason": reason} for _, (entry, reason) in sorted(reasons.items())]
 
 
 def _summary(skipped: list[dict[str, str]]) -> str:

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from wm_pipelines.equations import Condition, Problem, box
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds.base import Float
+from wm_pipelines.worlds.quantities import LARGEST
+from wm_pipelines.worlds.trajectories import as_numbers, read_columns
 
 Arrays = dict[str, NDArray[Any]]
 _AGREE = 1e-6  # largest difference, relative to the values' size, between two conditions where they meet
@@ -45,12 +47,14 @@ class MeasurementConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    count: int = Field(0, ge=0, description="points of measurement; every observed field is measured there")
+    count: int = Field(
+        0, ge=0, le=10_000_000, description="points of measurement; every observed field is measured there"
+    )
     noise: float = Field(
-        0.01, ge=0, allow_inf_nan=False, description="standard deviation, as a share of the field's RMS"
+        0.01, ge=0, le=1e6, allow_inf_nan=False, description="standard deviation, as a share of the field's RMS"
     )
     seed: int | None = Field(None, ge=0, description="of points and noise (default: the world's seed)")
-    region: dict[str, tuple[float, float]] = Field(
+    region: dict[str, tuple[FiniteFloat, FiniteFloat]] = Field(
         default_factory=dict, description="where to measure: coordinate -> [low, high] (default: everywhere)"
     )
     table: str | None = Field(None, description="CSV or Parquet with a column per coordinate and observed field")
@@ -234,26 +238,25 @@ def _read_table(problem: Problem, path: Path) -> tuple[Float, Float]:
     """The user's own measurements: ``[M, d]``, ``[M, observed]``.
 
     Raises:
-        UserError: no such file, not a table, a missing column, a value that is no number or outside the domain.
+        UserError: no such file, not a table, a column missing or there twice, a value that is no number or outside
+            the domain.
     """
-    import pandas as pd
-
-    about = f"parameter '{problem.name}.parameters.measurements.table': '{path}'"
+    parameter = f"parameter '{problem.name}.parameters.measurements.table': "
+    about = f"{parameter}'{path}'"
     if not path.is_file():
         raise UserError(f"{about} does not exist; give a CSV or Parquet file")
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{about} cannot be read: {' '.join(str(error).split())[:100]}") from None
     columns = [*problem.coordinates, *problem.observed]
-    if missing := [c for c in columns if c not in frame]:
-        raise UserError(f"{about} has no column {', '.join(missing)}; it needs {', '.join(columns)}")
+    frame = read_columns(path, columns, about=parameter)
     if frame.empty:
         raise UserError(f"{about} has no rows")
-    table = frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    seconds = problem.time if problem.units.get(problem.time or "") == "s" else None
+    table = np.stack([as_numbers(frame[c], f"{about}, column '{c}'", is_time=c == seconds) for c in columns], axis=1)
     if not np.isfinite(table).all():
         row, column = np.argwhere(~np.isfinite(table))[0]
         raise UserError(f"{about}: {columns[column]} is not a number in row {row + 1}; remove or repair the row")
+    if (np.abs(table) > LARGEST).any():
+        row, column = np.argwhere(np.abs(table) > LARGEST)[0]
+        raise UserError(f"{about}: {columns[column]} = {table[row, column]:g} in row {row + 1} is beyond {LARGEST:g}")
     points, values = np.split(table, [len(problem.coordinates)], axis=1)
     low, high = box(problem)
     outside = (points < low) | (points > high)
