@@ -72,12 +72,40 @@ def rows_of(world, model, values, by_step, unit, metric, split):
     knows = "angles,structure" if variant == "structured" else ""
     for seed, value in enumerate(values):
         s = summarise(value)
-        row = ["physics", world, family, variant, "states", knows, seed, split, metric, -1, *map(float, s[:3]), s.n, unit]
+        row = [
+            "physics",
+            world,
+            family,
+            variant,
+            "states",
+            knows,
+            seed,
+            split,
+            metric,
+            -1,
+            *map(float, s[:3]),
+            s.n,
+            unit,
+        ]
         yield dict(zip(LEADERBOARD_COLUMNS, row, strict=True))
         if by_step is not None:
             steps = summarise(by_step[seed])
             for k in range(1, by_step.shape[-1], 4):
-                row = ["physics", world, family, variant, "states", knows, seed, split, metric, k, *(float(c[k]) for c in steps[:3]), s.n, unit]
+                row = [
+                    "physics",
+                    world,
+                    family,
+                    variant,
+                    "states",
+                    knows,
+                    seed,
+                    split,
+                    metric,
+                    k,
+                    *(float(c[k]) for c in steps[:3]),
+                    s.n,
+                    unit,
+                ]
                 yield dict(zip(LEADERBOARD_COLUMNS, row, strict=True))
 
 
@@ -128,7 +156,12 @@ def build(
             thresholds=(0.01, 0.4),
         )
     absent = [("burgers_1d", "hnn", "a field"), (worlds[0], "momentum_gnn/charged", "no particles")]
-    where = {"revision": "0123abcd", "command": "kedro run", "seeds": [0, 1, 2], "versions": {"numpy": "2", "torch": "2"}}
+    where = {
+        "revision": "0123abcd",
+        "command": "kedro run",
+        "seeds": [0, 1, 2],
+        "versions": {"numpy": "2", "torch": "2"},
+    }
     scores = pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS))
     return Content(Results(scores, curves=curves, not_applicable=absent, provenance=where), rollouts)
 

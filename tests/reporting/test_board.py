@@ -17,7 +17,9 @@ def rows(task, world, metric, unit, view, **values):
 @pytest.fixture(scope="module")
 def leaderboard():
     table = [
-        *rows("physics", "pendulum", "horizon", "s", "states", hnn=("angles", 9.0), mlp=("", 4.0), oracle=("energy", 20.0)),
+        *rows(
+            "physics", "pendulum", "horizon", "s", "states", hnn=("angles", 9.0), mlp=("", 4.0), oracle=("energy", 20.0)
+        ),
         *rows("physics", "pendulum", "energy_drift", "W", "states", hnn=("angles", 1e-9), mlp=("", 0.1)),
         *rows("images", "mnist", "linear_probe", "1", "frames", ijepa=("", 0.93), raw_pixels=("", 0.95), mae=("", 0.9)),
         *rows("fields", "heat", "relative_l2_u", "1", "interior", pinn=("equations", 1e-3)),
@@ -45,7 +47,9 @@ def test_every_model_of_every_task_has_a_row_that_says_what_it_was_shown_and_tol
 def test_columns_are_the_main_metrics_and_sort_their_best_first(leaderboard):
     text = first_page(leaderboard)
     assert "Energy drift" not in text
-    directions = {a["title"]: a["data-direction"] for tag, a in Page(text).tags if tag == "th" and "data-direction" in a}
+    directions = {
+        a["title"]: a["data-direction"] for tag, a in Page(text).tags if tag == "th" and "data-direction" in a
+    }
     assert directions == {"lower is better": "l", "higher is better": "h"}
     assert len(text) < 100_000  # no plotly
 

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from synthetic import changed
 
 from wm_pipelines.reporting import plots

@@ -4,7 +4,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-
 from html_page import Page
 from synthetic import changed
 
@@ -13,6 +12,7 @@ from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.physics.content import Content
 from wm_pipelines.tasks.physics.headline import headline
 from wm_pipelines.tasks.physics.report import build
+
 
 @pytest.fixture(scope="module")
 def report(content):
@@ -61,7 +61,11 @@ def test_headline_is_computed_from_the_leaderboard(content, page):
 def test_headline_names_ties_the_runner_up_and_where_a_model_was_not_judged():
     values = {"a": {"hnn": 1.0, "mlp": 1.0}, "b": {"hnn": 1.0, "mlp": 8.0}, "c": {"mlp": 2.0, "oracle": 0.0}, "d": {}}
     values["d"] = {"hnn": 0.5, "mlp": np.inf}
-    main = {(w, f"{f}/default"): {"mse": {"value": v, "unit": "state²"}} for w, own in values.items() for f, v in own.items()}
+    main = {
+        (w, f"{f}/default"): {"mse": {"value": v, "unit": "state²"}}
+        for w, own in values.items()
+        for f, v in own.items()
+    }
     (found,) = headline(main)
     assert found.models == ("hnn/default",)
     assert found.text == (

@@ -18,7 +18,24 @@ def contrast(a, b):
     return (high + 0.05) / (low + 0.05)
 
 
-FAMILIES = ["pinn", "random_feature_collocation", "object_tracker", "hamiltonian_regression", "oracle", "hnn", "momentum_gnn", "physics_informed", "mlp", "persistence", "a", "b", "c", "d", "e", "f"]
+FAMILIES = [
+    "pinn",
+    "random_feature_collocation",
+    "object_tracker",
+    "hamiltonian_regression",
+    "oracle",
+    "hnn",
+    "momentum_gnn",
+    "physics_informed",
+    "mlp",
+    "persistence",
+    "a",
+    "b",
+    "c",
+    "d",
+    "e",
+    "f",
+]
 
 
 @pytest.mark.parametrize("page", ["#ffffff", "#14171c"])
@@ -33,6 +50,11 @@ def test_a_family_keeps_its_colour_and_its_variants_differ_in_dash_and_marker():
     assert few.colour("hnn/plain") == many.colour("hnn/structured") != many.colour("toy/x")
     assert many.dash("hnn/plain") != many.dash("hnn/structured")
     assert many.marker("hnn/plain") != many.marker("hnn/structured")
+
+
+def test_models_are_named_by_family_and_variant_where_there_is_one():
+    named = {"hnn/default": "hnn", "hnn/plain": "hnn · plain", "mae/default_untrained": "mae untrained"}
+    assert {model: style.model_label(model) for model in named} == named
 
 
 def test_models_are_listed_ceiling_first_floor_last():

@@ -10,7 +10,10 @@ from wm_pipelines.tasks.physics import Physics
 
 def board(*rows):
     """Rows (world, family, seed, metric, value, low, high)."""
-    full = [("physics", w, f, "default", "states", "", s, "test", m, -1, v, lo, hi, 10, "J") for w, f, s, m, v, lo, hi in rows]
+    full = [
+        ("physics", w, f, "default", "states", "", s, "test", m, -1, v, lo, hi, 10, "J")
+        for w, f, s, m, v, lo, hi in rows
+    ]
     return pd.DataFrame(full, columns=list(LEADERBOARD_COLUMNS))
 
 

@@ -52,7 +52,8 @@ def split_model(model: str) -> tuple[str, str]:
 def model_label(model: str) -> str:
     """How a model ``"family/variant"`` is called in the report."""
     family, variant = split_model(model)
-    return family if variant in _UNNAMED_VARIANTS else f"{family} · {variant.replace(UNTRAINED, ' untrained')}"
+    trained, control = variant.removesuffix(UNTRAINED), " untrained" * variant.endswith(UNTRAINED)
+    return f"{family}{control}" if trained in _UNNAMED_VARIANTS else f"{family} · {trained}{control}"
 
 
 def model_order(models: Iterable[str]) -> list[str]:

@@ -81,10 +81,10 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per task, world, split, family, variant, view, knows, metric, unit with ``value`` (mean over seeds),
-        ``median``, ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: no other
-        trained family is better there (several may tie). Oracle, persistence, raw pixels, untrained models and models
-        of which a seed collapsed are never the best; a metric that diverged is not either. Sorted by task, world,
-        split, family as in the report, metric.
+        ``median``, ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: no
+        other trained family is better there (several may tie). Oracle, persistence, raw pixels, untrained models and
+        models of which a seed collapsed are never the best; a metric that diverged is not either. Sorted by task,
+        world, split, family as in the report, metric.
     """
     overall = leaderboard[leaderboard["step"] < 0]
     rows = [

@@ -21,6 +21,7 @@ from wm_pipelines.tasks.judgement import Judgement
 
 Float = NDArray[np.float64]
 Frames = NDArray[np.uint8]
+Labels = NDArray[np.int64]
 
 _LEAST_SPREAD = 0.05  # of the features' size, for images that vary by at least half of their own
 _IMAGES = 500  # whose spread is measured
@@ -68,7 +69,7 @@ def has_learned(family: Family) -> bool:
     return any(True for _ in family.parameters())
 
 
-def labels_of(episodes: Mapping[str, Episodes], split: str) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+def labels_of(episodes: Mapping[str, Episodes], split: str) -> tuple[Labels, Labels] | None:
     """Labels of the training and of the judged split; None where one of them has none."""
     found = [episodes[name].get("labels") for name in ("train", split)]
     return None if any(labels is None for labels in found) else (np.asarray(found[0]), np.asarray(found[1]))

@@ -25,7 +25,7 @@ from wm_pipelines.reporting.style import (
     model_label,
     model_order,
 )
-from wm_pipelines.reporting.summary import summary_table
+from wm_pipelines.reporting.summary import competes, summary_table
 from wm_pipelines.tasks.base import Results
 
 _FINDINGS = {
@@ -117,7 +117,7 @@ def _findings(own: pd.DataFrame) -> list[str]:
     lines = []
     for metric, words in _FINDINGS.items():
         rows = own[own["metric"] == metric]
-        trained = rows[~rows["variant"].str.endswith(UNTRAINED) & (rows["family"] != "raw_pixels")]
+        trained = rows[competes(own)[rows.index]]
         if trained.empty:
             continue
         *others, best = trained.sort_values("value").to_dict("records")

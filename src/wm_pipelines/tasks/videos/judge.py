@@ -19,7 +19,7 @@ from wm_pipelines.metrics.probes import knn_probe, linear_probe
 from wm_pipelines.metrics.readout import ridge_probe
 from wm_pipelines.metrics.registry import STATE_METRICS, Rollout
 from wm_pipelines.metrics.statistics import summarise
-from wm_pipelines.tasks._pixels.features import Float, add_spread, encode, encoder, has_learned, labels_of
+from wm_pipelines.tasks._pixels.features import Float, Labels, add_spread, encode, encoder, has_learned, labels_of
 from wm_pipelines.tasks.judgement import Judgement
 from wm_pipelines.tasks.videos.prediction import Futures, add_frames, predict
 from wm_pipelines.tasks.videos.probing import Observables, PhysicsProbe
@@ -67,7 +67,7 @@ def judge(
     return judged
 
 
-def _add_labels(judged: Judgement, learned: Float, labels: Float, held_out: Float, true: Float, knn: int) -> None:
+def _add_labels(judged: Judgement, learned: Float, labels: Labels, held_out: Float, true: Labels, knn: int) -> None:
     """Classes of whole videos, from features averaged over time."""
     if len(np.unique(labels)) < 2:
         return

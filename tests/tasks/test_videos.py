@@ -1,0 +1,200 @@
+"""Judging models of videos: fake families whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from wm_pipelines.episodes import Episodes, spaces_of
+from wm_pipelines.errors import UserError
+from wm_pipelines.families.base import FamilyConfig
+from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.laws import Laws
+from wm_pipelines.metrics.explained import explained_variance
+from wm_pipelines.spec import Spec
+from wm_pipelines.tasks.videos import Videos
+from wm_pipelines.tasks.videos.probing import Observables, PhysicsProbe
+from wm_pipelines.tasks.videos.surprise import surprises
+
+STEP = 0.1
+LAWS = Laws(energy=lambda z: 0.5 * (z[..., 2:] ** 2).sum(-1))
+
+
+def dots(count, rows=30, seed=0, jump=False, states=True):
+    """A dot that moves straight on at constant speed: its position is written into the first two pixels.
+
+    ``jump``: halfway it is put elsewhere, against the law.
+    """
+    rng = np.random.default_rng(seed)
+    q0, v = rng.uniform(60, 120, (count, 1, 2)), rng.uniform(-2, 2, (count, 1, 2))
+    time = STEP * np.arange(rows)
+    q = q0 + v * 10 * time[:, None]
+    if jump:
+        q[:, rows // 2 :] += 40
+    frames = np.zeros((count, rows, 12, 12, 1), np.uint8)
+    frames[:, :, 0, :2, 0] = np.rint(q)
+    views = {"frames": frames}
+    if states:
+        views["states"] = np.concatenate([np.rint(q), np.broadcast_to(v * 10, q.shape)], axis=-1)
+    return Episodes(Spec("dot", STEP, spaces_of(views), rows), views)
+
+
+class Reader(MemberFamily):
+    """Reads the two pixels; predicts that the dot goes straight on, or, if it is ``stubborn``, stays."""
+
+    name = "reader"
+    Config = FamilyConfig
+    stubborn = False
+    context = 3
+
+    def make_member(self):
+        return nn.Linear(1, 1)
+
+    def member_loss(self, member, batch, generator, progress):
+        raise TypeError
+
+    def member_encode(self, member, views):
+        return views["frames"][:, :, 0, :2, 0].float(), None
+
+    def member_predict(self, member, past, steps, actions):
+        q = past["frames"][:, :, 0, :2, 0].float()
+        v = torch.zeros_like(q[:, 0]) if self.stubborn else (q[:, -1] - q[:, 0]) / 2
+        latents = torch.stack([q[:, -1] + k * v for k in range(1, steps + 1)], 1)
+        frames = torch.zeros(len(q), steps, 12, 12, 1)
+        frames[:, :, 0, :2, 0] = (latents / 255).clamp(0, 1)
+        return {"frames": frames, "latents": latents}
+
+
+class Stubborn(Reader):
+    stubborn = True
+
+
+def judged(kind, seeds=(0,), states=True, laws=LAWS, context=10, **splits):
+    data = {"train": dots(40, states=states), "test": dots(20, seed=1, states=states), **splits}
+    task = Videos()
+    family = kind(FamilyConfig(), data["train"].spec.showing(task.shows), seeds)
+    config = task.config({"context": context, "steps": 8, "every": 10, "resamples": 50, "shown": 3})
+    return task.judge(family, data, "test", laws, config)
+
+
+def value(judgement, metric, step=-1, seed=0):
+    (found,) = [r["value"] for r in judgement.rows if (r["metric"], r["step"], r["seed"]) == (metric, step, seed)]
+    return found
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+@given(
+    st.integers(0, 3).flatmap(
+        lambda d: st.tuples(st.just(d + 1), st.sets(st.integers(0, d)), st.integers(0, 2**32 - 1))
+    )
+)
+def test_what_observables_say_is_the_state_up_to_whole_turns(case):
+    dof, angles, seed = case
+    seen = Observables(dof, tuple(sorted(angles)))
+    states = np.random.default_rng(seed).uniform(-9, 9, (3, 2, 2 * dof))
+    back = seen.states(seen.position(states), seen.velocity(states))
+    turns = np.zeros(2 * dof, bool)
+    turns[list(angles)] = True
+    off = back - states
+    np.testing.assert_allclose(off[..., turns] / (2 * np.pi), np.rint(off[..., turns] / (2 * np.pi)), atol=1e-12)
+    np.testing.assert_array_equal(back[..., ~turns], states[..., ~turns])
+
+
+def test_a_velocity_is_read_from_a_window_and_not_from_one_frame():
+    train, test = dots(40), dots(20, seed=1)
+    family = Reader(FamilyConfig(), train.spec, [0])
+    views = ({"frames": torch.tensor(e["frames"])} for e in (train, test))
+    learned, held_out = (family.encode(v).pooled.double().numpy() for v in views)
+    probe = PhysicsProbe(Observables.of(train.spec), 3, 1, learned, train["states"])
+    where, how_fast = probe.read(held_out)
+    at = probe.latent_steps(test["states"])[:, 2:]
+    assert explained_variance(where[0], at[..., :2]).value > 0.9999
+    assert explained_variance(how_fast[0], at[..., 2:]).value > 0.9
+    # The first two frames of a window alone, repeated, tell nothing of speed.
+    still = np.repeat(held_out[:, :, :1], held_out.shape[2], axis=2)
+    assert explained_variance(probe.read(still)[1][0], at[..., 2:]).value < 0.3
+
+
+def test_windows_that_do_not_fit_are_one_line():
+    with pytest.raises(UserError, match=r"videos\.window: 3 latents .* episodes of 2 frames"):
+        PhysicsProbe(Observables(2), 3, 1, np.zeros((1, 3, 2, 2)), np.zeros((3, 2, 4)))
+
+
+# ------------------------------------------------------------------------------------------ predicting
+
+
+def test_the_law_itself_explains_the_future_keeps_its_energy_and_beats_standing_still():
+    right, still = judged(Reader), judged(Stubborn)
+    for step in (1, 4, 8):
+        assert value(right, "r2_position_predicted_probed", step) > 0.99
+    assert value(still, "r2_position_predicted_probed", 8) < value(right, "r2_position_predicted_probed", 8)
+    assert value(right, "mse") < value(still, "mse")
+    assert value(right, "ssim") > value(still, "ssim")
+    assert value(right, "energy_mse_probed") < value(still, "energy_mse_probed")
+    # The motion is linear, so ridge regression from the context is right, too.
+    assert value(right, "r2_position_ridge_probed", 8) > 0.95
+
+
+def test_videos_of_which_no_state_is_known_are_judged_by_frames_alone():
+    found = judged(Reader, states=False, laws=Laws())
+    assert value(found, "mse") < 1e-3
+    assert not [row for row in found.rows if "r2_" in row["metric"] or "energy" in row["metric"]]
+
+
+def test_frames_are_judged_in_the_units_of_openstl():
+    found = judged(Stubborn)
+    assert value(found, "mse_per_frame") == pytest.approx(12 * 12 * value(found, "mse"))
+    np.testing.assert_array_equal(found.arrays["shown"], [0, 19, 39])
+    assert found.arrays["predicted_frames"].shape == found.arrays["true_frames"].shape == (40, 8, 12, 12, 1)
+
+
+def test_every_seed_has_rows_of_its_own():
+    found = judged(Reader, seeds=(3, 5))
+    assert value(found, "mse", seed=3) == value(found, "mse", seed=5)
+
+
+def test_a_jump_surprises_who_knows_the_law():
+    found = judged(Reader, impossible_teleport=dots(20, seed=2, jump=True))
+    assert value(found, "surprise_teleport_auc") == 1.0
+    lawful = judged(Reader, impossible_nothing=dots(20, seed=3))
+    assert 0.1 < value(lawful, "surprise_nothing_auc") < 0.9
+
+
+def test_surprise_is_where_the_law_is_broken():
+    broken = dots(5, seed=2, jump=True)
+    score = surprises(Reader(FamilyConfig(), broken.spec, [0]), broken["frames"])
+    assert score.shape == (1, 5, 30 - 3)
+    assert np.all(np.isin(score[0].argmax(1), [12, 13, 14]))  # windows of three frames that reach frame 15
+
+
+def test_episodes_too_short_for_context_and_steps_are_one_line():
+    with pytest.raises(UserError, match=r"28 frames of context and 8 steps do not fit .* episodes of 30 frames"):
+        judged(Reader, context=28)
+
+
+def test_a_world_changes_its_own_evaluation():
+    config = {"steps": 8, "worlds": {"dot": {"steps": 3}}}
+    assert [Videos().config(config, world).steps for world in ("dot", "other")] == [3, 8]
+    with pytest.raises(UserError, match=r"unknown parameter 'videos.*dot\.stepps'; did you mean"):
+        Videos().config({"worlds": {"dot": {"stepps": 3}}}, "dot")
+
+
+def test_predictions_are_compared_in_the_jurys_features():
+    kept = {f"test/{name}": array for name, array in judged(Stubborn).arrays.items()}
+    same = kept | {"test/predicted_frames": kept["test/true_frames"]}
+    jury = Reader(FamilyConfig(), dots(1).spec, [0])
+    still, right = Videos().compare(
+        jury, {}, {"still/a": kept, "right/b": same, "blind/c": {"test/shown": kept["test/shown"]}}
+    )
+    assert (still["model"], right["model"], still["metric"], still["split"]) == (
+        "still/a",
+        "right/b",
+        "embedding_mmd",
+        "test",
+    )
+    assert right["value"] < still["value"]
+    assert right["value"] < right["ci_high"]
