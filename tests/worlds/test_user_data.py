@@ -474,11 +474,16 @@ def test_one_and_zero_one_are_two_classes_and_the_user_hears_of_it(folder, caplo
         ({"fps": float("inf")}, "fps"),
         ({"fps": 1e12}, "fps': input should be less than or equal to 1000000, got 1000000000000"),
         ({"clips_per_video": 10**10}, "clips_per_video': input should be less than or equal to 1000000"),
-        ({"size": 10**6, "frames": 6}, "8 videos: 8 clips of 6 frames of 1000000 × 1000000 pixels need"),
+        ({"size": 10**6}, "size': input should be less than or equal to 16000, got 1000000"),
+        (
+            {"size": 16_000, "frames": 6},
+            "8 videos: 8 clips of 6 frames of 16000 × 16000 pixels need 68.7 GiB of memory, there are 60 GiB; set a "
+            "smaller `size`, `frames` or `clips_per_video`",
+        ),
     ],
 )
 def test_sizes_beyond_all_memory_are_refused(folder, monkeypatch, parameters, message):
-    monkeypatch.setattr(video_files, "_LARGEST_PICTURE", 10**15)
+    monkeypatch.setattr(video_files, "memory", lambda: 60 * 2**30)
     assert message in refused(made, folder, **parameters)
 
 

@@ -40,7 +40,8 @@ class VideosParameters(WorldParameters):
 
     path: str | dict[str, str] = Field(description="a CSV of path,label; or one per split: {train: …, test: …}")
     folder: str | None = Field(None, description="where relative paths in the CSV start; null: the CSV's own folder")
-    size: int = Field(64, ge=8, description="pixels along a side: shorter side scaled, centre cut out")
+    # FFmpeg scales to no larger picture.
+    size: int = Field(64, ge=8, le=16_000, description="pixels along a side: shorter side scaled, centre cut out")
     frames: int = Field(16, ge=2, description="of a clip")
     stride: int = Field(1, ge=1, description="every how many-th frame is taken")
     fps: float | None = Field(None, ge=1e-6, le=1e6, description="frames per second taken; null: all")
