@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.mappings import Settings
 
 _CELLS = 4  # independent displacements along each side of an elastic distortion
 
 
-class Augmentation(BaseModel):
+class Augmentation(Settings):
     """How far a view may depart from its image; every number is the half-width of a uniform distribution."""
-
-    model_config = ConfigDict(extra="forbid")
 
     rotation: float = Field(0.3, ge=0, description="radians")
     scale: float = Field(0.2, ge=0, lt=1, description="share by which lengths grow or shrink")

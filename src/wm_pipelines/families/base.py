@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from wm_pipelines.laws import Laws
+from wm_pipelines.mappings import Settings
 from wm_pipelines.spec import Spec
 
 Views = Mapping[str, Tensor]
@@ -24,16 +25,14 @@ Views = Mapping[str, Tensor]
 Prediction = dict[str, Tensor]
 """What a family says will happen, by view; whichever it can give.
 
-``S`` seeds, ``E`` episodes, ``K`` steps. ``states [S, E, K + 1, 2d]`` begin with the start; ``frames [S, E, K, H, W, C]`` in
-[0, 1] and ``latents [S, E, K', L]`` (to be compared with the pooled encoding of the target) with the first step;
+``S`` seeds, ``E`` episodes, ``K`` steps. ``states [S, E, K + 1, 2d]`` begin with the start; ``frames [S, E, K, H, W, C]``
+in [0, 1] and ``latents [S, E, K', L]`` (to be compared with the pooled encoding of the target) with the first step;
 ``fields [S, N, F]`` at N points.
 """
 
 
-class Schedule(BaseModel):
+class Schedule(Settings):
     """How a family is fitted by gradient: the part of the recipe that the training loop reads."""
-
-    model_config = ConfigDict(extra="forbid")
 
     steps: int = Field(2000, ge=1, description="optimiser steps")
     batch_size: int = Field(512, ge=1)
@@ -46,10 +45,8 @@ class Schedule(BaseModel):
     accumulate: int = Field(1, ge=1, description="batches whose gradients are summed before one optimiser step")
 
 
-class FamilyConfig(BaseModel):
+class FamilyConfig(Settings):
     """Base of every family's configuration. Unknown keys are an error."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class TrainedConfig(FamilyConfig):
@@ -161,9 +158,7 @@ class Family(nn.Module, ABC):
     # ------------------------------------------------------------ what it says
 
     @abstractmethod
-    def predict(
-        self, past: Views, steps: int, actions: Tensor | None = None, step: float | None = None
-    ) -> Prediction:
+    def predict(self, past: Views, steps: int, actions: Tensor | None = None, step: float | None = None) -> Prediction:
         """Roll out.
 
         Args:
@@ -226,7 +221,9 @@ class GivenLaws(Protocol):
     laws: Laws
 
 
-def build(kind: type[Family], config: FamilyConfig, spec: Spec, seeds: Sequence[int], laws: Laws | None = None) -> Family:
+def build(
+    kind: type[Family], config: FamilyConfig, spec: Spec, seeds: Sequence[int], laws: Laws | None = None
+) -> Family:
     """An untrained family; one that `GivenLaws` describes is handed the laws."""
     family = kind(config, spec, seeds)
     if laws is not None and isinstance(family, GivenLaws):

@@ -8,17 +8,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.mappings import deep_merge
+from wm_pipelines.mappings import Settings, deep_merge
 
 
-class LearningConfig(BaseModel):
+class LearningConfig(Settings):
     """The ``learning`` parameters of a task, the same for every family.
 
     The number of threads is part of the configuration and not of the machine, because sums over several threads round
     differently: with one thread the same seed gives the same bits on 2 cores and on 64.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     accelerator: Literal["cpu", "cuda", "gpu", "mps", "auto"] = "cpu"
     devices: int | Literal["auto"] = 1

@@ -9,18 +9,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.mappings import deep_merge, nested
+from wm_pipelines.mappings import Settings, deep_merge, nested
 
 Parameters = Mapping[str, Any]
 
 
-class Dimension(BaseModel):
+class Dimension(Settings):
     """One parameter of the search space."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["float", "int", "categorical"]
     low: float | None = None
@@ -64,10 +62,8 @@ class Dimension(BaseModel):
         return [int(v) if self.type == "int" else v for v in (self.low, self.high) if v is not None]
 
 
-class TuningConfig(BaseModel):
+class TuningConfig(Settings):
     """The ``tuning`` parameters of one study."""
-
-    model_config = ConfigDict(extra="forbid")
 
     family: str
     world: str

@@ -153,7 +153,7 @@ def _curves(collected: Collected) -> Iterator[tuple[str, pd.DataFrame]]:
             continue
         facts = collected[key.removesuffix("_training") + "_results"]["facts"]
         for variant, curve in value["curves"].groupby("variant", sort=True):
-            if curve["step"].nunique() > 1:
+            if len(curve["step"].unique()) > 1:
                 own = curve.dropna(axis=1, how="all").reset_index(drop=True)
                 yield f"{facts['world']}/{facts['family']}/{variant}", own
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from wm_pipelines.errors import validate
-from wm_pipelines.mappings import deep_merge
+from wm_pipelines.mappings import Settings, deep_merge
 from wm_pipelines.spec import Spec
 
 if TYPE_CHECKING:  # torch and pandas are imported by those who judge, not by those who list pipelines
@@ -27,10 +27,8 @@ if TYPE_CHECKING:  # torch and pandas are imported by those who judge, not by th
     from wm_pipelines.tasks.judgement import Judgement
 
 
-class TaskConfig(BaseModel):
+class TaskConfig(Settings):
     """Base of every task's parameters, ``<task>.evaluation``."""
-
-    model_config = ConfigDict(extra="forbid")
 
     resamples: int = Field(1000, ge=10, description="bootstrap resamples of every confidence interval")
     untrained: bool = Field(False, description="also judge every trained model as it was before training")

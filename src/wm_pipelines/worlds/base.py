@@ -9,21 +9,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from wm_pipelines.episodes import Episodes, spaces_of
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.laws import Laws
+from wm_pipelines.mappings import Settings
 from wm_pipelines.spec import Facts, Space, Spec
 
 Array = Any  # numpy.ndarray or torch.Tensor
 Float = NDArray[np.float64]
-
-
-class Settings(BaseModel):
-    """Base of what parameter files say of worlds: unknown keys and numbers that are not finite are errors."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class WorldParameters(Settings):

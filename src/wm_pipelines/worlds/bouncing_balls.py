@@ -18,8 +18,9 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from wm_pipelines.errors import UserError
 from wm_pipelines.integrators import IntegrationError
 from wm_pipelines.laws import Laws
+from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds import captions, register
-from wm_pipelines.worlds.base import Array, Float, Settings, SimulatedWorld, WorldParameters
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
 from wm_pipelines.worlds.initial import Given, require_entries
 from wm_pipelines.worlds.particles import like
 from wm_pipelines.worlds.quantities import Quantity

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.base import Float, Settings, SimulatedWorld
+from wm_pipelines.mappings import Settings
+from wm_pipelines.worlds.base import Float, SimulatedWorld
 
 Rows = NDArray[np.intp]
 _ROUNDS = 200  # of draws, until something counts as impossible to draw

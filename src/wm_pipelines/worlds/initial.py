@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.base import Float, Settings
+from wm_pipelines.mappings import Settings
+from wm_pipelines.worlds.base import Float
 from wm_pipelines.worlds.quantities import Quantity
 
 

@@ -12,9 +12,9 @@ from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.integrators import IntegrationError
-from wm_pipelines.mappings import deep_merge
+from wm_pipelines.mappings import Settings, deep_merge
 from wm_pipelines.registry import worlds
-from wm_pipelines.worlds.base import Settings, SimulatedWorld, World, check_splits, simulated, stream
+from wm_pipelines.worlds.base import SimulatedWorld, World, check_splits, simulated, stream
 from wm_pipelines.worlds.impossible import Impossible, simulate_impossible
 from wm_pipelines.worlds.quantities import Seconds
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds import captions, register
-from wm_pipelines.worlds.base import Float, Settings, WorldParameters
+from wm_pipelines.worlds.base import Float, WorldParameters
 from wm_pipelines.worlds.initial import Given, Lattice, LatticeLaw, require_entries
 from wm_pipelines.worlds.particles import FEW, InverseDistance, PairLaw, ParticleWorld, Springs
 from wm_pipelines.worlds.quantities import Quantity

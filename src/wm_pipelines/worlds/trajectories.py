@@ -15,9 +15,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds.base import Float
 from wm_pipelines.worlds.quantities import LARGEST, dimension, kind, to_base_units, within_bounds
 
@@ -25,10 +26,8 @@ _RESAMPLED = 2**30  # bytes that `resample` may make of any table; of a larger o
 _IRREGULAR = 1e-3  # of the step: what rounding in a text file may do to a regular time grid
 
 
-class Column(BaseModel):
+class Column(Settings):
     """One column of the table and the unit of its numbers; the unit ``1`` means a plain number."""
-
-    model_config = ConfigDict(extra="forbid")
 
     column: str
     unit: str
@@ -40,10 +39,8 @@ class Column(BaseModel):
         return str(unit)
 
 
-class Columns(BaseModel):
+class Columns(Settings):
     """Which columns hold what; coordinates and momenta (or velocities) in the same order."""
-
-    model_config = ConfigDict(extra="forbid")
 
     episode: str | None = Field(None, description="null: the whole table is one episode")
     time: Column

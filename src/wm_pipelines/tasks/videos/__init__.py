@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from wm_pipelines.mappings import Settings
 from wm_pipelines.tasks import register
 from wm_pipelines.tasks._pixels import PixelConfig
 from wm_pipelines.tasks.base import Results, Task, TaskConfig
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
     from wm_pipelines.tasks.judgement import Judgement
 
 
-class Checked(BaseModel):
+class Checked(Settings):
     """A file of weights and its checksum."""
-
-    model_config = ConfigDict(extra="forbid")
 
     path: str
     sha256: str

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from wm_pipelines.equations import Condition, Problem, box
 from wm_pipelines.errors import UserError
+from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds.base import Float
 from wm_pipelines.worlds.quantities import LARGEST
 from wm_pipelines.worlds.trajectories import as_numbers, read_columns
@@ -31,10 +32,8 @@ Arrays = dict[str, NDArray[Any]]
 _AGREE = 1e-6  # largest difference, relative to the values' size, between two conditions where they meet
 
 
-class PointsConfig(BaseModel):
+class PointsConfig(Settings):
     """How many points; each group is a scrambled Halton set of its own."""
-
-    model_config = ConfigDict(extra="forbid")
 
     interior: int = Field(2540, ge=16)
     initial: int = Field(160, ge=4, description="on the initial face")
@@ -42,10 +41,8 @@ class PointsConfig(BaseModel):
     validation: int = Field(1000, ge=16)
 
 
-class MeasurementConfig(BaseModel):
+class MeasurementConfig(Settings):
     """Sparse, noisy observations of the observed fields, simulated or read from a table."""
-
-    model_config = ConfigDict(extra="forbid")
 
     count: int = Field(
         0, ge=0, le=10_000_000, description="points of measurement; every observed field is measured there"
