@@ -47,8 +47,8 @@ def test_a_page_tells_the_best_beside_its_floors_and_shows_what_was_kept(task):
     text = task.page(results(task.name))
     page = Page(text)
     assert (
-        "From vjepa, a linear probe reads the class of 93.0 % of the images (runner-up contrastive 85.0 %, raw pixels 82.0 %, "
-        "the same encoder untrained 70.0 %)."
+        "From vjepa, a linear probe reads the class of 93.0 % of the images (runner-up contrastive 85.0 %, raw pixels "
+        "82.0 %, the same encoder untrained 70.0 %)."
     ) in page.text
     assert "Collapsed: mae ." in page.text
     assert "hnn does not apply: no states" in page.text

@@ -1,4 +1,4 @@
-"""How much of a quantity a read-out explains, with an interval over episodes."""
+"""How much of a quantity a linear probe explains, with an interval over episodes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def explained_variance(
     """``R² = 1 - Σ (y - ŷ)² / Σ (y - ȳ)²`` over all columns together, and its percentile interval over episodes.
 
     Columns of one unit are pooled: the larger one of two weighs more. ``ȳ`` is the truth's own mean, so guessing it
-    gives 0. Rows of one episode resemble each other; episodes are what is resampled.
+    gives 0. Time steps of one episode resemble each other; episodes are what is resampled.
 
     Args:
-        predicted, truth: ``[E, M, Q]``, episodes, rows of an episode, columns. confidence: of the interval.
+        predicted, truth: ``[E, M, Q]``, episodes, time steps, columns. confidence: of the interval.
         resamples: number of bootstrap samples. seed: of the resampling.
 
     Returns:
-        R², its interval (NaN for one episode), and n = E. A read-out that is not finite explains ``-inf``; a truth that
-        does not vary is explained by 0.
+        R², its interval (NaN for one episode), and n = E. A prediction that is not finite explains ``-inf``; a truth
+        that does not vary is explained by 0.
 
     Raises:
         ValueError: shapes differ or are not of three axes.

@@ -71,11 +71,12 @@ def linear_probe(
 def _logistic(x: NDArray[np.float32], y: Labels, penalty: float, start: Any = None, tolerance: float = 1e-4) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=1.0 / (penalty * len(x)), tol=tolerance, max_iter=300, warm_start=True)
     if start is not None:
         model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
-    with warnings.catch_warnings():
+    with threadpool_limits(1), warnings.catch_warnings():  # sums over more threads round differently
         # Directions that the data hardly tell apart take long to settle, and settle nothing.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(x, y)
@@ -91,9 +92,7 @@ def knn_probe(
 ) -> Float:
     """Majority among the ``k`` nearest training examples: 1 where a test example is classified right, else 0.
 
-    Exact: candidates are found in single precision, ranked in double precision, and where rounding might have hidden
-    one the search is repeated in double precision. Classes with equally many neighbours: the smallest label, as in
-    sklearn.
+    Exact. Classes with equally many neighbours: the smallest label.
 
     Args:
         train_x: ``[N, D]``, N ≥ k. train_y: ``[N]`` class labels. test_x: ``[M, D]``. test_y: ``[M]``.
@@ -106,52 +105,17 @@ def knn_probe(
     Raises:
         ValueError: shapes do not fit, training features are not finite, k out of range, or unknown metric.
     """
+    from sklearn.neighbors import KNeighborsClassifier
+    from threadpoolctl import threadpool_limits
+
     train_x, train_y, test_x, test_y = _classification(train_x, train_y, test_x, test_y, axes=2)
     if not 1 <= k <= len(train_x):
         raise ValueError(f"knn_probe needs 1 ≤ k ≤ {len(train_x)} training examples, got k = {k}")
-    if metric == "cosine":  # among unit vectors the order of the cosine is that of the distance
-        train_x, query = _unit(train_x), _unit(_finite(test_x))
-    elif metric == "l2":
-        query = _finite(test_x)
-    else:
+    if metric not in ("cosine", "l2"):
         raise ValueError(f"knn_probe knows the metrics 'cosine' and 'l2', got {metric!r}")
-    classes, codes = np.unique(train_y, return_inverse=True)
-    neighbours = codes[_nearest(train_x, query, k)]
-    votes = np.zeros((len(query), len(classes)))
-    np.add.at(votes, (np.arange(len(query))[:, None], neighbours), 1.0)
-    return _right(classes[votes.argmax(axis=1)], test_y, test_x)
-
-
-def _nearest(points: Float, queries: Float, k: int, spare: int = 11, chunk: int = 256) -> NDArray[np.intp]:
-    """Indices of the ``k`` points nearest to each query, ``[N, D], [M, D] -> [M, k]``."""
-    import torch
-
-    points, queries = points.astype(np.float64), queries.astype(np.float64)
-    centre = points.mean(axis=0)
-    points, queries = points - centre, queries - centre
-    size = float(np.sqrt(np.square(points).sum(axis=1).max())) or 1.0
-    points, queries = points / size, queries / size
-    # Half the squared distance, less what depends on the query alone, is one matrix product.
-    table = np.concatenate([-points, 0.5 * np.square(points).sum(axis=1, keepdims=True)], axis=1)
-    query_table = np.concatenate([queries, np.ones((len(queries), 1))], axis=1)
-    coarse, found = torch.from_numpy(table.astype(np.float32)), np.empty((len(queries), k), np.intp)
-    kept = min(k + spare, len(points))
-    # Bound on the rounding of an inner product of D + 1 terms in single precision, and of its arguments.
-    rounding = (points.shape[1] + 3) * np.finfo(np.float32).eps * (1.0 + np.linalg.norm(queries, axis=1))
-    for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
-        approximate = torch.from_numpy(query_table[rows].astype(np.float32)) @ coarse.T
-        far, candidate = (x.numpy() for x in torch.topk(approximate, kept, dim=1, largest=False))
-        exact = np.einsum("mkd,md->mk", table[candidate], query_table[rows])
-        order = np.argsort(exact, axis=1, kind="stable")[:, :k]
-        found[rows] = np.take_along_axis(candidate, order, axis=1)
-        if kept < len(points):
-            worst = np.take_along_axis(exact, order[:, -1:], axis=1)[:, 0]
-            unsure = start + np.flatnonzero(far[:, -1] - rounding[rows] <= worst)
-            if len(unsure):
-                again = torch.from_numpy(query_table[unsure]) @ torch.from_numpy(table).T
-                found[unsure] = torch.topk(again, k, dim=1, largest=False).indices.numpy()
-    return found
+    model = KNeighborsClassifier(k, metric=metric)
+    with threadpool_limits(1):
+        return _right(model.fit(train_x, train_y).predict(_finite(test_x)), test_y, test_x)
 
 
 def attentive_probe(
@@ -263,11 +227,6 @@ def moments(x: NDArray[Any]) -> tuple[Float, Float]:
 
 def _finite(x: NDArray[Any]) -> NDArray[Any]:
     return x if np.isfinite(x).all() else np.where(np.isfinite(x), x, 0.0)
-
-
-def _unit(x: NDArray[Any]) -> Float:
-    length = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
-    return x / np.where(length > 0, length, 1.0)
 
 
 def _right(guesses: Labels, truth: Labels, test_x: NDArray[Any]) -> Float:

@@ -1,14 +1,13 @@
-"""Which quantities frozen features tell: ridge regression, and how much of a quantity it explains.
+"""Which quantities frozen features tell: ridge regression on them, and on windows of them.
 
-Axes: ``N`` examples, ``D`` features, ``Q`` quantities, ``T`` time, ``E`` episodes. Where features of a test example are
-not finite, the regression is infinitely far off; training features must be finite. See probes.py of what a probe means.
+Axes: ``N`` examples, ``D`` features, ``Q`` quantities, ``T`` time steps, ``E`` episodes. Where features of a test
+example are not finite, the regression is infinitely far off; training features must be finite. See probes.py of what a
+probe means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,11 @@ from wm_pipelines.metrics.probes import moments
 from wm_pipelines.metrics.representation import triangle_of
 
 Float = NDArray[np.float64]
-Labels = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class RidgeProbe:
-    """A fitted linear read-out ``y ≈ (x - mean) weights + intercept``; see `ridge_probe`.
+    """A fitted linear probe ``y ≈ (x - mean) weights + intercept``; see `ridge_probe`.
 
     Attributes:
         mean: of the training features, ``[D]``.
@@ -94,44 +92,6 @@ def ridge_probe(train_x: Float, train_y: Float) -> RidgeProbe:
     best = np.argmin(residual / np.square(freedom)[:, None], axis=0)  # [Q]
     shrunk = along * (s[:, None] / (np.square(s)[:, None] + penalties[best] * unit))
     return RidgeProbe(mean, (vt.T @ shrunk) / scale[:, None], intercept, penalties[best])
-
-
-def r2_score(predicted: Float, truth: Float, groups: Sequence[Sequence[int]] | None = None) -> Float:
-    """Share of the variance of the truth that is explained, per quantity or pooled over groups of them.
-
-    ``1 - Σ (y - ŷ)² / Σ (y - ȳ)²``; over a group both sums run over its columns too, so that a quantity counts by its
-    variance, and all should have one unit. Guessing the mean scores 0, worse is negative.
-
-    Args:
-        predicted: ``[N, Q]``.
-        truth: ``[N, Q]``, N ≥ 2.
-        groups: columns of each group, ``G`` of them; every column on its own where not given.
-
-    Returns:
-        ``[Q]`` or ``[G]``, at most 1. Minus infinity where a prediction is not finite. A truth that is constant leaves
-        nothing to explain: 1 where it is met, to rounding, and 0 otherwise.
-
-    Raises:
-        ValueError: shapes do not fit, the truth is not finite, or a group is empty or names a column that is not there.
-    """
-    predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
-    if truth.ndim != 2 or predicted.shape != truth.shape or len(truth) < 2:
-        raise ValueError(f"r2_score needs two arrays [N, Q] with N ≥ 2, got {predicted.shape} and {truth.shape}")
-    if not np.isfinite(truth).all():
-        raise ValueError("the true quantities are not finite")
-    columns = [[q] for q in range(truth.shape[1])] if groups is None else [list(group) for group in groups]
-    if any(not group or not all(0 <= q < truth.shape[1] for q in group) for group in columns):
-        raise ValueError(f"groups must name columns from 0 to {truth.shape[1] - 1}, got {columns}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        missed = np.where(np.isfinite(predicted).all(axis=0), np.square(predicted - truth).sum(axis=0), np.inf)
-    total = np.square(truth - truth.mean(axis=0)).sum(axis=0)
-    rounding = len(truth) * np.square(8 * np.finfo(np.float64).eps * np.abs(truth).max(axis=0))
-    scores = np.empty(len(columns))
-    for g, group in enumerate(columns):
-        left, whole, least = (part[group].sum() for part in (missed, total, rounding))
-        constant = 1.0 if left <= least else 0.0 if np.isfinite(left) else -np.inf
-        scores[g] = 1.0 - left / whole if whole > least else constant
-    return scores
 
 
 def windows(latents: Float, width: int) -> Float:
