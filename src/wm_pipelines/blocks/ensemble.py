@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +23,34 @@ def generators(seeds: Sequence[int], salt: int = 0) -> list[torch.Generator]:
 
 
 class EnsembleLinear(nn.Module):
-    """``y_s = x_s W_s + b_s``: ``[S, ..., n_in] -> [S, ..., n_out]``; each seed draws from its own generator."""
+    """``y_s = x_s W_s + b_s``: ``[S, ..., n_in] -> [S, ..., n_out]``; each seed draws from its own generator.
 
-    def __init__(self, n_in: int, n_out: int, draws: Sequence[torch.Generator], gain: float = 1.0) -> None:
+    Without ``bias`` ``b_s`` is 0.
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, draws: Sequence[torch.Generator], gain: float = 1.0, bias: bool = True
+    ) -> None:
         super().__init__()
         bound = gain * math.sqrt(3.0 / n_in)
         weight = [(2 * torch.rand(n_in, n_out, generator=g, dtype=torch.float64) - 1) * bound for g in draws]
         self.weight = nn.Parameter(torch.stack(weight))
-        self.bias = nn.Parameter(torch.zeros(len(draws), 1, n_out, dtype=torch.float64))
+        zero = torch.zeros(len(draws), 1, n_out, dtype=torch.float64)
+        self.register_parameter("bias", nn.Parameter(zero) if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every seed's map to its own input."""
         flat = x.reshape(x.shape[0], -1, x.shape[-1])
-        return torch.baddbmm(self.bias, flat, self.weight).reshape(*x.shape[:-1], -1)
+        y = torch.bmm(flat, self.weight) if self.bias is None else torch.baddbmm(self.bias, flat, self.weight)
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class EnsembleMLP(nn.Module):
-    """A multilayer perceptron per seed: ``[S, ..., sizes[0]] -> [S, ..., sizes[-1]]``, float64 unless converted."""
+    """A multilayer perceptron per seed: ``[S, ..., sizes[0]] -> [S, ..., sizes[-1]]``, float64 unless converted.
+
+    ``last_bias: False`` is for outputs of which only differences or slopes count, as of an energy: an optimiser would
+    move a constant without any influence by the rounding of its gradient.
+    """
 
     def __init__(
         self,
@@ -47,14 +59,13 @@ class EnsembleMLP(nn.Module):
         activation: str = "silu",
         salt: int = 0,
         last_gain: float = 1.0,
+        last_bias: bool = True,
     ) -> None:
         super().__init__()
         draws = generators(seeds, salt)
-        gains = [1.0] * (len(sizes) - 2) + [last_gain]
-        self.layers = nn.ModuleList(
-            EnsembleLinear(n_in, n_out, draws, gain)
-            for n_in, n_out, gain in zip(sizes[:-1], sizes[1:], gains, strict=True)
-        )
+        hidden = [EnsembleLinear(n_in, n_out, draws) for n_in, n_out in pairwise(sizes[:-1])]
+        last = EnsembleLinear(sizes[-2], sizes[-1], draws, last_gain, last_bias)
+        self.layers = nn.ModuleList([*hidden, last])
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ class HNN(HamiltonianFlow, Family):
 
     def _term(self, part: Literal["z", "q", "p"], inputs: Any, salt: int) -> Term:
         sizes = (inputs.inputs, *self.config.hidden, len(inputs.weights))
-        return Term(part, inputs, EnsembleMLP(sizes, self.seeds, self.config.activation, salt), len(self.seeds))
+        psi = EnsembleMLP(sizes, self.seeds, self.config.activation, salt, last_bias=False)
+        return Term(part, inputs, psi, len(self.seeds))
 
     # ------------------------------------------------ training
 

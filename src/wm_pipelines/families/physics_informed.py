@@ -69,14 +69,13 @@ class PhysicsInformedConfig(TrainedConfig):
 
 
 class EnergyNetwork(nn.Module):
-    """``E_psi``: ``[S, ..., 2d] -> [S, ...]``, in no particular unit."""
+    """``E_psi``: ``[S, ..., 2d] -> [S, ...]``, in no particular unit and up to a constant."""
 
     def __init__(self, config: PhysicsInformedConfig, spec: Spec, seeds: Sequence[int]) -> None:
         super().__init__()
         self.features = StateFeatures(spec.state_size, spec.facts.get("angles", ()))
-        self.net = EnsembleMLP(
-            [self.features.size, *config.energy_hidden, 1], seeds, config.activation, salt=_ENERGY_SALT
-        )
+        sizes = [self.features.size, *config.energy_hidden, 1]
+        self.net = EnsembleMLP(sizes, seeds, config.activation, _ENERGY_SALT, last_bias=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """E of states."""
@@ -191,9 +190,7 @@ class PhysicsInformed(Family):
             loss = loss + self.lam * conservation
         return loss, {name: term.detach() for name, term in terms.items()}
 
-    def _fit_energy(
-        self, z: Tensor, batch: Views, terms: dict[str, Tensor]
-    ) -> tuple[Tensor | float, Any]:
+    def _fit_energy(self, z: Tensor, batch: Views, terms: dict[str, Tensor]) -> tuple[Tensor | float, Any]:
         """Loss of E_psi ``[S]`` and how far it is trusted, 0 … 1; nothing to fit and full trust where E is known.
 
         ``within`` is the share of E_psi's variance within episodes; ``change``, where slopes were measured, is
