@@ -25,9 +25,9 @@ Views = Mapping[str, Tensor]
 Prediction = dict[str, Tensor]
 """What a family says will happen, by view; whichever it can give.
 
-``S`` seeds, ``E`` episodes, ``K`` steps. ``states [S, E, K + 1, 2d]`` begin with the start; ``frames
-[S, E, K, H, W, C]`` in [0, 1] and ``latents [S, E, K', L]`` (to be compared with the pooled encoding of the target) with the first step;
-``fields [S, N, F]`` at N points.
+``S`` seeds, ``E`` episodes, ``K`` steps. ``states [S, E, K + 1, 2d]`` begin with the start; ``frames [S, E, K, H, W,
+C]`` in [0, 1] and ``latents [S, E, K', L]`` (to be compared with the pooled encoding of the target) with the first
+step; ``fields [S, N, F]`` at N points.
 """
 
 
