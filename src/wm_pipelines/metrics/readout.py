@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from wm_pipelines.metrics.probes import moments
 from wm_pipelines.metrics.representation import triangle_of
@@ -43,7 +44,7 @@ class RidgeProbe:
         x = np.asarray(x, np.float64)
         if x.ndim == 0 or x.shape[-1] != len(self.mean):
             raise ValueError(f"the probe was fitted to {len(self.mean)} features, got shape {x.shape}")
-        with np.errstate(over="ignore", invalid="ignore"):
+        with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
             return (x - self.mean) @ self.weights + self.intercept
 
 
@@ -69,6 +70,11 @@ def ridge_probe(train_x: Float, train_y: Float) -> RidgeProbe:
         raise ValueError(f"ridge_probe needs at least 3 examples, got {len(x)}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("training features and quantities must be finite")
+    with threadpool_limits(1):  # sums over more threads round differently
+        return _fitted(x, y)
+
+
+def _fitted(x: Float, y: Float) -> RidgeProbe:
     n, d = x.shape
     mean, scale = moments(x)
     intercept = y.mean(axis=0)
