@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
+from tests.dynamics import lyapunov_exponent, rollout_gauss_legendre
 from wm_pipelines.integrators import (
     SPLITTINGS,
     IntegrationError,
     dop853,
     gauss_legendre_step,
     hamiltonian_field,
-    lyapunov_exponent,
-    rollout_gauss_legendre,
     rollout_runge_kutta4,
     rollout_separable,
     splitting_step,

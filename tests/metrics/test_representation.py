@@ -85,15 +85,3 @@ def test_features_that_are_not_finite_or_constant_have_no_rank():
             monitor(np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match="at least two examples"):
         r.is_collapsed(np.ones((1, 3)))
-
-
-def test_codebook_usage():
-    used, perplexity = r.codebook_usage(np.array([[0, 1], [1, 0]]), 8)
-    assert used == 0.25
-    assert perplexity == pytest.approx(2.0)
-    used, perplexity = r.codebook_usage(np.array([0] * 99 + [1]), 2)
-    assert used == 1.0
-    assert perplexity < 1.1
-    for wrong in (np.array([8]), np.array([-1]), np.array([0.5]), np.empty(0, int)):
-        with pytest.raises(ValueError, match="integers from 0 to 7"):
-            r.codebook_usage(wrong, 8)

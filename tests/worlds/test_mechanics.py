@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.special import ellipj
 
+from tests.dynamics import lyapunov_exponent
 from wm_pipelines.errors import UserError, validate
-from wm_pipelines.integrators import IntegrationError, dop853, lyapunov_exponent, rollout_separable
+from wm_pipelines.integrators import IntegrationError, dop853, rollout_separable
 from wm_pipelines.registry import worlds
-from wm_pipelines.worlds.simulation import check_energy, energy_drift, simulate_separable
+from wm_pipelines.worlds.parts.simulation import check_energy, energy_drift, simulate_separable
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 BASE = {

@@ -5,7 +5,7 @@ Axes: ``N`` examples, ``D`` features. Features that are not finite count as coll
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,33 +116,6 @@ def is_collapsed(features: Float, least_spread: float = 0.05, least_rank: float 
         return True
     most = min(n - 1, dimension)
     return most > 1 and effective_rank(features) < max(1.1, least_rank * most)
-
-
-class CodebookUsage(NamedTuple):
-    """Share of the codes that occur at all, and exp(entropy) of how often: the number of codes in even use."""
-
-    used: float
-    perplexity: float
-
-
-def codebook_usage(codes: NDArray[np.integer[Any]], size: int) -> CodebookUsage:
-    """How much of a codebook is in use.
-
-    Args:
-        codes: indices, any shape.
-        size: number of codes there are.
-
-    Returns:
-        used in 0 … 1, perplexity in 1 … size.
-
-    Raises:
-        ValueError: no codes, or one that is no index of the codebook.
-    """
-    codes = np.asarray(codes)
-    if codes.size == 0 or not np.issubdtype(codes.dtype, np.integer) or codes.min() < 0 or codes.max() >= size:
-        raise ValueError(f"codebook_usage needs codes that are integers from 0 to {size - 1}")
-    share = np.bincount(codes.reshape(-1), minlength=size) / codes.size
-    return CodebookUsage(float((share > 0).mean()), _entropy_rank(share))
 
 
 def _features(features: Float) -> Float:
