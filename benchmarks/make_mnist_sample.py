@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wm_pipelines.worlds.idx import FILES, PUBLISHED_MD5, read_idx
+from wm_pipelines.worlds.parts.idx import FILES, PUBLISHED_MD5, read_idx
 
 SIZES = {"train": 10_000, "test": 2_000}
 SEED = 0

@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wm_pipelines.errors import UserError, did_you_mean, unknown, unknown_parameter, validate
-from wm_pipelines.worlds.quantities import Quantity
+from wm_pipelines.worlds.parts.quantities import Quantity
 
 
 class Arm(BaseModel):

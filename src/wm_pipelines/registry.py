@@ -46,6 +46,6 @@ class Registry(Generic[Kind]):
         return self._known[name]
 
 
-worlds: Registry[Any] = Registry("world", "wm_pipelines.worlds")
+worlds: Registry[Any] = Registry("world", "wm_pipelines.worlds", ("making",))
 families: Registry[Any] = Registry("family", "wm_pipelines.families", ("members",))
 tasks: Registry[Any] = Registry("task", "wm_pipelines.tasks", ("judgement",))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from wm_pipelines.episodes import read, write
 from wm_pipelines.errors import UserError, validate
-from wm_pipelines.worlds.impossible import Impossible
 from wm_pipelines.worlds.making import WorldConfig, build_world, generate, ingest
+from wm_pipelines.worlds.parts.impossible import Impossible
 
 WORLDS = {
     "pendulum": {},

@@ -10,9 +10,9 @@ import torch
 
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.integrators import dop853
-from wm_pipelines.worlds import simulation
 from wm_pipelines.worlds.n_body import NBody
-from wm_pipelines.worlds.simulation import Work, duration, energy_drift, simulate_separable
+from wm_pipelines.worlds.parts import simulation
+from wm_pipelines.worlds.parts.simulation import Work, duration, energy_drift, simulate_separable
 
 FORCES = ("springs", "charges", "gravity")
 
@@ -76,7 +76,7 @@ def test_any_leading_axes_and_none(bodies):
 
 
 def test_torch_has_the_same_law_and_its_gradient(monkeypatch):
-    monkeypatch.setattr("wm_pipelines.worlds.particles._PAIRS_TORCH", 20_000)  # two states of 100 bodies at a time
+    monkeypatch.setattr("wm_pipelines.worlds.parts.particles._PAIRS_TORCH", 20_000)  # two states at a time
     world = world_of(100, "charges")
     z = starts(world, 5)
     tensor = torch.from_numpy(z).requires_grad_()
@@ -169,7 +169,7 @@ def slow(monkeypatch):
 def test_long_work_is_announced_and_followed(slow, caplog):
     slow(0.5)
     world = world_of(100, softening=0.5)
-    with caplog.at_level(logging.INFO, "wm_pipelines.worlds.simulation"):
+    with caplog.at_level(logging.INFO, "wm_pipelines.worlds.parts.simulation"):
         world.simulate(starts(world, 2), 0.05, 6)
     first, *others = caplog.messages
     assert first.startswith("n_body: 100 bodies, 4,950 pairs, about ")
@@ -181,7 +181,7 @@ def test_long_work_is_announced_and_followed(slow, caplog):
 def test_short_work_is_done_without_a_line(slow, caplog):
     slow(0.001)
     world = world_of(100, softening=0.5)
-    with caplog.at_level(logging.INFO, "wm_pipelines.worlds.simulation"):
+    with caplog.at_level(logging.INFO, "wm_pipelines.worlds.parts.simulation"):
         world.simulate(starts(world, 2), 0.05, 6)
     assert not caplog.messages
 
@@ -189,7 +189,7 @@ def test_short_work_is_done_without_a_line(slow, caplog):
 def test_adaptive_work_is_announced_too(slow, caplog):
     slow(2.0)
     world = world_of(20, softening=0.0)
-    with caplog.at_level(logging.INFO, "wm_pipelines.worlds.simulation"):
+    with caplog.at_level(logging.INFO, "wm_pipelines.worlds.parts.simulation"):
         world.simulate(starts(world, 1), 0.05, 4)
     assert caplog.messages[0].startswith("n_body: 20 bodies, 190 pairs, about ")
     assert "% done" in caplog.messages[-1]
@@ -198,7 +198,7 @@ def test_adaptive_work_is_announced_too(slow, caplog):
 def test_estimates_are_the_rate_so_far(monkeypatch, caplog):
     clock = Clock(0.0)
     monkeypatch.setattr(simulation, "time", clock)
-    with caplog.at_level(logging.INFO, "wm_pipelines.worlds.simulation"), Work("w", "things") as work:
+    with caplog.at_level(logging.INFO, "wm_pipelines.worlds.parts.simulation"), Work("w", "things") as work:
         work.expect(1000, "pieces")
         for _ in range(50):
             clock.now += 1.0

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds import idx
 from wm_pipelines.worlds.base import simulated
-from wm_pipelines.worlds.idx import FILES, read_idx
 from wm_pipelines.worlds.making import WorldConfig, build_world, ingest
 from wm_pipelines.worlds.mnist import SAMPLE, SAMPLE_MD5
+from wm_pipelines.worlds.parts import idx
+from wm_pipelines.worlds.parts.idx import FILES, read_idx
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for half in FILES.values() for name in half.values()]

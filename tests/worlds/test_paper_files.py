@@ -8,7 +8,7 @@ import pytest
 from wm_pipelines.errors import UserError
 from wm_pipelines.laws import world_of as world_of_spec
 from wm_pipelines.worlds.making import WorldConfig, build_world, ingest
-from wm_pipelines.worlds.paper_files import read_paper_files
+from wm_pipelines.worlds.parts.paper_files import read_paper_files
 
 BODIES = {"masses": [1.0, 1.0], "gravitational_constant": 1.0}
 

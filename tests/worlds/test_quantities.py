@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
-from wm_pipelines.worlds.quantities import Amount, Quantity, UnitError, convert, dimension, kind, to_base_units
+from wm_pipelines.worlds.parts.quantities import Amount, Quantity, UnitError, convert, dimension, kind, to_base_units
 
 
 class Body(BaseModel):
@@ -96,7 +96,7 @@ def test_any_text_is_a_number_or_a_validation_error(text):
 def test_bare_numbers_do_not_import_pint():
     code = (
         "import sys; from typing import Annotated; from pydantic import BaseModel\n"
-        "from wm_pipelines.worlds.quantities import Quantity\n"
+        "from wm_pipelines.worlds.parts.quantities import Quantity\n"
         "class B(BaseModel):\n    m: Annotated[float, Quantity('kg')] = 1\n"
         "B(m=2); B(m='2'); assert 'pint' not in sys.modules; B(m='2 kg'); assert 'pint' in sys.modules"
     )

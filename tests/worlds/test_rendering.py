@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from wm_pipelines.errors import validate
 from wm_pipelines.registry import worlds
-from wm_pipelines.worlds import captions
-from wm_pipelines.worlds.rendering import PAPER, Canvas, colour
+from wm_pipelines.worlds.parts import captions
+from wm_pipelines.worlds.parts.rendering import PAPER, Canvas, colour
 
 
 def world_of(name, **parameters):

@@ -20,14 +20,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wm_pipelines.errors import UserError, validate
-from wm_pipelines.worlds import idx, trajectories, video_files
 from wm_pipelines.worlds.heat_1d import Heat
-from wm_pipelines.worlds.idx import FILES, read_idx
 from wm_pipelines.worlds.making import WorldConfig, ingest
 from wm_pipelines.worlds.mass_spring import MassSpring
-from wm_pipelines.worlds.paper_files import read_paper_files
-from wm_pipelines.worlds.trajectories import Columns, check_resampling, read_columns, read_trajectories, regular_step
-from wm_pipelines.worlds.video_files import (
+from wm_pipelines.worlds.parts import idx, trajectories, video_files
+from wm_pipelines.worlds.parts.idx import FILES, read_idx
+from wm_pipelines.worlds.parts.paper_files import read_paper_files
+from wm_pipelines.worlds.parts.trajectories import (
+    Columns,
+    check_resampling,
+    read_columns,
+    read_trajectories,
+    regular_step,
+)
+from wm_pipelines.worlds.parts.video_files import (
     Cut,
     Listed,
     UnusableVideoError,
@@ -287,8 +293,8 @@ def test_files_are_utf_8_whatever_the_locale(tmp_path):
     code = (
         "import sys, locale; from pathlib import Path; folder = Path(sys.argv[1])\n"
         "assert locale.getpreferredencoding(False).lower() not in ('utf-8', 'utf8')\n"
-        "from wm_pipelines.worlds.trajectories import Columns, read_trajectories\n"
-        "from wm_pipelines.worlds.video_files import read_list\n"
+        "from wm_pipelines.worlds.parts.trajectories import Columns, read_trajectories\n"
+        "from wm_pipelines.worlds.parts.video_files import read_list\n"
         f"assert len(read_trajectories(folder / 'mine.csv', Columns(**{columns!r}))) == {EPISODES}\n"
         "assert ascii(read_list(folder / 'list.csv', folder)[0].label) == ascii('s\\xfc\\xdf')"
     )

@@ -1,4 +1,4 @@
-"""Worlds, one file each; what several of them use is in `parts`. Found by the file's name or by `register`."""
+"""Worlds, one file each; what they are made of is in `parts`. Found by the file's name or by `register`."""
 
 from wm_pipelines.registry import worlds
 

@@ -19,16 +19,15 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.integrators import IntegrationError
 from wm_pipelines.laws import Laws
 from wm_pipelines.mappings import Settings
-from wm_pipelines.worlds import captions, register
+from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
-from wm_pipelines.worlds.initial import Given, require_entries
-from wm_pipelines.worlds.particles import like
-from wm_pipelines.worlds.quantities import Quantity
-from wm_pipelines.worlds.rendering import Canvas, colour, colour_name, render_batched
-from wm_pipelines.worlds.simulation import check_energy
+from wm_pipelines.worlds.parts import captions
+from wm_pipelines.worlds.parts.initial import Given, require_entries
+from wm_pipelines.worlds.parts.particles import like
+from wm_pipelines.worlds.parts.quantities import Length, Mass, Quantity
+from wm_pipelines.worlds.parts.rendering import Canvas, colour, colour_name, render_batched
+from wm_pipelines.worlds.parts.simulation import check_energy
 
-Mass = Annotated[float, Quantity("kg"), Field(gt=0)]
-Length = Annotated[float, Quantity("m"), Field(gt=0)]
 Speed = Annotated[float, Quantity("m/s"), Field(ge=0)]
 _DRAWS = 1000  # of one start state, until the box counts as too full
 _EVENTS = 10_000  # collisions of one episode between two rows, at most

@@ -20,7 +20,7 @@ from wm_pipelines.formulas import Formula
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Float, WorldParameters
 from wm_pipelines.worlds.parts.fields import FieldParameters, FieldWorld
-from wm_pipelines.worlds.quantities import Quantity
+from wm_pipelines.worlds.parts.quantities import Quantity
 
 _POINTS_AT_ONCE = 4096
 

@@ -15,8 +15,8 @@ from wm_pipelines.integrators import IntegrationError
 from wm_pipelines.mappings import Settings, deep_merge
 from wm_pipelines.registry import worlds
 from wm_pipelines.worlds.base import SimulatedWorld, World, check_splits, simulated, stream
-from wm_pipelines.worlds.impossible import Impossible, simulate_impossible
-from wm_pipelines.worlds.quantities import Seconds
+from wm_pipelines.worlds.parts.impossible import Impossible, simulate_impossible
+from wm_pipelines.worlds.parts.quantities import Seconds
 
 # ---------------------------------------------------------------- making
 
@@ -155,7 +155,7 @@ def ingest(config: WorldConfig, where: str | None = None) -> dict[str, Episodes]
     if (own := world.own_episodes(config.seed)) is not None:
         return own
     if config.paper_files is not None:
-        from wm_pipelines.worlds.paper_files import read_paper_files
+        from wm_pipelines.worlds.parts.paper_files import read_paper_files
 
         return read_paper_files(config.paper_files, world)
     if not config.splits:

@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wm_pipelines.laws import Laws
-from wm_pipelines.worlds import captions, register
+from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
-from wm_pipelines.worlds.initial import Annulus, PlaneLaw, require_entries
-from wm_pipelines.worlds.quantities import Quantity
-from wm_pipelines.worlds.rendering import INK, Canvas, colour, render_batched
-from wm_pipelines.worlds.simulation import check_energy
+from wm_pipelines.worlds.parts import captions
+from wm_pipelines.worlds.parts.initial import Annulus, PlaneLaw, require_entries
+from wm_pipelines.worlds.parts.quantities import Mass, Quantity
+from wm_pipelines.worlds.parts.rendering import INK, Canvas, colour, render_batched
+from wm_pipelines.worlds.parts.simulation import check_energy
 
 
 class MassSpringParameters(WorldParameters):
     """Parameters of `MassSpring`."""
 
-    mass: Annotated[float, Quantity("kg"), Field(gt=0)] = 1.0
+    mass: Mass = 1.0
     stiffness: Annotated[float, Quantity("N/m"), Field(gt=0)] = 4.0
     initial: PlaneLaw = Annulus(law="annulus", radius=(0.2, 1.0))
 

@@ -13,7 +13,7 @@ from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import World, WorldParameters, stream
-from wm_pipelines.worlds.idx import FILES, PUBLISHED_MD5, read_idx
+from wm_pipelines.worlds.parts.idx import FILES, PUBLISHED_MD5, read_idx
 
 SAMPLE = "data/01_raw/mnist_sample"  # benchmarks/make_mnist_sample.py
 SAMPLE_MD5 = {

@@ -19,10 +19,11 @@ from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.laws import Laws
-from wm_pipelines.worlds import captions, register
+from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters, stream
 from wm_pipelines.worlds.mnist import chosen, read_digits
-from wm_pipelines.worlds.trajectories import project_path
+from wm_pipelines.worlds.parts import captions
+from wm_pipelines.worlds.parts.trajectories import project_path
 
 PUBLISHED_MD5 = "be083ec986bfe91a449d63653c411eb2"  # mnist_test_seq.npy, 10,000 sequences
 _HELD_OUT = 0.1  # share of the training digits that only validation sequences show

@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from wm_pipelines.mappings import Settings
-from wm_pipelines.worlds import captions, register
+from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Float, WorldParameters
-from wm_pipelines.worlds.initial import Given, Lattice, LatticeLaw, require_entries
-from wm_pipelines.worlds.particles import FEW, InverseDistance, PairLaw, ParticleWorld, Springs
-from wm_pipelines.worlds.quantities import Quantity
-from wm_pipelines.worlds.simulation import simulate_separable
+from wm_pipelines.worlds.parts import captions
+from wm_pipelines.worlds.parts.initial import Given, Lattice, LatticeLaw, require_entries
+from wm_pipelines.worlds.parts.particles import FEW, InverseDistance, PairLaw, ParticleWorld, Springs
+from wm_pipelines.worlds.parts.quantities import Mass, Quantity
+from wm_pipelines.worlds.parts.simulation import simulate_separable
 
-Mass = Annotated[float, Quantity("kg"), Field(gt=0)]
 Charge = Annotated[float, Quantity("C")]
 
 

@@ -12,19 +12,20 @@ from pydantic import Field
 from scipy.special import ellipj, ellipk
 
 from wm_pipelines.laws import Laws
-from wm_pipelines.worlds import captions, register
+from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
-from wm_pipelines.worlds.initial import Box, PlaneLaw, require_entries
-from wm_pipelines.worlds.quantities import Quantity
-from wm_pipelines.worlds.rendering import INK, Canvas, colour, render_batched
-from wm_pipelines.worlds.simulation import check_energy
+from wm_pipelines.worlds.parts import captions
+from wm_pipelines.worlds.parts.initial import Box, PlaneLaw, require_entries
+from wm_pipelines.worlds.parts.quantities import Length, Mass, Quantity
+from wm_pipelines.worlds.parts.rendering import INK, Canvas, colour, render_batched
+from wm_pipelines.worlds.parts.simulation import check_energy
 
 
 class PendulumParameters(WorldParameters):
     """Parameters of `Pendulum`."""
 
-    mass: Annotated[float, Quantity("kg"), Field(gt=0)] = 1.0
-    length: Annotated[float, Quantity("m"), Field(gt=0)] = 1.0
+    mass: Mass = 1.0
+    length: Length = 1.0
     gravity: Annotated[float, Quantity("m/s^2"), Field(gt=0)] = 9.81
     initial: PlaneLaw = Box(law="box", q=[2.0], p=[2.0])
 

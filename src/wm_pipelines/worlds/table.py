@@ -26,10 +26,10 @@ from wm_pipelines.integrators import hamiltonian_field
 from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters, check_splits, stream
-from wm_pipelines.worlds.captions import listing, number
-from wm_pipelines.worlds.quantities import Amount, Seconds, dimension, kind, to_base_units
-from wm_pipelines.worlds.simulation import simulate_adaptive
-from wm_pipelines.worlds.trajectories import (
+from wm_pipelines.worlds.parts.captions import listing, number
+from wm_pipelines.worlds.parts.quantities import Amount, Seconds, dimension, kind, to_base_units
+from wm_pipelines.worlds.parts.simulation import simulate_adaptive
+from wm_pipelines.worlds.parts.trajectories import (
     Columns,
     Trajectory,
     check_resampling,

@@ -8,14 +8,13 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from wm_pipelines.worlds import captions, register
+from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Float, WorldParameters
-from wm_pipelines.worlds.initial import BodiesLaw, NearCircular, directions, require_entries
-from wm_pipelines.worlds.particles import InverseDistance, ParticleWorld
-from wm_pipelines.worlds.quantities import Quantity
-from wm_pipelines.worlds.rendering import colour_name
-
-Mass = Annotated[float, Quantity("kg"), Field(gt=0)]
+from wm_pipelines.worlds.parts import captions
+from wm_pipelines.worlds.parts.initial import BodiesLaw, NearCircular, directions, require_entries
+from wm_pipelines.worlds.parts.particles import InverseDistance, ParticleWorld
+from wm_pipelines.worlds.parts.quantities import Mass, Quantity
+from wm_pipelines.worlds.parts.rendering import colour_name
 
 # Largest Lyapunov exponent in 1/s for equal masses with G m = 1 and the start states below. Mean of `lyapunov_exponent`
 # over 64 starts (seed 0) followed for 10 s in intervals of 0.4 s; its standard error is 0.013.

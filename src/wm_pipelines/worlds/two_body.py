@@ -8,13 +8,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from wm_pipelines.worlds import captions, register
+from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Float, WorldParameters
-from wm_pipelines.worlds.initial import BodiesLaw, NearCircular, directions, require_entries
-from wm_pipelines.worlds.particles import InverseDistance, ParticleWorld
-from wm_pipelines.worlds.quantities import Quantity
-
-Mass = Annotated[float, Quantity("kg"), Field(gt=0)]
+from wm_pipelines.worlds.parts import captions
+from wm_pipelines.worlds.parts.initial import BodiesLaw, NearCircular, directions, require_entries
+from wm_pipelines.worlds.parts.particles import InverseDistance, ParticleWorld
+from wm_pipelines.worlds.parts.quantities import Mass, Quantity
 
 
 class TwoBodyParameters(WorldParameters):

@@ -17,8 +17,8 @@ from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import World, WorldParameters, check_splits, stream
-from wm_pipelines.worlds.trajectories import project_path
-from wm_pipelines.worlds.video_files import (
+from wm_pipelines.worlds.parts.trajectories import project_path
+from wm_pipelines.worlds.parts.video_files import (
     Clips,
     Cut,
     Listed,

@@ -1,1 +1,1 @@
-"""What several worlds use."""
+"""What worlds are made of."""

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from wm_pipelines.errors import UserError
 from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds.base import Float
-from wm_pipelines.worlds.quantities import Quantity
+from wm_pipelines.worlds.parts.quantities import Length, Quantity
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
@@ -23,9 +23,7 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[
     tuple[Annotated[float, Quantity("1"), Field(ge=0)], Annotated[float, Quantity("1")]], AfterValidator(_ordered)
 ]
-LengthRange = Annotated[
-    tuple[Annotated[float, Quantity("m"), Field(gt=0)], Annotated[float, Quantity("m")]], AfterValidator(_ordered)
-]
+LengthRange = Annotated[tuple[Length, Annotated[float, Quantity("m")]], AfterValidator(_ordered)]
 
 
 class Annulus(Settings):
@@ -129,7 +127,7 @@ class Lattice(Settings):
     """
 
     law: Literal["lattice"] = "lattice"
-    spacing: Annotated[float, Quantity("m"), Field(gt=0)] = 1.0
+    spacing: Length = 1.0
     jitter: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
     spin: Annotated[float, Field(ge=0, le=1)] = 0.5
     heat: Annotated[float, Field(ge=0)] = 0.1

@@ -235,5 +235,7 @@ class Amount(BaseModel):
         return self.value if self.unit is None else self.value * to_base_units(self.unit)
 
 
+Mass = Annotated[float, Quantity("kg"), Field(gt=0)]
+Length = Annotated[float, Quantity("m"), Field(gt=0)]
 Seconds = Annotated[float, Quantity("s"), Field(gt=1e-12, lt=1e12, allow_inf_nan=False)]
 """A duration between a picosecond and thirty thousand years."""

@@ -20,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from wm_pipelines.errors import UserError
 from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds.base import Float
-from wm_pipelines.worlds.quantities import LARGEST, dimension, kind, to_base_units, within_bounds
+from wm_pipelines.worlds.parts.quantities import LARGEST, dimension, kind, to_base_units, within_bounds
 
 _RESAMPLED = 2**30  # bytes that `resample` may make of any table; of a larger one ten times its size
 _IRREGULAR = 1e-3  # of the step: what rounding in a text file may do to a regular time grid

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from wm_pipelines.errors import UserError
 from wm_pipelines.laws import Laws
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
-from wm_pipelines.worlds.rendering import Canvas, colour, render_batched
-from wm_pipelines.worlds.simulation import simulate_adaptive
+from wm_pipelines.worlds.parts.rendering import Canvas, colour, render_batched
+from wm_pipelines.worlds.parts.simulation import simulate_adaptive
 
 # Up to here all pairs of all states at once: fastest, and what every stored trajectory of few bodies was made by.
 FEW = 16
