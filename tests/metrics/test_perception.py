@@ -16,7 +16,7 @@ from wm_pipelines.metrics import perception as p
 UNIT = arrays(np.float64, (2, 3, 12, 13, 1), elements=st.floats(0, 1, width=16))
 
 
-def pictures(shape=(2, 3, 24, 20, 3), noise=0.1, seed=0):
+def images(shape=(2, 3, 24, 20, 3), noise=0.1, seed=0):
     """Smooth frames in [0, 1] and noisy copies."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[-3], : shape[-2]] / 5.0
@@ -33,7 +33,7 @@ def framewise(function, predicted, truth):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("bytes_", [False, True])
 def test_psnr_and_ssim_agree_with_skimage(channels, bytes_):
-    predicted, truth = pictures((2, 3, 24, 20, channels))
+    predicted, truth = images((2, 3, 24, 20, channels))
     scale = 255 if bytes_ else 1.0
     if bytes_:
         predicted, truth = (np.round(255 * x).astype(np.uint8) for x in (predicted, truth))
@@ -45,7 +45,7 @@ def test_psnr_and_ssim_agree_with_skimage(channels, bytes_):
 
 
 def test_ssim_agrees_with_torchmetrics_away_from_the_border():
-    predicted, truth = (x[0] for x in pictures())
+    predicted, truth = (x[0] for x in images())
     tensors = [torch.as_tensor(x).movedim(-1, 1) for x in (predicted, truth)]
     options = {"sigma": 1.5, "data_range": 1.0, "reduction": "none", "return_full_image": True}
     mean, full = structural_similarity_index_measure(*tensors, **options)
@@ -82,7 +82,7 @@ def test_ssim_is_symmetric_bounded_and_one_for_equality(a, b):
 
 
 def test_truth_without_the_seed_axis_and_small_chunks_give_the_same(monkeypatch):
-    predicted, truth = pictures()
+    predicted, truth = images()
     both = np.stack([predicted, predicted[::-1]])
     whole = [m(both, truth, data_range=1.0) for m in (p.frame_mse, p.psnr, p.ssim)]
     assert whole[0].shape == (2, 2, 3)
@@ -101,7 +101,7 @@ def test_uint8_does_not_wrap_around():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_frame_that_is_not_finite_is_as_bad_as_can_be_and_spoils_no_other(bad):
-    predicted, truth = pictures(noise=0.0)
+    predicted, truth = images(noise=0.0)
     predicted[1, 2, 0, 0, 0] = bad
     for metric, perfect, worst in ((p.frame_mse, 0, np.inf), (p.psnr, 100, 0), (p.ssim, 1, -1)):
         value = metric(predicted, truth, data_range=1.0)
@@ -110,7 +110,7 @@ def test_a_frame_that_is_not_finite_is_as_bad_as_can_be_and_spoils_no_other(bad)
 
 
 def test_what_does_not_fit_together_is_refused():
-    predicted, truth = pictures()
+    predicted, truth = images()
     with pytest.raises(TypeError, match="data_range"):
         p.psnr(predicted, truth)
     cases = [
@@ -137,7 +137,7 @@ def test_what_does_not_fit_together_is_refused():
 def test_lpips_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
     p._perceptual_network.cache_clear()
-    predicted, truth = pictures()
+    predicted, truth = images()
     with pytest.raises(UserError, match=r"pip install 'wm_pipelines\[lpips\]'") as error:
         p.lpips(predicted, truth, data_range=1.0)
     assert "\n" not in str(error.value)
@@ -158,7 +158,7 @@ def test_lpips_shows_the_network_three_channels_from_minus_one_to_one(monkeypatc
 
     monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=Network))
     p._perceptual_network.cache_clear()
-    predicted, truth = pictures((2, 3, 24, 20, channels))
+    predicted, truth = images((2, 3, 24, 20, channels))
     value = p.lpips(255 * predicted, 255 * truth, data_range=255, batch=4)
     np.testing.assert_allclose(value, 4 * p.frame_mse(predicted, truth, data_range=1.0), rtol=1e-5)
     predicted[0, 0] = np.nan
