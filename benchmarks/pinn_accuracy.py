@@ -26,10 +26,11 @@ import numpy as np
 import torch
 import yaml
 
-from wm_pipelines.episodes import Episodes, as_tensors
+from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import validate
 from wm_pipelines.laws import laws_of
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig
+from wm_pipelines.learning.fitting import as_tensors
 from wm_pipelines.learning.loop import train
 from wm_pipelines.mappings import deep_merge
 from wm_pipelines.metrics.fields import relative_l2

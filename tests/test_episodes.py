@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wm_pipelines.episodes import as_tensors, codec_of, read, write
+from wm_pipelines.episodes import codec_of, read, write
 from wm_pipelines.errors import UserError
+from wm_pipelines.learning.fitting import as_tensors
 from wm_pipelines.spec import Space, Spec
 from wm_pipelines.worlds.base import World, WorldParameters
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -204,14 +204,6 @@ _DENSE = DenseCodec()
 def codec_of(space: Space) -> Codec:
     """The codec of a space."""
     return CODECS.get(space.kind, _DENSE)
-
-
-def as_tensors(episodes: Episodes, views: Sequence[str] | None = None) -> dict[str, Any]:
-    """Views as torch tensors (copied: stored episodes are read-only); those named, default all."""
-    import torch
-
-    names = episodes.views if views is None else [name for name in views if name in episodes.views]
-    return {name: torch.tensor(codec_of(episodes.spec.views[name]).to_numbers(episodes[name])) for name in names}
 
 
 # ---------------------------------------------------------------- the disk

@@ -6,8 +6,8 @@ import json
 import torch
 
 from wm_pipelines.blocks.field_solution import only_episode
-from wm_pipelines.episodes import as_tensors
 from wm_pipelines.learning.artifacts import TrainedModel
+from wm_pipelines.learning.fitting import as_tensors
 from wm_pipelines.registry import worlds
 
 POINTS = {"interior": 400, "boundary": 60, "initial": 60, "validation": 200}

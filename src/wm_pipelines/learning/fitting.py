@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
-from wm_pipelines.episodes import Episodes, as_tensors
+from wm_pipelines.episodes import Episodes, codec_of
 from wm_pipelines.errors import validate
 from wm_pipelines.learning.artifacts import Models, TrainedModel, versions
 from wm_pipelines.learning.checkpoints import CheckpointStore
@@ -157,3 +158,9 @@ def curve_table(variant: str, rows: list[dict[str, float]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*first, *terms])
     table.insert(0, "variant", variant)
     return table
+
+
+def as_tensors(episodes: Episodes, views: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+    """Views as torch tensors (copied: stored episodes are read-only); those named, default all."""
+    names = episodes.views if views is None else [name for name in views if name in episodes.views]
+    return {name: torch.tensor(codec_of(episodes.spec.views[name]).to_numbers(episodes[name])) for name in names}

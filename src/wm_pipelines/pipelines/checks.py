@@ -94,7 +94,9 @@ def check_settings(parameters: Parameters, inputs: set[str]) -> None:
     wanted = combinations()
     for world in dict.fromkeys(world for c in wanted.values() for world in c.worlds):
         if f"params:{world}" in inputs:
-            build_world(validate(WorldConfig, parameters[world], world), where=world).check()
+            config = validate(WorldConfig, parameters[world], world)
+            for split in (None, *config.splits):
+                build_world(config, split, world).check()
     for family in dict.fromkeys(family for c in wanted.values() for family in c.families):
         if f"params:{family}" in inputs:
             check_family_settings(family, validate(FamilyParameters, parameters[family], family), wanted)
