@@ -31,6 +31,7 @@ def test_a_member_is_the_network_of_its_seed(seeds, activation, salt):
 
 
 def test_a_member_trained_in_the_ensemble_equals_the_same_network_trained_alone():
+    """Gradients of 1e-6 at least, known to 1e-17, make steps of 1e-2 known to 1e-13; 20 of them, tenfold for growth."""
     seeds = [3, 1, 4]
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(3, 32, 4, dtype=torch.float64, generator=draw)
@@ -39,7 +40,7 @@ def test_a_member_trained_in_the_ensemble_equals_the_same_network_trained_alone(
     for i, seed in enumerate(seeds):
         alone = train(EnsembleMLP([4, 16, 16, 2], [seed]), x[i : i + 1], y[i : i + 1])
         for a, b in zip(together.parameters(), alone.parameters(), strict=True):
-            torch.testing.assert_close(a[i : i + 1], b, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(a[i : i + 1], b, rtol=1e-9, atol=2e-11)
 
 
 @settings(max_examples=15, deadline=None)
@@ -65,7 +66,18 @@ def test_any_axes_between_seed_and_feature_are_a_batch():
 def test_weights_keep_the_variance_of_their_input(width):
     layer = EnsembleLinear(width, 4000, generators([0]))
     x = torch.randn(1, 50, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    assert float(layer(x).std()) == pytest.approx(float(x.std()), rel=0.1)
+    assert float(layer(x).detach().std()) == pytest.approx(float(x.std()), rel=0.1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS, ACTIVATION)
+def test_without_a_last_bias_it_is_the_same_network_up_to_a_constant(seeds, activation):
+    """Bit by bit: an energy does not change where its constant is left out."""
+    nets = [EnsembleMLP([3, 8, 1], seeds, activation, last_bias=kept) for kept in (True, False)]
+    x = torch.randn(len(seeds), 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(*(net(x) for net in nets))
+    names = [{name for name, _ in net.named_parameters()} for net in nets]
+    assert names[0] - names[1] == {"layers.1.bias"}
 
 
 def test_streams_of_different_purposes_differ():

@@ -6,49 +6,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.specs import PENDULUM, episodes, fitted, pendulum, rolled, simulated, spec, tensor, without
+from wm_pipelines.blocks.vector_field import VectorField, cut_rows, cut_windows, substeps_for
 from wm_pipelines.errors import UserError
-from wm_pipelines.families import get_family
-from wm_pipelines.families.mlp import MLPConfig
+from wm_pipelines.families.mlp import MLP, MLPConfig
 from wm_pipelines.integrators import rollout_separable
-from wm_pipelines.learning.config import LearningConfig
-from wm_pipelines.learning.loop import train
-from wm_pipelines.nets.vector_field import VectorField, cut_rows, cut_windows, substeps_for
-from wm_pipelines.system import System
 
-STEP = 0.1
-PENDULUM = System(name="pendulum", dof=1, step=STEP, angles=(0,))
-FREE = System(name="free", dof=1, step=STEP)
-
-
-def pendulum(episodes=20, steps=40, seed=0, derivative=True):
-    """A unit pendulum: q' = p, p' = -sin q."""
-    rng = np.random.default_rng(seed)
-    start = rng.uniform(-1.5, 1.5, (episodes, 2)) * [1.0, 0.5]
-    z = rollout_separable(start, STEP, steps, lambda p: p, lambda q: -np.sin(q))
-    return as_episodes(z, np.concatenate([z[..., 1:], -np.sin(z[..., :1])], axis=-1) if derivative else None)
-
-
-def as_episodes(z, derivative=None):
-    time = torch.arange(z.shape[1], dtype=torch.float64).mul(STEP).expand(z.shape[:2])
-    episodes = {"state": torch.from_numpy(z), "time": time}
-    return episodes if derivative is None else episodes | {"derivative": torch.from_numpy(derivative)}
-
-
-def fitted(episodes, system=PENDULUM, seeds=(0, 1), **config):
-    config = MLPConfig(**{"schedule": {"steps": 400, "batch_size": 64, "learning_rate": 1e-2}, **config})
-    family = get_family("mlp")(config, system, seeds)
-    run = train(family, episodes, LearningConfig(progress=False))
-    return family, run
+SCHEDULE = {"steps": 400, "batch_size": 64, "learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
 def by_derivative():
-    return fitted(pendulum())
+    return fitted("mlp", PENDULUM, pendulum(), schedule=SCHEDULE)
 
 
 def rollout_error(family):
-    truth = pendulum(episodes=8, steps=30, seed=1)["state"]
-    return (family.predict(truth[:, :1], 30).states - truth).square().mean((1, 2, 3)).sqrt()
+    truth = pendulum(8, 30, seed=1)["states"]
+    return (rolled(family, truth[:, 0], 30) - truth).square().mean((1, 2, 3)).sqrt()
 
 
 def test_derivative_matching_learns_the_pendulum(by_derivative):
@@ -59,43 +33,37 @@ def test_derivative_matching_learns_the_pendulum(by_derivative):
 
 
 def test_pairs_alone_teach_the_field_through_the_integrator():
-    family, _ = fitted(pendulum(derivative=False), schedule={"steps": 200, "batch_size": 64, "learning_rate": 1e-2})
+    family, _ = fitted("mlp", PENDULUM, without(pendulum(), "derivatives"), schedule=SCHEDULE | {"steps": 200})
     assert (rollout_error(family) < 0.1).all()
 
 
 def test_pairs_teach_the_field_and_not_the_finite_difference():
     """Over a long step the mean slope differs from the slope at the start; only the latter is the law."""
-    rng = np.random.default_rng(0)
-    z0 = rng.uniform(-1, 1, (200, 2))
-    z = rollout_separable(z0, 1.0, 1, lambda p: p, lambda q: -q)
-    episodes = as_episodes(z) | {"time": torch.tensor([0.0, 1.0], dtype=torch.float64).expand(200, 2)}
-    system = System(name="oscillator", dof=1, step=1.0)
-    family, _ = fitted(episodes, system, schedule={"steps": 200, "batch_size": 64, "learning_rate": 1e-2}, substeps=2)
-    x = torch.from_numpy(z0)
-    law = torch.stack([x[:, 1], -x[:, 0]], -1)
-    difference = torch.from_numpy(z[:, 1] - z[:, 0])
-    field = family.f(x.expand(2, -1, -1)).detach()
-    assert (field - law).square().mean() < 0.1 * (field - difference).square().mean()
+    start = np.random.default_rng(0).uniform(-1, 1, (200, 2))
+    views = simulated(lambda z: z[..., ::-1] * [1, -1], start, 1.0, 1, derivatives=False)
+    family, _ = fitted("mlp", spec(2, 1.0), views, schedule=SCHEDULE | {"steps": 200})
+    law = tensor(start[:, ::-1] * [1, -1])
+    field = family.f(tensor(start).expand(2, -1, -1)).detach()
+    assert (field - law).square().mean() < 0.1 * (field - views["states"].diff(dim=1)[:, 0]).square().mean()
 
 
 def test_the_same_seed_gives_the_same_bits(by_derivative):
-    family, _ = by_derivative
-    again, _ = fitted(pendulum())
-    for a, b in zip(family.state_dict().values(), again.state_dict().values(), strict=True):
+    again, _ = fitted("mlp", PENDULUM, pendulum(), schedule=SCHEDULE)
+    for a, b in zip(by_derivative[0].state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_checkpoint_carries_the_scales(by_derivative):
     family, _ = by_derivative
-    fresh = get_family("mlp")(family.config, PENDULUM, family.seeds)
+    fresh = MLP(family.config, PENDULUM, family.seeds)
     fresh.load_state_dict(family.state_dict())
-    start = torch.tensor([[[0.5, 0.1]]], dtype=torch.float64)
-    assert torch.equal(fresh.predict(start, 5).states, family.predict(start, 5).states)
+    assert torch.equal(rolled(fresh, [[0.5, 0.1]], 5), rolled(family, [[0.5, 0.1]], 5))
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(-3, 3), st.floats(-2, 2), st.integers(-3, 3))
 def test_an_angle_has_no_seam(by_derivative, q, p, turns):
+    """Up to the rounding of a sine of an angle of 20, and what a steep network makes of it."""
     family, _ = by_derivative
     z = torch.tensor([[[q, p]]], dtype=torch.float64)
     turned = z + torch.tensor([2 * torch.pi * turns, 0.0], dtype=torch.float64)
@@ -105,86 +73,79 @@ def test_an_angle_has_no_seam(by_derivative, q, p, turns):
 
 def test_angles_recorded_with_a_seam_teach_the_same_field():
     """A turning pendulum whose table jumps from pi to -pi."""
-    z = rollout_separable(np.array([[0.0, 3.0]]), STEP, 60, lambda p: p, lambda q: -np.sin(q))
+    z = rollout_separable(np.array([[0.0, 3.0]]), 0.1, 60, lambda p: p, lambda q: -np.sin(q))
     wrapped = z.copy()
     wrapped[..., 0] = np.remainder(z[..., 0] + np.pi, 2 * np.pi) - np.pi
     assert np.abs(np.diff(wrapped[..., 0])).max() > 6
-    fields = []
+    losses = []
     for states in (z, wrapped):
-        family = get_family("mlp")(MLPConfig(), PENDULUM, [0])
-        batch = {k: v[None] for k, v in family.examples(as_episodes(states)).items()}
-        loss, _ = family.loss(batch, 0.0)
-        fields.append(loss.detach())
-    torch.testing.assert_close(*fields, rtol=1e-8, atol=0)
+        family = MLP(MLPConfig(), PENDULUM, [0])
+        batch = {k: v[None] for k, v in family.examples(episodes(states)).items()}
+        losses.append(family.loss(batch, 0.0)[0].detach())
+    torch.testing.assert_close(*losses, rtol=1e-8, atol=0)
 
 
 def test_rollouts_converge_with_the_fourth_order_of_their_integrator(by_derivative):
     family, _ = by_derivative
-    start = torch.tensor([[[0.8, 0.1]]], dtype=torch.float64)
     ends = []
     for substeps in (1, 2, 4, 32):
-        family.config = family.config.model_copy(update={"substeps": substeps})
-        ends.append(family.predict(start, 10).states[0, 0, -1])
-    family.config = family.config.model_copy(update={"substeps": 2})
+        finer = MLP(family.config.model_copy(update={"substeps": substeps}), PENDULUM, family.seeds)
+        finer.load_state_dict(family.state_dict())
+        ends.append(rolled(finer, [[0.8, 0.1]], 10)[0, 0, -1])
     errors = [float((end - ends[-1]).norm()) for end in ends[:-1]]
     assert errors[0] / errors[1] > 10
     assert errors[1] / errors[2] > 10
 
 
 def test_a_rollout_out_of_bounds_ends_in_nan_and_not_in_an_error(by_derivative):
-    family, _ = by_derivative
-    states = family.predict(torch.tensor([[[float("inf"), 1.0]], [[0.1, 0.0]]], dtype=torch.float64), 20).states
+    states = rolled(by_derivative[0], [[float("inf"), 1.0], [0.1, 0.0]], 20)
     assert states[:, 0, 1:].isnan().any(-1).all()
     assert states[:, 1].isfinite().all()
 
 
 def test_an_unstable_field_grows_and_does_not_raise():
-    field = VectorField(2, [4], [0])
-    field.slope_scale.fill_(1e200)
-    family = get_family("mlp")(MLPConfig(hidden=(4,)), FREE, [0])
-    family.f = field
-    states = family.predict(torch.ones(1, 1, 2, dtype=torch.float64), 50).states
+    family = MLP(MLPConfig(hidden=(4,)), spec(2), [0])
+    family.f = VectorField(2, [4], [0])
+    family.f.slope_scale.fill_(1e200)
+    states = rolled(family, torch.ones(1, 2), 50)
     assert not states[0, 0, -1].isfinite().all() or states.abs().max() > 1e150
 
 
 def test_a_component_that_never_changes_is_no_division_by_zero():
     z = np.zeros((3, 11, 2))
-    z[..., 0], z[..., 1] = 2.0 * STEP * np.arange(11), 2.0
-    family = get_family("mlp")(MLPConfig(hidden=(8,)), FREE, [0])
-    batch = {k: v[None] for k, v in family.examples(as_episodes(z)).items()}
+    z[..., 0], z[..., 1] = 0.2 * np.arange(11), 2.0
+    family = MLP(MLPConfig(hidden=(8,)), spec(2), [0])
+    batch = {k: v[None] for k, v in family.examples(episodes(z)).items()}
     loss, terms = family.loss(batch, 0.0)
     assert loss.isfinite().all()
     assert terms["prediction"].shape == (1,)
 
 
 def test_derivatives_that_were_not_recorded_cannot_be_matched():
-    family = get_family("mlp")(MLPConfig(target="derivative"), PENDULUM, [0])
     with pytest.raises(UserError, match="no derivatives"):
-        family.examples(pendulum(derivative=False))
+        MLP(MLPConfig(target="derivative"), PENDULUM, [0]).examples(without(pendulum(2, 2), "derivatives"))
 
 
 def test_single_rows_cannot_be_paired():
-    family = get_family("mlp")(MLPConfig(), PENDULUM, [0])
     with pytest.raises(UserError, match="two rows"):
-        family.examples(as_episodes(np.zeros((4, 1, 2))))
+        MLP(MLPConfig(), PENDULUM, [0]).examples(episodes(np.zeros((4, 1, 2))))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 4), st.integers(2, 9), st.integers(1, 12))
-def test_windows_are_the_consecutive_rows(episodes, rows, window):
-    state = torch.arange(episodes * rows * 2, dtype=torch.float64).reshape(episodes, rows, 2)
-    time = torch.cumsum(torch.rand(episodes, rows, dtype=torch.float64) + 0.1, 1)
-    cut = cut_windows({"state": state, "time": time}, window)
+def test_windows_are_the_consecutive_rows(count, rows, window):
+    states = torch.arange(count * rows * 2, dtype=torch.float64).reshape(count, rows, 2)
+    times = torch.cumsum(torch.rand(count, rows, dtype=torch.float64) + 0.1, 1)
+    cut = cut_windows({"states": states, "times": times}, window)
     width = min(window, rows - 1)
-    assert cut["state"].shape == (episodes * (rows - width), width + 1, 2)
-    for n, (e, t) in enumerate((e, t) for e in range(episodes) for t in range(rows - width)):
-        assert torch.equal(cut["state"][n], state[e, t : t + width + 1])
-        assert torch.equal(cut["step"][n], time[e, t : t + width + 1].diff())
+    assert cut["state"].shape == (count * (rows - width), width + 1, 2)
+    for n, (e, t) in enumerate((e, t) for e in range(count) for t in range(rows - width)):
+        assert torch.equal(cut["state"][n], states[e, t : t + width + 1])
+        assert torch.equal(cut["step"][n], times[e, t : t + width + 1].diff())
 
 
 def test_rows_keep_state_and_derivative_together():
-    episodes = pendulum(episodes=3, steps=4)
-    rows = cut_rows(episodes)
+    rows = cut_rows(pendulum(3, 4))
     torch.testing.assert_close(rows["derivative"][:, 0], rows["state"][:, 1])
     torch.testing.assert_close(rows["derivative"][:, 1], -rows["state"][:, 0].sin())
 

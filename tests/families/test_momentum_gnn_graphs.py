@@ -1,10 +1,12 @@
+"""Graphs of particles: every close pair once, and what one end of an edge gets the other loses."""
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wm_pipelines.blocks import graphs
-from wm_pipelines.blocks.graphs import NeighbourList, complete_graph, neighbour_graph, neighbour_pairs
+from wm_pipelines.families.momentum_gnn import graphs
+from wm_pipelines.families.momentum_gnn.graphs import NeighbourList, complete_graph, neighbour_graph, neighbour_pairs
 
 
 def cloud(seed, systems, dimensions, nodes, size=1.0):
