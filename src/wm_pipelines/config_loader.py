@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,16 +31,27 @@ class ProjectConfigLoader(OmegaConfigLoader):
         # Kedro reads a file when it is asked for it, and its errors name no line: read all of them first.
         for path in self._files:
             read_yaml(path)
+        self._found: dict[str, dict[str, Any]] = {}
         super().__init__(conf_source, env, *args, **kwargs)
         self._check_data_root()
         use_environment(conf_source, env)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """What Kedro makes of the files of this kind.
+        """What Kedro makes of the files of this kind; they are read once, not by each of those who ask.
 
         Raises:
             UserError: two files of one environment set the same key, or an interpolation cannot be resolved.
         """
+        if key not in self._found:
+            self._found[key] = self._read(key)
+        return copy.deepcopy(self._found[key])
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Set instead of read."""
+        self._found.pop(key, None)
+        super().__setitem__(key, value)
+
+    def _read(self, key: str) -> dict[str, Any]:
         try:
             found: dict[str, Any] = super().__getitem__(key)
         except MissingConfigException:  # a ValueError for some versions, and Kedro waits for it

@@ -11,10 +11,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -30,6 +29,9 @@ from wm_pipelines.learning.checkpoints import (
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.cost import CostMeter, FlopCounter
 from wm_pipelines.provenance import source_hash
+
+if TYPE_CHECKING:  # takes as long to import as torch; what is fitted in closed form needs none of it
+    from lightning_fabric import Fabric
 
 logger = logging.getLogger(__name__)
 
@@ -303,6 +305,8 @@ def training_fingerprint(family: Family, learning: LearningConfig, data_hash: st
 
 
 def _fabric(learning: LearningConfig) -> Fabric:
+    from lightning_fabric import Fabric
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fabric = Fabric(
