@@ -6,6 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from threadpoolctl import threadpool_limits
+
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.laws import laws_of
@@ -42,12 +45,12 @@ def judge_models(
         rows += [{**told, **row} for row in cost_rows(paid, model.card["seeds"])]
         for split in task.splits(episodes):
             laws = laws_of(episodes[split].spec)
-            judged = task.judge(model.restore(laws), episodes, split, laws, config)
+            judged = judge_on_one_thread(task, model.restore(laws), episodes, split, laws, config)
             _call_collapsed(judged, f"{family}/{variant} on {world}")
             rows += [{**told, **row} for row in judged.rows]
             arrays |= {f"{variant}/{split}/{name}": array for name, array in judged.arrays.items()}
             if config.untrained and cost[variant]["parameters"]:
-                control = task.judge(model.untrained(), episodes, split, laws, config, trained=False)
+                control = judge_on_one_thread(task, model.untrained(), episodes, split, laws, config, trained=False)
                 rows += [{**told, "variant": f"{variant}_untrained", **row} for row in control.rows]
     facts = {
         "family": family,
@@ -58,6 +61,17 @@ def judge_models(
         "specs": {split: episodes[split].spec.to_json() for split in task.splits(episodes)},
     }
     return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
+
+
+def judge_on_one_thread(task: Task, *arguments: Any, **options: Any) -> Judgement:
+    """`Task.judge`, with sums that do not depend on the number of cores, and no more threads than there is work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            return task.judge(*arguments, **options)
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_data(model: TrainedModel, train: Episodes, called: str) -> None:

@@ -134,12 +134,13 @@ class Objective:
         from wm_pipelines.laws import laws_of
         from wm_pipelines.learning.fitting import fit_variant
         from wm_pipelines.mappings import deep_merge, nested
+        from wm_pipelines.pipelines.judging import judge_on_one_thread
         from wm_pipelines.registry import tasks
 
         fitted = fit_variant(self.assignment, self.variant, deep_merge(self.base, nested(proposal)), None)
         task, laws = tasks.get(self.assignment.task)(), laws_of(self.episodes["validation"].spec)
         config = task.config(self.evaluation, self.assignment.world)
-        judged = task.judge(fitted.model.restore(laws), self.episodes, "validation", laws, config)
+        judged = judge_on_one_thread(task, fitted.model.restore(laws), self.episodes, "validation", laws, config)
         value = judged.value(self.metric)
         if value is None:
             known = ", ".join(sorted({row["metric"] for row in judged.rows if row["step"] < 0}))

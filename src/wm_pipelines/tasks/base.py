@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch and pandas are imported by those who judge, not by th
 
 
 class TaskConfig(Settings):
-    """Base of every task's parameters, ``<task>.evaluation``."""
+    """Base of every task's parameters, ``parameters_<task>.yml``."""
 
     resamples: int = Field(1000, ge=10, description="bootstrap resamples of every confidence interval")
     untrained: bool = Field(False, description="also judge every trained model as it was before training")
@@ -86,12 +86,11 @@ class Task(ABC):
         Raises:
             UserError: a parameter is unknown or cannot be.
         """
-        where = f"{self.name}.evaluation"
-        common = validate(self.Config, evaluation, where)
+        common = validate(self.Config, evaluation, self.name)
         if world is None or world not in common.worlds:
             return common
         changed = deep_merge({k: v for k, v in evaluation.items() if k != "worlds"}, common.worlds[world])
-        return validate(self.Config, changed, f"{where}.worlds.{world}")
+        return validate(self.Config, changed, f"{self.name}.worlds.{world}")
 
     def splits(self, episodes: Mapping[str, Episodes]) -> list[str]:
         """The splits to judge on, in order."""
