@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from wm_pipelines.families.hnn import HNN
-from wm_pipelines.system import System
+from wm_pipelines.families.hamiltonian_regression import HamiltonianRegression
+from wm_pipelines.spec import Facts, Space, Spec
 
 RESULT = Path(__file__).parent / "results" / "greydanus2019.json"
 HORIZON_ERROR = 0.1  # coordinate error |z - z_ref| that ends the horizon, in the units of the data
@@ -56,28 +56,26 @@ def by_body(columns: np.ndarray, n: int) -> np.ndarray:
     return np.swapaxes(grid, -1, -2).reshape(*columns.shape)
 
 
-def training_set(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], System]:
-    """Episodes and the description of their system."""
+def training_set(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], Spec]:
+    """Episodes and what is declared of their world."""
     n = bodies_of(name)
     data = np.load(folder / f"{name}_seed0.npz")
     length, end = {"spring": (30, 3.0), "pend": (45, 3.0), "2body": (50, 20.0), "3body": (20, 5.0)}[name]
+    facts: dict[str, Any] = {"structure": ["even", "separable"]}
     if n == 1:
-        state, derivative = data["x"], data["dx"]
-        system = System(
-            name,
-            1,
-            end / (length - 1),
-            angles=(0,) if name == "pend" else (),
-            structure=frozenset({"separable", "even"}),
-        )
+        states, derivatives = data["x"], data["dx"]
+        facts |= {"angles": [0]} if name == "pend" else {}
     else:
-        state, derivative = by_body(data["coords"], n), by_body(data["dcoords"], n)
-        declared = frozenset({"separable", "even", "pairwise"})
-        system = System(name, 2 * n, end / (length - 1), n, 2, {"mass": (1.0,) * n}, structure=declared)
-    shape = (-1, length, state.shape[-1])
-    moments = np.tile(np.linspace(0, end, length), (len(state) // length, 1))
-    episodes = {"time": moments, "state": state.reshape(shape), "derivative": derivative.reshape(shape)}
-    return {k: torch.from_numpy(np.ascontiguousarray(v)).to(torch.float64) for k, v in episodes.items()}, system
+        states, derivatives = by_body(data["coords"], n), by_body(data["dcoords"], n)
+        facts = {"structure": ["even", "pairwise", "separable"], "particles": n, "space": 2}
+        facts["attributes"] = {"mass": [1.0] * n}
+    shape = (-1, length, states.shape[-1])
+    times = np.tile(np.linspace(0, end, length), (len(states) // length, 1))
+    views = {"times": times, "states": states.reshape(shape), "derivatives": derivatives.reshape(shape)}
+    vector = Space("vector", shape[2:])
+    spaces = {"times": Space("scalar"), "states": vector, "derivatives": vector}
+    spec = Spec(name, end / (length - 1), spaces, length, Facts(facts))
+    return {k: torch.from_numpy(np.ascontiguousarray(v)).to(torch.float64) for k, v in views.items()}, spec
 
 
 def evaluation_sets(folder: Path, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -113,18 +111,17 @@ def judge(name: str, states: np.ndarray, times: np.ndarray, reference: np.ndarra
 
 def run(folder: Path, name: str, variant: str, settings: dict[str, Any], seeds: list[int]) -> list[dict[str, Any]]:
     """Fit all seeds on one set, roll out, judge: one row per split and seed."""
-    episodes, system = training_set(folder, name)
+    episodes, spec = training_set(folder, name)
     started = time.process_time()
-    model = HNN(HNN.Config(**settings), system, seeds)
+    model = HamiltonianRegression(HamiltonianRegression.Config(**settings), spec, seeds)
     model.fit(episodes)
     seconds = (time.process_time() - started) / len(seeds)
     rows = []
     for split, (times, reference) in evaluation_sets(folder, name).items():
         started = time.process_time()
         start = torch.from_numpy(np.ascontiguousarray(reference[:, :1]))
-        states = model.predict(start, len(times) - 1, float(times[1] - times[0])).states
+        states = model.predict({"states": start}, len(times) - 1, step=float(times[1] - times[0]))["states"]
         step_ms = 1e3 * (time.process_time() - started) / (len(seeds) * len(start) * (len(times) - 1))
-        assert states is not None
         for seed, prediction in zip(seeds, states.numpy(), strict=True):
             row = {"set": name, "variant": variant, "split": split, "seed": seed}
             rows.append(row | judge(name, prediction, times, reference) | {"fit_seconds": seconds, "step_ms": step_ms})

@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wm_pipelines.families.momentum_gnn import MomentumGNN, MomentumGNNConfig, cross, split_particles
+from wm_pipelines.families.momentum_gnn import MomentumGNN
+from wm_pipelines.families.momentum_gnn.graphs import NeighbourList
+from wm_pipelines.families.momentum_gnn.particles import cross, split_particles
 from wm_pipelines.integrators import rollout_separable
-from wm_pipelines.nets.graphs import NeighbourList
-from wm_pipelines.system import System
+from wm_pipelines.spec import Facts, Space, Spec
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (100, 1000, 3000)
@@ -35,9 +36,12 @@ BAR = 15.0
 SOFTENING, SPACING, CUTOFF, STEP = 0.5, 1.0, 2.5, 0.02
 
 
-def system_of(mass: np.ndarray) -> System:
+def spec_of(mass: np.ndarray) -> Spec:
     """Particles of these masses on a plane."""
-    return System("particles", 2 * len(mass), STEP, len(mass), 2, {"mass": tuple(mass)})
+    vector = Space("vector", (4 * len(mass),))
+    spaces = {"times": Space("scalar"), "states": vector, "derivatives": vector}
+    facts = Facts({"particles": len(mass), "space": 2, "attributes": {"mass": mass.tolist()}})
+    return Spec("particles", STEP, spaces, 51, facts)
 
 
 def cluster(mass: np.ndarray, episodes: int, rng: np.random.Generator) -> np.ndarray:
@@ -65,9 +69,9 @@ def trained_on_five() -> MomentumGNN:
 
     z = rollout_separable(cluster(mass, 40, rng), STEP, 50, velocity, force)
     derivative = np.concatenate([velocity(z[..., 10:]), force(z[..., :10])], axis=-1)
-    config = MomentumGNNConfig(cutoff=CUTOFF, integrator="leapfrog", features=32)
-    family = MomentumGNN(config, system_of(mass), [0])
-    family.fit({"state": torch.tensor(z), "derivative": torch.tensor(derivative), "time": torch.zeros(40, 51)})
+    config = MomentumGNN.Config(cutoff=CUTOFF, integrator="leapfrog", features=32)
+    family = MomentumGNN(config, spec_of(mass), [0])
+    family.fit({"states": torch.tensor(z), "derivatives": torch.tensor(derivative), "times": torch.zeros(40, 51)})
     return family
 
 
@@ -94,11 +98,11 @@ def main() -> None:
         mass = np.random.default_rng(n).uniform(0.5, 1.5, n)
         start = torch.tensor(cluster(mass, 1, np.random.default_rng(n + 1)))
         edges = NeighbourList(CUTOFF).graph(split_particles(start[None], n)[0]).first.shape[-1]
-        rows[n] = {"family": family.transferred(system_of(mass)), "start": start, "edges": edges, "ms": np.inf}
+        rows[n] = {"family": family.transferred(spec_of(mass)), "start": start, "edges": edges, "ms": np.inf}
     for _ in range(arguments.repeats):
         for n, row in rows.items():
             begin = time.process_time()
-            states = row["family"].predict(row["start"][:, None], arguments.steps).states
+            states = row["family"].predict({"states": row["start"][:, None]}, arguments.steps)["states"]
             row["ms"] = min(row["ms"], 1e3 * (time.process_time() - begin) / arguments.steps)
             row["linear"], row["angular"] = drifts(states, n)
     for n, row in rows.items():
