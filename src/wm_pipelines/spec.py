@@ -90,8 +90,9 @@ class Facts(Mapping[str, Any]):
         return {name: self._values[name] for name in self}
 
     def told(self, names: Iterable[str], holder: str, law: Callable[[str], Any]) -> Facts:
-        """The same facts, of which only ``names`` may be read."""
-        return Facts(self._values, names, holder, law)
+        """The same facts, of which only ``names`` may be read, and never more than before."""
+        names = frozenset(names) if self._told is None else self._told & frozenset(names)
+        return Facts(self._values, names, holder, self._law or law)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class EnsembleLinear(nn.Module):
     Without ``bias`` ``b_s`` is 0.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self, n_in: int, n_out: int, draws: Sequence[torch.Generator], gain: float = 1.0, bias: bool = True
     ) -> None:
