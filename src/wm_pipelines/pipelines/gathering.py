@@ -12,8 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from wm_pipelines.pipelines.stages import judging_modules
-from wm_pipelines.provenance import source_hash
+from wm_pipelines.provenance import REPORTS, judging_modules, source_hash
 from wm_pipelines.registry import tasks
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Results, Task
@@ -108,7 +107,7 @@ def union(parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]) -> pd.Dat
 
 def code_hash(task: str) -> str:
     """Of the code that judges: parts made by other code are not comparable."""
-    return source_hash(*judging_modules(task))
+    return source_hash(*judging_modules(task), without=REPORTS)
 
 
 # ---------------------------------------------------------------- a report

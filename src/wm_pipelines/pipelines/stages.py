@@ -1,23 +1,23 @@
 """``dvc.yaml`` from ``globals.yml`` and the code's own imports: ``python -m wm_pipelines.pipelines.stages``.
 
-Five kinds of stages (ingest, fit, report, board, and per world or task what they need): one stage is one ``kedro
-run``. Each depends on what decides its result: its parameters, its data, and the source files that its modules import.
-With ``--behind`` it says instead which stages of ``dvc.lock`` were made by other code or parameters than there are
-now.
+Four kinds of stages, each one ``kedro run``: ingest a world, fit a family on a world, report a task, write the board.
+Each depends on what decides its result: its parameters, its data, and the source files that its modules import. With
+``--behind`` it says instead which stages of ``dvc.lock`` were made by other code or parameters than there are now.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from wm_pipelines.pipelines.combinations import Combinations, combinations
-from wm_pipelines.provenance import import_closure
+from wm_pipelines.provenance import REPORTS, import_closure, judging_modules, module_file
 from wm_pipelines.registry import tasks
 from wm_pipelines.yaml_files import read_yaml
 
@@ -38,24 +38,13 @@ def stages() -> dict[str, Any]:
         found |= {f"fit_{c.task}_{family}": _fit(c, family) for family in c.families}
         found[f"report_{c.task}"] = _report(c)
     found["board"] = _board(list(known))
-    plots = [
-        {
-            "data/08_reporting/summary.csv": {
-                "x": "value",
-                "y": "model",
-                "template": "bar_horizontal",
-                "title": "Results",
-            }
-        }
-    ]
-    return {"stages": found, "plots": plots}
+    results = {"x": "value", "y": "model", "template": "bar_horizontal", "title": "Results"}
+    return {"stages": found, "plots": [{"data/08_reporting/summary.csv": results}]}
 
 
-def judging_modules(task: str) -> list[str]:
-    """The modules that decide what a task measures; its report is none of them."""
-    own = f"wm_pipelines.tasks.{task}"
-    judge = f"{own}.judge" if (_SOURCE / "tasks" / task / "judge.py").is_file() else own
-    return [judge, "wm_pipelines.tasks.base", "wm_pipelines.tasks.judgement", "wm_pipelines.pipelines.judging"]
+def as_text() -> str:
+    """``dvc.yaml``, to the letter."""
+    return _HEAD + yaml.safe_dump(stages(), sort_keys=False, width=120, allow_unicode=True)
 
 
 def _ingestions(worlds: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -83,10 +72,10 @@ def _fit(c: Combinations, family: str) -> dict[str, Any]:
     """Train one family on every world of a task, and judge it."""
     name, at = f"{c.task}.{family}", "${key}"
     judged = [*judging_modules(c.task), f"wm_pipelines.families.{family}", "wm_pipelines.learning.fitting"]
-    laws = {path for world in c.worlds for path in _files(f"wm_pipelines.worlds.{_kind(world)}")}
-    own = {f"src/wm_pipelines/worlds/{_kind(world)}.py" for world in c.worlds}
+    own = {world: _file(f"wm_pipelines.worlds.{_kind(world)}") for world in c.worlds}
+    code = sorted({*_files(*judged, without=REPORTS), *_worlds(c)} - set(own.values()))
     return {
-        "foreach": {world: {"laws": f"src/wm_pipelines/worlds/{_kind(world)}.py"} for world in c.worlds},
+        "foreach": {world: {"laws": path} for world, path in own.items()},
         "do": {
             "desc": "Train one family on one world with all seeds, and judge it on held-out episodes.",
             "cmd": f"kedro run --pipeline={tasks.get(c.task).pipeline} --nodes={name}.train_{at},{name}.evaluate_{at}",
@@ -95,7 +84,7 @@ def _fit(c: Combinations, family: str) -> dict[str, Any]:
                 {f"conf/base/parameters_{c.task}.yml": [c.task]},
                 {f"conf/base/parameters_{family}.yml": [family]},
             ],
-            "deps": [f"data/03_primary/{at}", "${item.laws}", *sorted({*_files(*judged), *laws} - own)],
+            "deps": [f"data/03_primary/{at}", "${item.laws}", *code],
             "outs": [f"data/06_models/{c.task}/{family}/{at}", f"data/07_model_output/{c.task}/{family}/{at}"],
         },
     }
@@ -114,7 +103,7 @@ def _report(c: Combinations) -> dict[str, Any]:
         "deps": [
             f"data/07_model_output/{c.task}",
             *jury,
-            *_files(f"wm_pipelines.tasks.{c.task}", "wm_pipelines.pipelines.gathering"),
+            *sorted({*_files(f"wm_pipelines.tasks.{c.task}", "wm_pipelines.pipelines.gathering"), *_worlds(c)}),
             "src/wm_pipelines/reporting/templates",
         ],
         "outs": [
@@ -135,6 +124,7 @@ def _board(names: list[str]) -> dict[str, Any]:
         "deps": [
             *(f"{made}/leaderboard_parts/{name}.{kind}" for name in names for kind in ("parquet", "json")),
             *_files("wm_pipelines.reporting.board", "wm_pipelines.pipelines.gathering"),
+            *(_file(f"wm_pipelines.tasks.{name}") for name in names),
             "src/wm_pipelines/reporting/templates",
         ],
         "outs": [f"{made}/{name}" for name in ("leaderboard.parquet", "leaderboard.csv", "index.html", "summary.md")]
@@ -148,45 +138,72 @@ def _kind(world: str) -> str:
     return str(read_yaml(_ROOT / "conf" / "base" / f"parameters_{world}.yml")[world]["world"])
 
 
-def _files(*modules: str) -> list[str]:
+def _worlds(c: Combinations) -> set[str]:
+    """The source files behind a task's worlds: judges ask them for their laws, reports draw them."""
+    return {path for world in c.worlds for path in _files(f"wm_pipelines.worlds.{_kind(world)}")}
+
+
+def _file(module: str) -> str:
+    """A module's own source file, from the project's root."""
+    path = module_file(module)
+    assert path is not None, module
+    return path.relative_to(_ROOT).as_posix()
+
+
+def _files(*modules: str, without: Sequence[str] = ()) -> list[str]:
     """The source files behind modules, from the project's root."""
-    return [path.relative_to(_ROOT).as_posix() for path in import_closure(*modules)]
+    return [path.relative_to(_ROOT).as_posix() for path in import_closure(*modules, without=without)]
 
 
 def behind(lock: Path) -> dict[str, list[str]]:
-    """Stages of a lock file whose source files are others now, and which; those that the lock lacks have no files."""
-    locked = (read_yaml(lock) or {}).get("stages", {})
+    """Stages of a lock file whose source files or parameters are others now, and which; [] for those it lacks.
+
+    Args:
+        lock: ``dvc.lock``, in the project's root.
+    """
+    locked, read = (read_yaml(lock) or {}).get("stages", {}), cache(read_yaml)
     found: dict[str, list[str]] = {}
-    for name in _stage_names():
-        if name not in locked:
-            found[name] = []
-        elif changed := [
-            d["path"] for d in locked[name].get("deps", []) if d["path"].startswith("src/") and _changed(d)
-        ]:
-            found[name] = changed
+    for name in stage_names(stages()):
+        stage = locked.get(name, {})
+        code = [d["path"] for d in stage.get("deps", []) if d["path"].startswith("src/") and _differs(lock.parent, d)]
+        parameters = [
+            f"{file}:{key}"
+            for file, values in stage.get("params", {}).items()
+            for key, value in values.items()
+            if not (lock.parent / file).is_file() or _entry(read(lock.parent / file), key) != value
+        ]
+        if name not in locked or code or parameters:
+            found[name] = code + parameters
     return found
 
 
-def _stage_names() -> Iterator[str]:
-    for name, stage in stages()["stages"].items():
+def stage_names(content: dict[str, Any]) -> Iterator[str]:
+    """Names of the stages of a ``dvc.yaml``, as DVC spells those of a loop."""
+    for name, stage in content["stages"].items():
         yield from (f"{name}@{item}" for item in stage["foreach"]) if "foreach" in stage else (name,)
 
 
-def _changed(dependency: dict[str, Any]) -> bool:
-    path = _ROOT / dependency["path"]
+def _differs(root: Path, dependency: dict[str, Any]) -> bool:
+    path = root / dependency["path"]
     if path.is_dir():  # DVC hashes folders in a way of its own: told by the files' number and size
         files = [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
         return (len(files), sum(p.stat().st_size for p in files)) != (dependency["nfiles"], dependency["size"])
     return not path.is_file() or hashlib.md5(path.read_bytes()).hexdigest() != dependency["md5"]
 
 
+def _entry(content: Any, key: str) -> Any:
+    """The value under a dotted key; None where there is none."""
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return content
+
+
 def main(arguments: list[str]) -> None:
     """Write ``dvc.yaml``, or say what has fallen behind."""
     if "--behind" not in arguments:
-        text = _HEAD + yaml.safe_dump(stages(), sort_keys=False, width=120, allow_unicode=True)
-        (_ROOT / "dvc.yaml").write_text(text, encoding="utf-8")
+        (_ROOT / "dvc.yaml").write_text(as_text(), encoding="utf-8")
         return
-    found, total = behind(_ROOT / "dvc.lock"), len(list(_stage_names()))
+    found, total = behind(_ROOT / "dvc.lock"), len(list(stage_names(stages())))
     for name, changed in found.items():
         print(f"{name}: {', '.join(changed) or 'never run'}")
     print(f"{len(found)} of {total} stages have fallen behind since dvc.lock was written.")
