@@ -5,12 +5,16 @@ READY := .venv/.ready
 export DO_NOT_TRACK = 1
 export OMP_NUM_THREADS = 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+RUNNER := $(if $(filter 1,$(CORES)),SequentialRunner,ParallelRunner)
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+ENVIRONMENTS := $(notdir $(patsubst %/,%,$(wildcard conf/*/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run repro viz test test-fast test-all lint format bench lock clean
+.PHONY: help setup run repro stages lock-status viz test test-fast test-all lint format bench lock clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## make the environment (done by every other target)
 
@@ -22,24 +26,30 @@ $(READY): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-run: $(READY) ## kedro run --pipeline=physics_eval, then say where the report lies
-	$(BIN)/kedro run --pipeline=physics_eval
+run: $(READY) ## kedro run --pipeline=physics_eval on all cores, then say where the report lies
+	$(BIN)/kedro run --pipeline=physics_eval --runner=$(RUNNER)
 	@echo "Open $(CURDIR)/data/08_reporting/index.html"
 
 repro: $(READY) ## dvc repro: run only what changed
 	$(BIN)/dvc repro
 
+stages: $(READY) ## write dvc.yaml from conf/base/globals.yml and the imports of the code
+	$(BIN)/python -m wm_pipelines.pipelines.stages
+
+lock-status: $(READY) ## which stages of dvc.lock were made by other code or parameters
+	$(BIN)/python -m wm_pipelines.pipelines.stages --behind
+
 viz: $(READY) ## kedro viz
 	$(BIN)/kedro viz run
 
 test: $(READY) ## everything that CI checks, except lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
-test-fast: $(READY) ## seconds: no pipelines, no processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not pipeline' -x
+test-fast: $(READY) ## a minute: no pipelines, no processes
+	$(PYTEST) -m 'not slow and not pipeline' -x
 
-test-all: $(READY) ## also what takes minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test-all: $(READY) ## also what takes minutes, with coverage
+	$(PYTEST) --cov=wm_pipelines --cov-report=term:skip-covered
 
 lint: $(READY) ## ruff, import contracts, types
 	$(BIN)/ruff check .
@@ -59,4 +69,5 @@ lock: $(READY) ## renew the pins: the newest that pyproject.toml allows, torch a
 	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu//' > requirements.lock
 
 clean: ## remove everything that was computed, keep the environment
-	rm -rf data/0[2-8]_* data/smoke data/full data/gpu data/greydanus2019
+	rm -rf data/0[2-8]_* data/checkpoints data/tuning data/.lock $(addprefix data/,$(ENVIRONMENTS))
+	find data conf benchmarks -name '.partial-*' -prune -exec rm -rf {} +
