@@ -1,4 +1,4 @@
-"""Make the example videos `data/01_raw/videos_sample/`: short films of two of our own worlds, and a list of them.
+"""Make the example videos `data/01_raw/videos_sample/`: short videos of two of our own worlds, and a list of them.
 
 python benchmarks/make_videos_sample.py data/01_raw/videos_sample
 """
@@ -40,7 +40,7 @@ def save_gif(path: Path, frames: np.ndarray) -> None:
 
 
 def main(target: Path) -> None:
-    """Write the films, one in five as GIF, and ``list.csv``."""
+    """Write the videos, one in five as GIF, and ``list.csv``."""
     target.mkdir(parents=True, exist_ok=True)
     rng, lines = np.random.default_rng(0), ["path,label"]
     for label, world in WORLDS.items():
