@@ -132,8 +132,10 @@ def test_a_problem_that_cannot_be_is_one_clear_line(changes, message):
 
 def test_a_problem_travels_as_facts():
     flow = problem()
-    facts = json.loads(json.dumps(flow.to_facts()))
+    facts = json.loads(json.dumps(flow.to_facts(), sort_keys=True))
     again = Problem.from_facts(facts, "flow")
+    assert list(again.equations) == list(flow.equations), "the order of sums"
+    assert list(again.coefficients) == list(flow.coefficients)
     assert set(facts) <= FACTS
     assert "time" not in facts, "what is not there is left out"
     assert again.to_facts() == flow.to_facts()

@@ -143,14 +143,17 @@ class Problem:
     # ------------------------------------------------------------ as facts
 
     def to_facts(self) -> dict[str, Any]:
-        """The facts of a world's spec, those that are empty left out; see `from_facts`."""
+        """The facts of a world's spec, those that are empty left out; see `from_facts`.
+
+        What has an order stands in lists: JSON with sorted keys would lose it, and with it the last bits of sums.
+        """
         facts = {
             "coordinates": list(self.coordinates),
             "fields": list(self.fields),
-            "domain": {name: list(ends) for name, ends in self.domain.items()},
-            "equations": {name: equation.text for name, equation in self.equations.items()},
+            "domain": [[name, *ends] for name, ends in self.domain.items()],
+            "equations": [[name, equation.text] for name, equation in self.equations.items()],
             "conditions": [[c.name, c.symbol, dict(c.at)] for c in self.conditions],
-            "coefficients": {n: [c.value, c.unit, list(c.bounds)] for n, c in self.coefficients.items()},
+            "coefficients": [[n, c.value, c.unit, *c.bounds] for n, c in self.coefficients.items()],
             "units": dict(self.units),
             "observed": list(self.observed),
             "time": self.time,
@@ -164,12 +167,10 @@ class Problem:
             name=name,
             coordinates=tuple(facts["coordinates"]),
             fields=tuple(facts["fields"]),
-            domain={c: (low, high) for c, (low, high) in facts["domain"].items()},
-            equations={n: Equation(text) for n, text in facts["equations"].items()},
+            domain={c: (low, high) for c, low, high in facts["domain"]},
+            equations={n: Equation(text) for n, text in facts["equations"]},
             conditions=tuple(Condition(n, symbol, at) for n, symbol, at in facts.get("conditions", ())),
-            coefficients={
-                n: Coefficient(v, unit, (a, b)) for n, (v, unit, (a, b)) in facts.get("coefficients", {}).items()
-            },
+            coefficients={n: Coefficient(v, unit, (a, b)) for n, v, unit, a, b in facts.get("coefficients", ())},
             units=facts.get("units", {}),
             observed=tuple(facts.get("observed", ())),
             time=facts.get("time"),

@@ -309,7 +309,7 @@ def test_a_hidden_coefficient_is_not_told():
         for high in (1.0, 2.0)
     ]
     assert Problem.from_facts(specs[0].facts, "rod").unknown == ("alpha",)
-    assert specs[0].facts["coefficients"]["alpha"] == [None, "m^2/s", [0.1, 1.0]]
+    assert specs[0].facts["coefficients"] == [["alpha", None, "m^2/s", 0.1, 1.0]]
     assert specs[0].identity() != specs[1].identity()
     assert laws_of(specs[0]).coefficients == {"alpha": 0.4}
 
