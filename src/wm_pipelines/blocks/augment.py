@@ -1,4 +1,7 @@
-"""Random views of images and random windows of videos, as functions of an explicit generator on the CPU."""
+"""Random views of images and random windows of videos, as functions of an explicit generator on the CPU.
+
+Images and frames are a worker's part of the global batch, for which the random numbers are drawn.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
+from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.errors import UserError
 from wm_pipelines.mappings import Settings
 
@@ -34,7 +38,7 @@ def affine_view(images: Tensor, how: Augmentation, generator: torch.Generator) -
         ``[B, H, W, C]``, sampled bilinearly.
     """
     count, height, width, channels = images.shape
-    drawn = 2 * torch.rand(6, count, generator=generator) - 1
+    drawn = mine(2 * torch.rand(6, everyone(count), generator=generator) - 1, 1)
     angle, size, slope = how.rotation * drawn[0], 1 + how.scale * drawn[1], how.shear * drawn[4]
     wide, tall = size * (1 + how.stretch * drawn[5]), size / (1 + how.stretch * drawn[5])
     cosine, sine = angle.cos(), angle.sin()
@@ -44,7 +48,7 @@ def affine_view(images: Tensor, how: Augmentation, generator: torch.Generator) -
     theta = torch.stack(rows, dim=1).view(count, 2, 3).to(images)
     grid = affine_grid(theta, [count, channels, height, width], align_corners=False)
     if how.elastic:
-        bend = 2 * torch.rand(count, 2, _CELLS, _CELLS, generator=generator) - 1
+        bend = mine(2 * torch.rand(everyone(count), 2, _CELLS, _CELLS, generator=generator) - 1)
         smooth = interpolate(bend.to(images), (height, width), mode="bicubic", align_corners=True)
         grid = grid + 2 * how.elastic * smooth.permute(0, 2, 3, 1) / grid.new_tensor([width, height])
     return grid_sample(images.permute(0, 3, 1, 2), grid, align_corners=False).permute(0, 2, 3, 1)
@@ -59,6 +63,6 @@ def random_windows(frames: Tensor, length: int, generator: torch.Generator) -> T
     count, rows = frames.shape[:2]
     if length > rows:
         raise UserError(f"a clip of {length} frames does not fit into episodes of {rows}; use shorter clips")
-    first = torch.randint(rows - length + 1, (count, 1), generator=generator)
+    first = mine(torch.randint(rows - length + 1, (everyone(count), 1), generator=generator))
     picked = (first + torch.arange(length)).to(frames.device)
     return frames[torch.arange(count, device=frames.device)[:, None], picked]

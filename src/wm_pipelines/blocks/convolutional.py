@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from wm_pipelines.blocks.batch_norm import BatchNorm1d, BatchNorm2d
 from wm_pipelines.errors import UserError
 
 
@@ -49,7 +50,7 @@ class ConvolutionalEncoder(nn.Module):
             kernel = 5 if k == 0 else 3
             convolution = nn.Conv2d(before, after, kernel, 2 if k < halvings else 1, kernel // 2, bias=False)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            layers += [convolution, nn.BatchNorm2d(after), nn.GELU()]
+            layers += [convolution, BatchNorm2d(after), nn.GELU()]
         self.layers = channels_last(nn.Sequential(*layers))
 
     @property
@@ -101,5 +102,5 @@ def projector(width: int, widths: Sequence[int]) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for before, after in zip((width, *widths), widths[:-1], strict=False):
-        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(before, after, bias=False), BatchNorm1d(after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear((width, *widths)[-2], widths[-1]))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wm_pipelines.blocks.batch_norm import BatchNorm1d, BatchNorm2d
 from wm_pipelines.blocks.convolutional import channels_last
 from wm_pipelines.blocks.videos import background, to_pixels
 from wm_pipelines.errors import UserError
@@ -43,10 +44,10 @@ class FrameEncoder(nn.Module):
         layers: list[nn.Module] = []
         for k, (before, after) in enumerate(zip((channels, *widths), widths, strict=False)):
             kernel = 5 if k == 0 else 3
-            layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2, bias=False), nn.BatchNorm2d(after), nn.SiLU()]
+            layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2, bias=False), BatchNorm2d(after), nn.SiLU()]
         self.layers = channels_last(nn.Sequential(*layers))
         self.out = nn.Linear(widths[-1] * (height // unit) * (width // unit), latent, bias=False)
-        self.norm = nn.BatchNorm1d(latent, affine=False)
+        self.norm = BatchNorm1d(latent, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode frames in [0, 1]."""
@@ -96,7 +97,7 @@ class VectorEncoder(nn.Module):
         super().__init__()
         layers = [part for a, b in pairwise((*shape, *widths)) for part in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], latent, bias=False))
-        self.norm = nn.BatchNorm1d(latent, affine=False)
+        self.norm = BatchNorm1d(latent, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode standardised vectors."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from wm_pipelines.blocks.workers import averaged, everyone
 from wm_pipelines.errors import UserError
 
 
@@ -25,7 +26,7 @@ def sigreg(
 
     by the trapezoidal rule on ``[-reach, reach]``. The integrand is even and vanishes at 0, so that ``knots`` on
     ``[0, reach]`` do the work of ``2 knots - 1``. Its mean for normal samples is ``sqrt(2 pi) (1 - 1 / sqrt(3))``,
-    about 1.06, whatever ``B``; for any other distribution it grows like ``B``.
+    about 1.06, whatever ``B``; for any other distribution it grows like ``B``. The batch is that of all workers.
 
     Args:
         z: representations.
@@ -44,5 +45,5 @@ def sigreg(
     weight = 2.0 * step * normal
     weight[-1] /= 2.0
     angle = u[..., None] * t.to(z)
-    real, imaginary = angle.cos().mean(0) - normal.to(z), angle.sin().mean(0)
-    return len(z) * ((real.square() + imaginary.square()) @ weight.to(z)).mean()
+    real, imaginary = averaged(angle.cos().mean(0)) - normal.to(z), averaged(angle.sin().mean(0))
+    return everyone(len(z)) * ((real.square() + imaginary.square()) @ weight.to(z)).mean()

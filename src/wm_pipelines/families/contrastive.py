@@ -15,7 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.augment import Augmentation, affine_view
+from wm_pipelines.blocks.batch_norm import BatchNorm1d
 from wm_pipelines.blocks.convolutional import ConvolutionalEncoder, projector
 from wm_pipelines.blocks.vit import VisionTransformer
 from wm_pipelines.errors import UserError
@@ -57,7 +59,7 @@ class _Contrasted(nn.Module):
         if pool == "positions":  # a mean does not say where things are
             width = config.latent
             self.gather = nn.Sequential(
-                nn.Flatten(), nn.Linear(encoder.tokens * encoder.width, width), nn.BatchNorm1d(width, affine=False)
+                nn.Flatten(), nn.Linear(encoder.tokens * encoder.width, width), BatchNorm1d(width, affine=False)
             )
         self.projector = projector(width, config.projector)
 
@@ -121,32 +123,33 @@ class Contrastive(MemberFamily):
         progress: float,  # noqa: ARG002
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """InfoNCE between partners; frames of one episode are no negatives of each other."""
-        pairs = self._near_frames if self.spec.rows > 1 else self._two_views
-        first, second, episode = pairs(batch["frames"], generator)
-        a, b = member(torch.cat([first, second])).chunk(2)
+        frames = batch["frames"]
+        first, second = (self._near_frames if self.spec.rows > 1 else self._two_views)(frames, generator)
+        a, b = (workers.gathered(z) for z in member(torch.cat([first, second])).chunk(2))
+        episode = torch.arange(len(a), device=a.device) % workers.everyone(len(frames))
         loss = info_nce(a, b, self.config.temperature, ignore=episode[:, None] == episode)
         return loss, {"info_nce": loss}
 
-    def _two_views(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Two distortions of each image, ``[B, H, W, C]``, and its number."""
-        x = frames[:, 0].float() / 255
+    def _two_views(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Two distortions of each image, ``[B, H, W, C]``."""
+        x = self.scaled(frames[:, 0])
         first, second = (affine_view(x, self.config.augment, generator) for _ in range(2))
-        return first, second, torch.arange(len(x), device=x.device)
+        return first, second
 
-    def _near_frames(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames at random times and others at most ``near`` away, ``[anchors * B, H, W, C]``, and their episodes."""
+    def _near_frames(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Frames at random times and others at most ``near`` away, ``[anchors * B, H, W, C]``."""
         count, rows = frames.shape[:2]
         near = min(self.config.near, rows - 1)
-        shape = (self.config.anchors, count)
+        shape = (self.config.anchors, workers.everyone(count))
         apart = torch.randint(1, near + 1, shape, generator=generator)
         first = (torch.rand(shape, generator=generator) * (rows - apart)).long()
-        episode = torch.arange(count).expand(shape).flatten().to(frames.device)
-        times = [t.flatten().to(frames.device) for t in (first, first + apart)]
-        early, late = (frames[episode, t].float() / 255 for t in times)
-        return early, late, episode
+        episode = torch.arange(count, device=frames.device).repeat(self.config.anchors)
+        times = [workers.mine(t, 1).flatten().to(frames.device) for t in (first, first + apart)]
+        early, late = (self.scaled(frames[episode, t]) for t in times)
+        return early, late
 
     def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
         """Frame by frame, before the projector: the features, and the tokens that they were made of."""
         frames = views["frames"]
-        tokens = member.tokens(frames.flatten(0, 1).float() / 255)
+        tokens = member.tokens(self.scaled(frames.flatten(0, 1)))
         return member.pooled(tokens).unflatten(0, frames.shape[:2]), tokens.unflatten(0, frames.shape[:2])

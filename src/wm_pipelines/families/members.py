@@ -64,7 +64,8 @@ class MemberFamily(Family):
 
         Args:
             member: its networks. batch: whole episodes, view by view ``[B, T, …]``, to crop in time, augment and mask.
-            generator: on the CPU, the only source of randomness: the same for the same seed and step.
+            generator: on the CPU, the only source of randomness: the same for the same seed and step, on every worker;
+                what is drawn for each example is drawn for the global batch (`blocks.workers`).
             progress: share of training done, 0 … 1.
 
         Returns:
@@ -181,6 +182,10 @@ class MemberFamily(Family):
                 first += count
             found.append({name: torch.cat([p[name] for p in parts]) for name in parts[0]})
         return {name: torch.stack([f[name] for f in found]) for name in found[0]}
+
+    def scaled(self, frames: Tensor) -> Tensor:
+        """Frames 0 … 255 as networks take them: in [0, 1], of the type of their weights."""
+        return frames.to(next(self.members.parameters()).dtype) / 255
 
     def _whole(self, view: Tensor) -> Tensor:
         return view[:, : view.shape[1] - view.shape[1] % self.frames_per_latent]

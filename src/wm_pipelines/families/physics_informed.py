@@ -34,6 +34,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.ensemble import EnsembleMLP
 from wm_pipelines.blocks.vector_field import StateFeatures, VectorField, cut, substeps_for
 from wm_pipelines.families import register
@@ -150,7 +151,7 @@ class PhysicsInformed(Family):
         |sigma grad E| has its own mean over the batch added, so that states near an equilibrium do not count double.
         """
         square = steepness.square().sum(-1)
-        mean = square.flatten(1).mean(1).reshape(-1, *[1] * (square.ndim - 1))
+        mean = workers.averaged(square.flatten(1).mean(1)).reshape(-1, *[1] * (square.ndim - 1))
         return (steepness * slope / self.f_theta.slope_scale).sum(-1) / (square + mean).sqrt()
 
     # ------------------------------------------------------------ training
@@ -204,7 +205,7 @@ class PhysicsInformed(Family):
         if gradient is not None:
             time = (self.E_psi.features.scale / self.f_theta.slope_scale).square().mean()
             change = _mean((gradient * batch["derivative"]).sum(-1))
-            terms["change"] = time * change / energy.var(1, correction=0).clamp_min(1e-30)
+            terms["change"] = time * change / workers.var_mean(energy, (1,))[0].clamp_min(1e-30)
             loss = loss + terms["change"]
         return (1 - terms["within"].detach()).clamp_min(0.0), loss
 
@@ -221,13 +222,14 @@ class PhysicsInformed(Family):
         """Roll-outs from some of the states ``[S, B, 2d]`` and the time elapsed in them."""
         steps = self.config.horizon if steps is None else steps
         elapsed = self.spec.step * torch.arange(1, steps + 1, dtype=z.dtype, device=z.device)
-        starts = z[:, :: self.config.one_in]
+        starts = workers.gathered(z, 1)[:, :: self.config.one_in]  # few: every worker rolls out all of them
         return rollout_runge_kutta4(starts, self.spec.step, steps, self.field), elapsed
 
     def _drift(self, unrolled: Tensor, elapsed: Tensor) -> Tensor:
         """Mean square of ``(E(z_hat_k) - E(z_0)) / (t_k |sigma grad E|)``, roll-outs ``[S, B, K + 1, 2d] -> [S]``."""
         steepness = self.steepness(unrolled[..., 0, :]).square().sum(-1)
-        floor = 1e-3 * steepness.mean(1, keepdim=True)  # starts near an equilibrium must not outweigh all others
+        # Starts near an equilibrium must not outweigh all others.
+        floor = 1e-3 * workers.averaged(steepness.mean(1, keepdim=True))
         energy = self._frozen_energy(unrolled)
         drift = (energy[..., 1:] - energy[..., :1]) / elapsed
         return _mean(drift / (steepness + floor).sqrt()[..., None])
@@ -259,7 +261,7 @@ class PhysicsInformed(Family):
         """Norm of d term / d theta, per seed ``[S]``."""
         parameters = tuple(self.f_theta.parameters())
         gradients = torch.autograd.grad(term.sum(), parameters, retain_graph=True)
-        return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+        return torch.stack([workers.averaged(g).flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
 
     # ------------------------------------------------------------ prediction
 
@@ -298,8 +300,8 @@ def within_share(energy: Tensor, partner: Tensor) -> Tensor:
 
     0: constant along every episode. 1: as different within an episode as across them (also where there is one episode).
     """
-    within = (energy - partner).square().mean(1) / 2
-    total = torch.cat([energy, partner], dim=1).var(1, correction=0)
+    within = workers.averaged((energy - partner).square().mean(1)) / 2
+    total = workers.var_mean(torch.cat([energy, partner], dim=1), (1,))[0]
     return within / total.clamp_min(1e-30)
 
 

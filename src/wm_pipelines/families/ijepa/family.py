@@ -23,6 +23,7 @@ from wm_pipelines.blocks.masks import random_masks, shade
 from wm_pipelines.blocks.sigreg import sigreg
 from wm_pipelines.blocks.transformer import take
 from wm_pipelines.blocks.vit import Predictor, VisionTransformer
+from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
 from wm_pipelines.families.ijepa.masks import multi_block_masks
@@ -116,7 +117,7 @@ class IJEPA(MemberFamily):
         progress: float,  # noqa: ARG002
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of prediction in feature space, and what keeps features apart."""
-        x = random_windows(batch["frames"], 1, generator).float() / 255
+        x = self.scaled(random_windows(batch["frames"], 1, generator))
         error, features = (self._blocks if self.config.predict == "blocks" else self._views)(member, x, generator)
         terms = {"prediction": error}
         if self.config.anti_collapse == "ema":
@@ -131,10 +132,9 @@ class IJEPA(MemberFamily):
 
     def _blocks(self, member: Any, x: Tensor, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """Predict the features of hidden blocks, each block on its own, from the visible patches (I-JEPA, eq. 1)."""
-        masks = multi_block_masks(
-            len(x), member.encoder.grid[1:], self.config.blocks, self.config.block_scale, generator=generator
-        )
-        context, hidden = (m.to(x.device) for m in masks)
+        count, grid = everyone(len(x)), member.encoder.grid[1:]
+        masks = multi_block_masks(count, grid, self.config.blocks, self.config.block_scale, generator=generator)
+        context, hidden = (mine(m).to(x.device) for m in masks)
         predicted = member.predictor(member.encoder(x, context), context, hidden)
         whole = member.encoder(x) if member.target is None else member.target(x)
         wanted = take(whole if member.target is None else layer_norm(whole, whole.shape[-1:]), hidden)
@@ -142,12 +142,13 @@ class IJEPA(MemberFamily):
 
     def _views(self, member: Any, x: Tensor, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """Masked views against the full view of the same image, each distorted in its own way."""
-        images, tokens = x[:, 0], member.encoder.tokens
-        distorted = [affine_view(images, self.config.augment, generator) for _ in range(self.config.views + 1)]
+        images, tokens, views = x[:, 0], member.encoder.tokens, self.config.views
+        distorted = [affine_view(images, self.config.augment, generator) for _ in range(views + 1)]
         full = member.projector(member.encoder(distorted[0][:, None]).mean(1))
-        keep = random_masks(self.config.views * len(x), tokens, self.config.mask_ratio, generator=generator).context
+        drawn = random_masks(views * everyone(len(x)), tokens, self.config.mask_ratio, generator=generator).context
+        keep = mine(drawn.unflatten(0, (views, -1)), 1).flatten(0, 1)
         seen = member.encoder(torch.cat(distorted[1:])[:, None], keep.to(x.device)).mean(1)
-        masked = member.projector(seen).unflatten(0, (self.config.views, -1))
+        masked = member.projector(seen).unflatten(0, (views, -1))
         return _ERRORS[self.config.error](masked, full.expand_as(masked)), [full, *masked]
 
     def after_step(self, progress: float) -> None:
@@ -173,12 +174,12 @@ class IJEPA(MemberFamily):
         frames = views["frames"]
         target = member.target is not None and self.config.evaluate == "target"
         encoder = member.target if target else member.encoder
-        tokens = encoder(frames.flatten(0, 1)[:, None].float() / 255).unflatten(0, frames.shape[:2])
+        tokens = encoder(self.scaled(frames.flatten(0, 1)[:, None])).unflatten(0, frames.shape[:2])
         return tokens.mean(2), tokens
 
     def illustrate(self, views: Views) -> Views:
         """The first frame of each episode, grey where one draw of the masks hides it."""
-        encoder, x = self._members()[0].encoder, views["frames"][:, :1].float() / 255
+        encoder, x = self._members()[0].encoder, self.scaled(views["frames"][:, :1])
         generator = torch.Generator().manual_seed(0)
         if self.config.predict == "blocks":
             grid = encoder.grid[1:]

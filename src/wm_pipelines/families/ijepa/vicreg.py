@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
+from wm_pipelines.blocks.workers import gathered
 from wm_pipelines.errors import UserError
 
 
@@ -13,8 +14,9 @@ def vicreg_terms(z: Tensor, spread: float = 1.0, epsilon: float = 1e-4) -> tuple
     """Variance and covariance terms of VICReg (Bardes et al. 2022) for ``[B, D]``.
 
     The first is how far standard deviations fall short of ``spread`` (mean over features), the second the sum of
-    squared covariances of different features over ``D``.
+    squared covariances of different features over ``D``. The batch is that of all workers.
     """
+    z = gathered(z)
     if len(z) < 2:
         raise UserError(f"VICReg needs a batch of at least 2, got {len(z)}")
     centred = z - z.mean(0)

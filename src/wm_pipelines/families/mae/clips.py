@@ -25,9 +25,9 @@ def encode_in_chunks(encoder: VisionTransformer, video: Tensor) -> Tensor:
     """
     _, height, width = encoder.grid
     time = token_grid(encoder.size, encoder.patch, video.shape[1], encoder.tubelet)[0]
-    result = torch.empty(0)
+    dtype, result = next(encoder.parameters()).dtype, torch.empty(0)
     for start in range(0, video.shape[1], encoder.frames):
-        tokens = encoder(video[:, start : start + encoder.frames].float() / 255)
+        tokens = encoder(video[:, start : start + encoder.frames].to(dtype) / 255)
         if start == 0:
             result = tokens.new_empty(len(video), time * height * width, tokens.shape[-1])
         first = start // encoder.tubelet * height * width

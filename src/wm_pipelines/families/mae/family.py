@@ -19,6 +19,7 @@ from wm_pipelines.blocks.convolutional import unit_gain
 from wm_pipelines.blocks.masks import Masks, random_masks, shade
 from wm_pipelines.blocks.transformer import take
 from wm_pipelines.blocks.vit import Predictor, VisionTransformer, patchify
+from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
@@ -134,9 +135,9 @@ class MAE(MemberFamily):
         progress: float,  # noqa: ARG002
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the hidden patches."""
-        x = random_windows(batch["frames"], self._clip, generator).float() / 255
-        masks = self._masks(member.encoder.grid, len(x), generator)
-        masks = Masks(*(m.to(x.device) for m in masks))
+        x = self.scaled(random_windows(batch["frames"], self._clip, generator))
+        masks = self._masks(member.encoder.grid, everyone(len(x)), generator)
+        masks = Masks(*(mine(m).to(x.device) for m in masks))
         wanted = take(self._targets(x), masks.targets)
         error = (member.paint(x, masks) - wanted).square().mean()
         return error, {"reconstruction": error}
@@ -189,7 +190,7 @@ class MAE(MemberFamily):
         if context.shape[1] < config.context:
             raise UserError(f"mae predicts from {config.context} frames, got {context.shape[1]}")
         masks = Masks(*(m.to(context.device) for m in self._future(grid, len(context))))
-        known = context[:, -config.context :].float() / 255
+        known = self.scaled(context[:, -config.context :])
         ahead = config.clip - config.context
         unknown = torch.zeros_like(known[:, :1]).repeat(1, ahead, 1, 1, 1)  # not looked at
         for _ in range(-(-steps // ahead)):
@@ -211,7 +212,7 @@ class MAE(MemberFamily):
     def illustrate(self, views: Views) -> Views:
         """The start of each episode with hidden patches grey, and, where pixels are painted as they are, repainted."""
         member: Any = self.members[0]
-        x = views["frames"][:, : self._clip].float() / 255
+        x = self.scaled(views["frames"][:, : self._clip])
         masks = self._masks(member.encoder.grid, len(x), torch.Generator().manual_seed(1))
         drawn = {"mask": shade(x, masks.targets, member.encoder.grid)}
         if not self.config.normalise:

@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.ensemble import generators
 from wm_pipelines.blocks.field_solution import FieldSolution, only_episode
 from wm_pipelines.blocks.least_squares import least_squares
@@ -114,7 +115,8 @@ class PINN(FieldSolution, Family):
 
     def loss(self, batch: Views, progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
         """``sum_i lambda_i L_i`` with balanced ``lambda``, the equations' mean squares weighted causally."""
-        interior = torch.cat([batch["interior"], self.adaptive], 1)
+        points = workers.gathered(batch["interior"], 1)  # few: every worker takes all of them
+        interior = torch.cat([points, self.adaptive], 1)
         terms = self._mean_squares(interior, self.unknown.log, causal=True)
         return self._weighted(terms), {name: term.detach() for name, term in terms.items()}
 

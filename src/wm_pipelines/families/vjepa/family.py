@@ -27,6 +27,7 @@ from wm_pipelines.blocks.masks import Masks, shade
 from wm_pipelines.blocks.sigreg import sigreg
 from wm_pipelines.blocks.transformer import take
 from wm_pipelines.blocks.vit import Predictor
+from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
@@ -121,7 +122,8 @@ class _Masked(nn.Module):
     def loss(self, x: Tensor, generator: torch.Generator, progress: float) -> tuple[dict[str, Tensor], Tensor]:  # noqa: ARG002
         """Error of the hidden tokens, ``|P(E(x_seen), where) - E'(x)_hidden|`` (V-JEPA, eq. 1)."""
         future = bool(torch.rand((), generator=generator) < self.config.half_share)
-        context, hidden = (m.to(x.device) for m in self.masks(len(x), future, generator))
+        masks = self.masks(everyone(len(x)), future, generator)
+        context, hidden = (mine(m).to(x.device) for m in masks)
         found = self.encoder(x) if self.target is None else self.target(x)
         units = self.encoder.units(found)
         whole = self.encoder.standard(found, units)

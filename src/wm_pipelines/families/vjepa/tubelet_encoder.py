@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wm_pipelines.blocks import workers
+from wm_pipelines.blocks.batch_norm import BatchNorm1d, BatchNorm2d
 from wm_pipelines.blocks.convolutional import channels_last
 from wm_pipelines.blocks.transformer import Grid
 from wm_pipelines.blocks.vit import VisionTransformer
@@ -41,7 +43,7 @@ class PatchStem(nn.Module):
         self.shape = (tubelet, patch, patch, channels)
         layers: list[nn.Module] = []
         for before, after, kernel in zip((tubelet * channels, widths[0]), widths, (5, 3), strict=True):
-            layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2, bias=False), nn.BatchNorm2d(after), nn.SiLU()]
+            layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2, bias=False), BatchNorm2d(after), nn.SiLU()]
         self.layers = channels_last(nn.Sequential(*layers))
         side = -(-patch // 4)
         self.out = nn.Linear(widths[1] * side**2, width)
@@ -93,7 +95,7 @@ class TubeletEncoder(nn.Module):
         self.out = nn.Linear(width, latent, bias=False)
         widen_weights(self)
         self.tubelet, self.patches = tubelet, self.transformer.tokens
-        self.norm = nn.BatchNorm1d(self.patches * latent, affine=False)
+        self.norm = BatchNorm1d(self.patches * latent, affine=False)
 
     def grid(self, frames: int) -> Grid:
         """Tokens of a clip along time, height and width."""
@@ -115,7 +117,7 @@ class TubeletEncoder(nn.Module):
         if self.training:
             rows = tokens.unflatten(1, (-1, self.patches)).flatten(0, 1)
             norm(rows.flatten(1))
-            variance, mean = torch.var_mean(rows, 0, correction=0)
+            variance, mean = workers.var_mean(rows, (0,))
             return Units(mean, variance.mean(0))
         assert norm.running_mean is not None
         assert norm.running_var is not None
