@@ -128,7 +128,7 @@ class FramePredictor(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames ``[B, T, C, H, W]`` in [0, 1] -> latents ``[B, T, M, H, W]``."""
-        return self.enc(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return self.enc(frames.flatten(0, 1).to(self.enc.weight.dtype)).unflatten(0, frames.shape[:2])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents ``[B, T, M, H, W]`` -> means of frames ``[B, T, C, H, W]``."""

@@ -111,7 +111,7 @@ def track_mass(mass: Tensor, objects: int, extent: int) -> Tensor:
 def _cells(mass: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Shares of the mass ``[B, T, N]`` in cells, one frame on average holding 1, and the cells' middles ``[N, 2]``."""
     pooled = avg_pool2d(mass, side)
-    rows, columns = (torch.arange(n, device=mass.device) * side + (side - 1) / 2 for n in pooled.shape[-2:])
+    rows, columns = (torch.arange(n).to(mass) * side + (side - 1) / 2 for n in pooled.shape[-2:])
     shares = pooled.flatten(2)
     return shares / (shares.sum(-1).mean(-1)[:, None, None] + 1e-9), torch.cartesian_prod(rows, columns)
 
@@ -131,7 +131,7 @@ def _straight(cells: Tensor, at: Tensor, objects: int) -> Tensor:
 def _maximise(paths: Tensor, cells: Tensor, at: Tensor, widths: list[float], stiffness: float) -> tuple[Tensor, Tensor]:
     """Expectation maximisation of ``paths [B, S, T, L, 2]`` under falling widths; also their energies ``[B, S]``."""
     frames = paths.shape[2]
-    eye = torch.eye(frames, device=cells.device)
+    eye = torch.eye(frames).to(cells)
     bend = eye[2:] - 2 * eye[1:-1] + eye[:-2]
     smooth = stiffness * bend.T @ bend + 1e-3 * eye
     moments = torch.cat([at, torch.ones_like(at[:, :1])], 1)
