@@ -17,7 +17,7 @@ from wm_pipelines.errors import validate
 from wm_pipelines.learning.artifacts import Models, TrainedModel, versions
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig
-from wm_pipelines.learning.loop import train, training_fingerprint
+from wm_pipelines.learning.loop import is_first_worker, train, training_fingerprint
 from wm_pipelines.registry import families
 from wm_pipelines.spec import Spec
 
@@ -109,7 +109,8 @@ def fit_variant(
     called = f"{a.family}/{variant} on {a.world}"
     run = train(model, as_tensors(a.train, a.shows), a.learning, store, variant, data_hash, called)
     count = sum(p.numel() for p in model.parameters()) // len(a.seeds)
-    logger.info("%s: %d parameters, %.1f s for %d seeds.", called, count, run.seconds, len(a.seeds))
+    if is_first_worker():
+        logger.info("%s: %d parameters, %.1f s for %d seeds.", called, count, run.seconds, len(a.seeds))
     card = {
         "task": a.task,
         "family": a.family,

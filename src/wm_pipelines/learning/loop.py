@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,10 @@ def train(
 ) -> TrainingRun:
     """Fit a family in place: in closed form if it can, else by gradient.
 
+    World size and rank are those of torch.distributed's environment (`torchrun`; without it there is one worker). The
+    workers share the examples of every step, and end with the weights that one alone would have; all of them must see
+    the store's folder, and the first one writes there.
+
     Args:
         family: an untrained family (all its seeds are trained together).
         episodes: training episodes as tensors, see `Family.examples`.
@@ -74,7 +79,7 @@ def train(
     """
     fingerprint = training_fingerprint(family, learning, data_hash)
     found = store.load(name, fingerprint) if store is not None and learning.resume else None
-    with _threads(learning.threads), _seeded(family.seeds):
+    with _threads(learning.threads), _seeded(family.seeds), _first_speaks():
         if found is not None and found.facts["finished"]:
             logger.info(
                 "%s: unchanged (settings, data, code): reusing the checkpoint.",
@@ -83,7 +88,7 @@ def train(
             family.to(family.dtype).load_state_dict(found.under("model"))
             return TrainingRun(**found.facts["run"])
         run = _fit(family, episodes, learning, store, name, fingerprint, found, called or name)
-    if store is not None:
+    if store is not None and is_first_worker():
         facts = {"fingerprint": fingerprint, "finished": True, "run": vars(run)}
         store.save(name, Checkpoint(_prefixed("model", family.state_dict()), facts))
     return run
@@ -161,7 +166,7 @@ class _Gradient:
                 with FlopCounter() if step == 0 else nullcontext() as counter:
                     terms = self._step(step)
                 if counter is not None:
-                    self.result.flops = float(counter.flops * self.schedule.steps)
+                    self.result.flops = float(counter.flops * self.schedule.steps * self.fabric.world_size)
                 done = step + 1
                 if done % self.learning.log_every == 0 or done == self.schedule.steps:
                     self._log(done, terms, bar)
@@ -288,14 +293,15 @@ def clip_gradients_per_seed(parameters: Iterator[torch.nn.Parameter], largest: f
 
 
 def training_fingerprint(family: Family, learning: LearningConfig, data_hash: str) -> str:
-    """A hash of everything that decides the outcome of a training: settings, seeds, data, spec, code, versions."""
+    """A hash of everything that decides the outcome of a training: settings, seeds, data, spec, code, versions.
+
+    The number of workers is not among it.
+    """
     what = {
         "family": family.name,
         "config": family.config.model_dump(mode="json"),
         "seeds": family.seeds,
-        "learning": learning.model_dump(
-            mode="json", include={"accelerator", "devices", "precision", "threads", "log_every"}
-        ),
+        "learning": learning.model_dump(mode="json", include={"accelerator", "precision", "threads", "log_every"}),
         "data": data_hash,
         "spec": family.spec.identity(),
         "code": source_hash(type(family).__module__, __name__),
@@ -304,17 +310,30 @@ def training_fingerprint(family: Family, learning: LearningConfig, data_hash: st
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
+def is_first_worker() -> bool:
+    """Whether this process is the only worker or the first of several, by torch.distributed's environment."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _fabric(learning: LearningConfig) -> Fabric:
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
+    devices, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    strategy: Any = learning.strategy
+    if world > 1 and strategy in ("auto", "ddp"):
+        # Phases of a training may leave parts of a family out; buffers are computed alike by all.
+        strategy = DDPStrategy(find_unused_parameters=True, forward_sync_buffers=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fabric = Fabric(
             accelerator=learning.accelerator,
-            devices=learning.devices,
-            num_nodes=learning.nodes,
-            strategy=learning.strategy,
-            precision=learning.precision,
+            devices=devices,
+            num_nodes=world // devices,
+            strategy=strategy,
+            # The loop itself chooses the type of numbers; Fabric would do it by torch's default type, which also
+            # decides what random generators draw, and for several workers alone.
+            precision="32-true" if learning.precision.endswith("true") else learning.precision,
         )
     fabric.launch()
     return fabric
@@ -332,6 +351,18 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _first_speaks() -> Iterator[None]:
+    """Messages come from the first worker alone; from others, errors."""
+    before = logging.root.manager.disable
+    if not is_first_worker():
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
