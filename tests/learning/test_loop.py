@@ -29,7 +29,7 @@ TRUTH = torch.tensor([[0.9, 0.4], [-0.4, 0.9]], dtype=torch.float64)
 @pytest.mark.parametrize(("precision", "accuracy"), [("64-true", 1e-3), ("32-true", 1e-3), ("bf16-mixed", 3e-2)])
 def test_learns_the_matrix_of_a_linear_map_in_any_precision_and_hands_back_float64(precision, accuracy):
     learning = LEARNING.model_copy(update={"precision": precision})
-    family, _ = fitted((0, 1, 2), learning=learning, dropout=False, steps=800, batch_size=64)
+    family, _ = fitted((0, 1, 2), learning=learning, dropout=False, steps=500, batch_size=64)
     assert family.A.dtype == torch.float64
     assert (family.A - TRUTH).abs().max() < accuracy
 
@@ -188,25 +188,3 @@ def test_flops_are_those_of_the_matrix_products_forward_and_backward():
     _, run = fitted(seeds=(0, 1), steps=10, batch_size=16)
     # z A: [16, 2] x [2, 2] per seed forward, and once more for the gradient of A; 2 operations per multiply-add.
     assert run.flops == 10 * 2 * (2 * 16 * 2 * 2) * 2
-
-
-def test_two_workers_train_to_the_weights_of_one(tmp_path):
-    """Under torchrun the very same loop runs on every worker; each sees its share of the batch."""
-    code = """
-        import os, sys, torch
-        from tests.learning.toy import LEARNING, fitted
-        from wm_pipelines.learning.checkpoints import CheckpointStore
-        workers = LEARNING.model_copy(update={"devices": 2, "strategy": "ddp"})
-        family, _ = fitted(store=CheckpointStore(sys.argv[1]), learning=workers, dropout=False, steps=30)
-        torch.save(family.A.detach(), sys.argv[1] + "/" + os.environ["RANK"] + ".pt")
-    """
-    root = Path(__file__).parents[2]
-    script = tmp_path / "job.py"
-    script.write_text(textwrap.dedent(code))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    subprocess.run([*launcher, str(script), str(tmp_path)], cwd=root, env=environment, check=True, capture_output=True)
-    alone, _ = fitted(dropout=False, steps=30)
-    for rank in (0, 1):
-        together = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(together, alone.A.detach(), rtol=1e-9, atol=1e-9)

@@ -1,0 +1,136 @@
+"""Every family that is trained by gradient, in every one of its ways, small; ``python -m`` trains and stores them."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.families.fields import posed
+from tests.families.images import IMAGES, blobs, spec_of, squares
+from tests.families.mechanics import TWO_BODY, bodies_field, body_starts
+from tests.specs import PENDULUM, pendulum, simulated, without
+from wm_pipelines.blocks.workers import rank
+from wm_pipelines.learning.checkpoints import CheckpointStore
+from wm_pipelines.learning.config import LearningConfig
+from wm_pipelines.learning.loop import train
+from wm_pipelines.mappings import deep_merge
+from wm_pipelines.registry import families
+
+VIDEO = spec_of(10, 16, 16, 1, name="video")
+LEARNING = LearningConfig(precision="64-true", progress=False, checkpoint_every=3, log_every=2)
+
+
+def swings():
+    return PENDULUM, pendulum(6, 12)
+
+
+def rows_alone():
+    return PENDULUM, without(pendulum(6, 12), "derivatives")
+
+
+def two_bodies():
+    return TWO_BODY, simulated(bodies_field((1.0, 2.0), (0.0, 0.0)), body_starts((1.0, 2.0), 6), steps=12)
+
+
+def two_bodies_rows():
+    return TWO_BODY, without(two_bodies()[1], "derivatives")
+
+
+def heat():
+    return posed()[:2]
+
+
+def heat_inverse():
+    return posed(unknown={"alpha": [0.05, 3.0]}, measurements={"count": 40, "noise": 0.01})[:2]
+
+
+def images():
+    return IMAGES, {"frames": blobs(24)[0]}
+
+
+def video():
+    return VIDEO, {"frames": squares(24)}
+
+
+SMALL = {"hidden": (8, 8)}
+PINN = {"hidden": (8,), "adaptive_points": 25, "refresh_every": 3, "balance_every": 2, "finish_steps": 4}
+PINN |= {"finish_points": 60, "schedule": {"batch_size": 60}}
+VIEWS = {"predict": "view", "stem": (4, 8), "width": 8, "depth": 1, "heads": 2, "projector": (16, 8)}
+VIEWS |= {"augment": {"elastic": 1.0}}
+BLOCKS = {"patch": 7, "width": 8, "depth": 1, "heads": 2, "predictor_width": 8}
+MASKED = {"predict": "masked", "clip": 8, "patch": 8, "width": 8, "depth": 1, "heads": 2, "mask_block": (1, 1)}
+MASKED |= {"predictor_width": 8, "predictor_depth": 1, "stem": (4, 8), "latent": 4}
+ROLLOUT = {"predict": "rollout", "clip": 8, "widths": (4, 8), "latent": 4, "memory": 2, "hidden": 16, "rollout": 3}
+MAE = {"patch": 4, "width": 8, "depth": 1, "heads": 2, "decoder_width": 8}
+VIT = {"encoder": "vit", "patch": 4, "width": 8, "depth": 1, "heads": 2}
+CNN = {"widths": (4, 8), "projector": (16, 8), "latent": 4}
+STATES = {"context": 1, "horizon": 3, "widths": (16,), "latent": 4, "hidden": 16}
+FRAMES = {"context": 3, "horizon": 2, "widths": (4, 8), "latent": 4, "hidden": 16}
+LOCAL = {**FRAMES, "transition": "local", "maps": 2, "widths": (8, 8), "symmetries": ("rows", "time")}
+TRACKER = {"objects": 1, "extent": 8, "context": 3, "horizon": 2, "width": 8, "memory": 16, "tracked": 8}
+TRACKER |= {"position_batch": 6, "on_positions": 0.5, "symmetries": ("rows", "columns", "transpose", "time")}
+
+CASES = {
+    "mlp": ("mlp", swings, SMALL),
+    "mlp windows": ("mlp", rows_alone, {**SMALL, "window": 2}),
+    "physics_informed known": ("physics_informed", swings, {**SMALL, "adapt_every": 2}),
+    "physics_informed learned": ("physics_informed", swings, {**SMALL, "energy": "learned", "adapt_every": 2}),
+    "physics_informed projected": ("physics_informed", swings, {**SMALL, "projected": True}),
+    "physics_informed visited": ("physics_informed", swings, {**SMALL, "visited": 2, "adapt_every": 2}),
+    "physics_informed rollout": ("physics_informed", swings, {**SMALL, "penalty": "rollout", "energy": "learned"}),
+    "physics_informed windows": (
+        "physics_informed",
+        rows_alone,
+        {**SMALL, "penalty": "rollout", "energy": "learned", "window": 2, "adapt_every": 2},
+    ),
+    "hnn gradient": ("hnn", swings, SMALL),
+    "hnn pairs": ("hnn", rows_alone, {**SMALL, "method": "pairs", "order": 4}),
+    "hnn pairs declared": ("hnn", rows_alone, {**SMALL, "method": "pairs", "structure": "declared"}),
+    "momentum_gnn conservative": ("momentum_gnn", two_bodies, {**SMALL, "training": "gradient"}),
+    "momentum_gnn dynamical": (
+        "momentum_gnn",
+        two_bodies_rows,
+        {**SMALL, "training": "gradient", "form": "dynamical", "spin": True, "messages": 2},
+    ),
+    "pinn": ("pinn", heat, PINN),
+    "pinn inverse": ("pinn", heat_inverse, PINN),
+    "latent_dynamics states": ("latent_dynamics", swings, {**STATES, "stochastic": True}),
+    "latent_dynamics vector": ("latent_dynamics", video, FRAMES),
+    "latent_dynamics local": ("latent_dynamics", video, {**LOCAL, "stochastic": True}),
+    "ijepa sigreg": ("ijepa", images, {**VIEWS, "anti_collapse": "sigreg"}),
+    "ijepa vicreg": ("ijepa", images, {**VIEWS, "anti_collapse": "vicreg"}),
+    "ijepa ema": ("ijepa", images, BLOCKS),
+    "ijepa blocks sigreg": ("ijepa", images, {**BLOCKS, "anti_collapse": "sigreg", "schedule": {"accumulate": 2}}),
+    "vjepa masked": ("vjepa", video, MASKED),
+    "vjepa masked ema": ("vjepa", video, {**MASKED, "anti_collapse": "ema"}),
+    "vjepa rollout": ("vjepa", video, ROLLOUT),
+    "vjepa rollout ema": ("vjepa", video, {**ROLLOUT, "anti_collapse": "ema"}),
+    "mae images": ("mae", images, MAE),
+    "mae video": ("mae", video, {**MAE, "context": 4, "clip": 8}),
+    "contrastive images": ("contrastive", images, {**CNN, "pool": "mean"}),
+    "contrastive video": ("contrastive", video, CNN),
+    "contrastive vit": ("contrastive", video, CNN | VIT),
+    "object_tracker": ("object_tracker", video, TRACKER),
+}
+"""Name -> family, what makes its spec and episodes, its settings."""
+
+
+def trained(case, store=None):
+    """A family after a few steps, in float64 to the end."""
+    name, episodes, settings = CASES[case]
+    kind, (spec, views) = families.get(name), episodes()
+    few = {"steps": 6, "batch_size": 12, "warmup": 1, "gradient_clip": 1.0}
+    family = kind(kind.Config(**deep_merge({"schedule": few}, settings)), spec, (0, 1))
+    family.dtype = torch.float64
+    run = train(family, views, LEARNING, store, case, "data")
+    return family.state_dict(), run.curve
+
+
+def main(folder, *cases):
+    """Train each case; every worker stores its tensors and its learning curve."""
+    for case in cases or CASES:
+        torch.save(trained(case, CheckpointStore(folder)), Path(folder) / f"{case}.{rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
