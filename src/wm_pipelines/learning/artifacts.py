@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import wm_pipelines
-from wm_pipelines.families.base import Family, build
-from wm_pipelines.laws import Laws
+from wm_pipelines.families.base import Family, GivenLaws, build
+from wm_pipelines.laws import Laws, laws_of
 from wm_pipelines.registry import families
 from wm_pipelines.spec import Spec
 
@@ -38,7 +38,7 @@ class TrainedModel:
         """Build the family this model belongs to and load its weights.
 
         Args:
-            laws: for the oracle; None where it is not to be used. spec: another world than the card's.
+            laws: for the oracle; None: those of the spec. spec: of another world than the card's.
         """
         family = self._built(spec, laws)
         family.to(type(family).dtype)
@@ -51,8 +51,11 @@ class TrainedModel:
         return family.to(type(family).dtype).eval()
 
     def _built(self, spec: Spec | None = None, laws: Laws | None = None) -> Family:
-        kind = families.get(self.card["family"])
-        return build(kind, kind.Config(**self.card["config"]), spec or self.spec, self.card["seeds"], laws)
+        kind, spec = families.get(self.card["family"]), spec or self.spec
+        family: Family = build(kind, kind.Config(**self.card["config"]), spec, self.card["seeds"], laws)
+        if laws is None and isinstance(family, GivenLaws):
+            family.laws = laws_of(spec)
+        return family
 
 
 @dataclass(frozen=True)

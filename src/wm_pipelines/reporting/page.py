@@ -32,6 +32,9 @@ BOARD = ("All results", "index.html")
 """Title and file of the first page."""
 
 
+_SOME = " (in some worlds)"
+
+
 def pages() -> dict[str, tuple[str, str]]:
     """Title and file of every task's report; they lie in one folder and link to each other."""
     found = {name: tasks.get(name) for name in tasks.names()}
@@ -39,9 +42,13 @@ def pages() -> dict[str, tuple[str, str]]:
 
 
 def told(scores: pd.DataFrame) -> dict[str, list[str]]:
-    """``"family/variant"`` -> what it is told of its world, or what its functional form contains."""
-    known = scores.assign(model=scores["family"] + "/" + scores["variant"]).groupby("model")["knows"]
-    return {str(model): sorted({word for line in own for word in line.split(",")} - {""}) for model, own in known}
+    """``"family/variant"`` -> what it is told or its form contains; marked where that is in some worlds only."""
+    found = {}
+    for model, own in scores.groupby(scores["family"] + "/" + scores["variant"]):
+        by_world = [set(str(line).split(",")) - {""} for line in own.groupby("world")["knows"].first()]
+        everywhere = set.intersection(*by_world)
+        found[str(model)] = [w if w in everywhere else f"{w}{_SOME}" for w in sorted(set.union(*by_world))]
+    return found
 
 
 def render(
@@ -73,6 +80,7 @@ def render(
         plotly=Markup(_plotly_source()) if figures else None,
         colours={m: palette.colour(m) for m in models},
         told=told or {},
+        told_words=sorted({word.removesuffix(_SOME) for words in (told or {}).values() for word in words}),
         provenance=nested(provenance),
         beside=linked,
         **content,
