@@ -18,7 +18,7 @@ class BatchSource:
 
     Args:
         examples: tensors of equal first length N. seeds: one order per seed. batch_size: examples per seed and step.
-        rank, world: this worker's place among all, from torch.distributed.
+        rank, world: this worker's number and how many there are, from torch.distributed.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class BatchSource:
         self.length = next(iter(lengths.values()))
         self.batch_size = min(batch_size, self.length)
         if self.batch_size % world:
-            raise UserError(f"schedule.batch_size {self.batch_size} does not divide over {world} devices")
+            raise UserError(f"schedule.batch_size {self.batch_size} does not divide over {world} workers")
         self.share = slice(rank, None, world)
         self._passes: dict[int, Tensor] = {}
 

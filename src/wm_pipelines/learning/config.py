@@ -14,14 +14,14 @@ from wm_pipelines.mappings import Settings, deep_merge
 class LearningConfig(Settings):
     """The ``learning`` parameters of a task, the same for every family.
 
+    How many workers there are is told by torch.distributed's environment: start with `torchrun`.
+
     The number of threads is part of the configuration and not of the machine, because sums over several threads round
     differently: with one thread the same seed gives the same bits on 2 cores and on 64.
     """
 
     accelerator: Literal["cpu", "cuda", "gpu", "mps", "auto"] = "cpu"
-    devices: int | Literal["auto"] = 1
-    nodes: int = Field(1, ge=1, description="machines; more than one needs a launcher such as torchrun")
-    strategy: str = Field("auto", description="Lightning Fabric strategy: auto, ddp, fsdp …")
+    strategy: str = Field("auto", description="Lightning Fabric strategy of several workers: auto, ddp, fsdp …")
     precision: Literal["64-true", "32-true", "bf16-mixed", "16-mixed"] = "64-true"
     threads: int = Field(1, ge=1, description="CPU threads of one training")
     checkpoint_every: int = Field(500, ge=1, description="optimiser steps between two checkpoints")

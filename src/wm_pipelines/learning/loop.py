@@ -71,7 +71,7 @@ def train(
     Args:
         family: an untrained family (all its seeds are trained together).
         episodes: training episodes as tensors, see `Family.examples`.
-        learning: devices, precision, checkpoints. store: where checkpoints go; None keeps none.
+        learning: accelerator, precision, checkpoints. store: where checkpoints go; None keeps none.
         name: of the checkpoint's file. data_hash: of the episodes. called: what messages call the training.
 
     Raises:
@@ -196,7 +196,8 @@ class _Gradient:
         for part in range(accumulate):
             batch = self.batches.batch(step * accumulate + part)
             with self.fabric.no_backward_sync(self.module, enabled=part < accumulate - 1):
-                loss, terms = self.module.loss(batch, (step + part / accumulate) / self.schedule.steps)
+                with self.fabric.autocast():  # of one worker Fabric would not see to it
+                    loss, terms = self.module.loss(batch, (step + part / accumulate) / self.schedule.steps)
                 # Seeds share no parameter: the gradient of the sum is each seed's own gradient.
                 self.fabric.backward(loss.sum() / accumulate)
         if self.schedule.gradient_clip is not None:
