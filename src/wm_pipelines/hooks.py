@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -14,6 +15,8 @@ from kedro.pipeline import Pipeline
 from wm_pipelines.files import hold
 from wm_pipelines.pipelines.combinations import combinations, data_root
 from wm_pipelines.registry import tasks
+
+_FIRST = os.environ.get("RANK", "0") == "0"  # of the workers that torchrun starts, each of which runs the pipeline
 
 
 class ProjectHooks:
@@ -38,12 +41,13 @@ class ProjectHooks:
 
         del run_params, catalog
         check_settings(self._parameters, pipeline.inputs())
-        self._held = hold(data_root(), "kedro " + " ".join(sys.argv[1:]))
+        if _FIRST:
+            self._held = hold(data_root(), "kedro " + " ".join(sys.argv[1:]))
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Show the tables, and where the reports lie."""
-        made, folder = pipeline.all_outputs(), data_root() / "08_reporting"
+        made, folder = pipeline.all_outputs() if _FIRST else set(), data_root() / "08_reporting"
         for name in combinations():
             if f"{name}_summary" in made:
                 click.echo(f"\n{catalog.load(f'{name}_summary')}")
