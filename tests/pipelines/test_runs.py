@@ -1,287 +1,284 @@
-"""Whole runs of ``kedro run --env=smoke --pipeline=physics_eval``, as a user starts them."""
+"""Everything at smoke sizes, once: what lies there afterwards, and that it is the same however it was run."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
-from tests.pipelines.conftest import Project
-from wm_pipelines.pipelines.configuration import FamilyParameters
+from tests.pipelines.conftest import ROOT, Project
+from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
+from wm_pipelines.registry import families, tasks
 
 pytestmark = pytest.mark.pipeline
 
-COLUMNS = ["world", "family", "variant", "seed", "split", "metric", "step", "value", "ci_low", "ci_high", "n", "unit"]
+SMOKE = {
+    "physics": {"mass_spring", "two_body"},
+    "fields": {"heat_1d", "heat_1d_inverse"},
+    "images": {"mnist"},
+    "videos": {"pendulum_video"},
+}
+COSTS = {"train_seconds", "train_flops", "parameters", "peak_memory_mb"}
 
 
-def test_the_leaderboard_holds_every_combination_with_intervals(finished):
-    table = pd.read_parquet(finished.data / "08_reporting/leaderboard.parquet")
-    assert list(table.columns) == COLUMNS
-    assert not table.duplicated(COLUMNS[:7]).any()
-    lists = yaml.safe_load((finished.folder / "conf/base/globals.yml").read_text())
-    for world in ("mass_spring", "two_body"):
-        judged = set(table[table["world"] == world]["family"])
-        expected = set(lists["families"]) - ({"momentum_gnn"} if world == "mass_spring" else set())
-        assert judged == expected
-    mse = table[(table["metric"] == "mse") & (table["split"] == "test")]
-    assert set(mse["seed"]) == {0, 1}
-    assert set(mse["step"]) == {-1, 1, 10}
-    assert ((mse["ci_low"] <= mse["value"]) & (mse["value"] <= mse["ci_high"])).all()
-    assert set(table[table["split"] == "train"]["metric"]) <= {
-        "train_seconds",
-        "train_flops",
-        "parameters",
-        "peak_memory_mb",
+@pytest.fixture(scope="module")
+def table(finished: Project) -> pd.DataFrame:
+    return finished.leaderboard()
+
+
+# ---------------------------------------------------------------- the leaderboard
+
+
+def test_the_leaderboard_holds_every_combination_once(table):
+    assert tuple(table.columns) == LEADERBOARD_COLUMNS
+    assert not table.duplicated(list(LEADERBOARD_COLUMNS[: LEADERBOARD_COLUMNS.index("value")])).any()
+    assert {task: set(own["world"]) for task, own in table.groupby("task")} == SMOKE
+    families_of = {task: set(own["family"]) for task, own in table.groupby("task")}
+    assert families_of["images"] == {"raw_pixels", "ijepa", "mae", "contrastive"}
+    assert {"persistence", "oracle", "hnn", "latent_dynamics"} <= families_of["physics"]
+    assert {"raw_pixels", "vjepa", "mae", "latent_dynamics", "object_tracker"} <= families_of["videos"]
+    assert table["value"].notna().all()
+    assert (table["ci_low"].isna() | (table["ci_low"] <= table["ci_high"])).all()
+    for task, own in table.groupby("task"):
+        assert set(own[own["split"] == "train"]["metric"]) <= COSTS, task
+        assert set(own["seed"]) == {0, 1}, task
+
+
+def test_every_row_says_what_the_family_was_shown_and_told(table):
+    assert {task: set(own["view"]) for task, own in table.groupby("task")} == {
+        "physics": {"states"},
+        "fields": {"interior"},
+        "images": {"frames"},
+        "videos": {"frames"},
     }
+    told = {family: set(own["knows"]) for family, own in table.groupby("family")}
+    for family in ("persistence", "mlp", "latent_dynamics", "raw_pixels", "ijepa", "vjepa", "mae", "contrastive"):
+        assert told[family] == {""}, family
+    assert told["oracle"] == {"simulator"}
+    assert all("equations" in line for line in told["pinn"])
+    assert all(line == ",".join(sorted(line.split(","))) for lines in told.values() for line in lines)
 
 
-def test_the_oracle_is_the_ceiling_and_persistence_the_floor(finished):
-    table = pd.read_parquet(finished.data / "08_reporting/leaderboard.parquet")
-    horizon = table[(table["metric"] == "horizon")].groupby(["world", "family"])["value"].max()
-    for world in ("mass_spring", "two_body"):
+def test_csv_parts_and_union_say_the_same(finished, table):
+    pd.testing.assert_frame_equal(
+        table.fillna(""), pd.read_csv(finished.reports / "leaderboard.csv").fillna(""), check_dtype=False
+    )
+    parts = pd.concat(pd.read_parquet(p) for p in sorted((finished.reports / "leaderboard_parts").glob("*.parquet")))
+    assert len(parts) == len(table)
+
+
+def test_physics_the_oracle_is_the_ceiling_and_persistence_the_floor(table):
+    physics = table[table["task"] == "physics"]
+    horizon = physics[physics["metric"] == "horizon"].groupby(["world", "family"])["value"].max()
+    for world in SMOKE["physics"]:
         assert horizon[world, "oracle"] == horizon[world].max()
         assert horizon[world, "persistence"] < 0.5 * horizon[world, "oracle"]
+    mse = physics[physics["metric"] == "mse"]
+    assert set(mse["step"]) == {-1, 1, 10}
+    assert ((mse["ci_low"] <= mse["value"]) & (mse["value"] <= mse["ci_high"])).all()
+    assert "momentum_gnn" not in set(physics[physics["world"] == "mass_spring"]["family"])
 
 
-def test_csv_and_parquet_say_the_same(finished):
-    folder = finished.data / "08_reporting"
-    pd.testing.assert_frame_equal(
-        pd.read_parquet(folder / "leaderboard.parquet"), pd.read_csv(folder / "leaderboard.csv"), check_dtype=False
-    )
+def test_fields_are_judged_by_reference_equations_and_coefficients(table):
+    fields = table[(table["task"] == "fields") & (table["split"] == "test")]
+    judged = {"relative_l2_u", "residual_norm", "boundary_error", "energy_balance_error", "step_ms"}
+    found = {"coefficient_alpha", "coefficient_error", "coefficient_covered", "coefficient_identified"}
+    assert set(fields.query("world == 'heat_1d'")["metric"]) == judged
+    assert set(fields.query("world == 'heat_1d_inverse'")["metric"]) == judged | found
+    collocation = fields.query("family == 'random_feature_collocation'")
+    assert collocation.query("metric == 'relative_l2_u'")["value"].max() < 1e-2
+    assert collocation.query("metric == 'coefficient_error'")["value"].max() < 1e-2
+    alpha = fields.query("metric == 'coefficient_alpha'")
+    assert ((alpha["ci_low"] < alpha["value"]) & (alpha["value"] < alpha["ci_high"])).all()
+    assert set(alpha["unit"]) == {"m^2/s"}
 
 
-def test_the_run_says_where_the_report_lies(finished):
-    report = finished.data / "08_reporting/index.html"
-    assert str(report.resolve()) in finished.log.stdout
-    text = report.read_text()
-    assert "two_body" in text
-    loaded = re.findall(r"""<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=["']?(https?:[^"' >]*)""", text)
-    assert not loaded, "the report must work offline"
+def test_images_every_model_stands_beside_raw_pixels_and_its_untrained_control(table):
+    rows = table[table["task"] == "images"]
+    probes = rows[rows["metric"] == "linear_probe"]
+    models = set(zip(probes["family"], probes["variant"], strict=True))
+    trained = {(f, v) for f, v in models if not v.endswith("_untrained")} - {("raw_pixels", "plain")}
+    assert trained
+    assert {(f, f"{v}_untrained") for f, v in trained} <= models
+    assert probes["value"].between(0, 1).all()
+    assert set(probes["n"]) == {200}
+    assert {"knn_probe", "attentive_probe", "effective_rank", "rankme", "collapsed"} <= set(rows["metric"])
 
 
-def test_same_seed_twice_gives_identical_files(finished, project):
-    project.run()
-    assert project.hashes() == finished.hashes()
+def test_videos_are_judged_by_physics_frames_and_surprise(table):
+    rows = table[table["task"] == "videos"]
+    probed = {"r2_position_probed", "r2_velocity_probed", "energy_error_probed", "horizon_probed"}
+    surprise = {"surprise_teleport_auc", "surprise_energy_jump_auc"}
+    for family in ("raw_pixels", "vjepa"):
+        assert probed | surprise <= set(rows[rows["family"] == family]["metric"]), family
+    steps = rows[(rows["metric"] == "r2_position_predicted_probed") & (rows["family"] == "raw_pixels")]["step"]
+    assert set(steps) == {1, 2, 3, 4}
+    assert {"mse", "psnr", "ssim", "mse_per_frame", "embedding_mmd"} <= set(rows[rows["family"] == "mae"]["metric"])
 
 
-def test_a_run_killed_at_several_points_ends_in_the_same_files(finished, project):
-    arguments = project.command("run", "--env=smoke", "--pipeline=physics_eval")
-    killed = 0
-    for wait in (4.0, 6.0, 8.0):
-        running = subprocess.Popen(
-            arguments, cwd=project.folder, env=project.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(wait)
-        killed += running.poll() is None
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-    assert killed > 0
-    project.run()
-    assert project.hashes() == finished.hashes()
+# ---------------------------------------------------------------- the reports
 
 
-def test_running_one_pipeline_keeps_the_other_pipelines_rows(finished):
-    parts = finished.data / "08_reporting/leaderboard_parts"
-    rows = pd.read_parquet(parts / "physics_eval.parquet").head(1).assign(world="elsewhere")
-    rows.to_parquet(parts / "other_eval.parquet")
-    try:
-        finished.run("--tags=collect")
-        table = pd.read_parquet(finished.data / "08_reporting/leaderboard.parquet")
-        assert "elsewhere" in set(table["world"])
-        assert "two_body" in set(table["world"])
-    finally:
-        (parts / "other_eval.parquet").unlink()
-        finished.run("--tags=collect,report")
+def test_the_run_says_where_the_reports_lie(finished):
+    said = (finished.folder / "said.txt").read_text()
+    for name in ["index.html", *(tasks.get(task).file for task in SMOKE)]:
+        assert str((finished.reports / name).resolve()) in said
 
 
-def change(project: Project, file: str, text: str) -> None:
-    path = project.folder / "conf" / "smoke" / file
-    path.parent.mkdir(exist_ok=True)
-    merged = yaml.safe_load(path.read_text()) if path.exists() else {}
-    for key, value in yaml.safe_load(text).items():
-        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
-    path.write_text(yaml.safe_dump(merged))
+@pytest.mark.parametrize("page", ["index", *SMOKE])
+def test_reports_need_nothing_but_a_browser(finished, page):
+    text = (finished.reports / f"{page}.html").read_text()
+    markup = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.S)
+    tags = re.findall(r"<(?:img|source|link|script|a|iframe)\b[^>]*>", markup)
+    sources = [source for tag in tags for source in re.findall(r'(?:src|href|srcset)="([^"]*)"', tag)]
+    elsewhere = {source for source in sources if not source.startswith(("data:", "#"))}
+    assert all((finished.reports / name).is_file() for name in elsewhere), elsewhere
+    for world in SMOKE.get(page, ()):
+        assert world in text
 
 
-MISTAKES = {
-    "unknown world": (
-        "globals.yml",
-        "worlds: [nowhere]",
-        r"no parameters for 'nowhere'.*parameters_nowhere\.yml",
-    ),
-    "unknown kind of world": (
-        "parameters_mass_spring.yml",
-        "mass_spring: {world: nowhere}",
-        r"unknown world 'nowhere'; known: .*pendulum",
-    ),
-    "unknown family": (
-        "globals.yml",
-        "families: [oracle, magic]",
-        r"no parameters for 'magic'",
-    ),
-    "empty list": (
-        "globals.yml",
-        "worlds: []",
-        r"'worlds' must be a non-empty list",
-    ),
-    "negative mass": (
-        "parameters_mass_spring.yml",
-        "mass_spring: {parameters: {mass: -1}}",
-        r"mass_spring\.parameters\.mass.*greater than 0",
-    ),
-    "wrong unit": (
-        "parameters_mass_spring.yml",
-        "mass_spring: {parameters: {mass: 3 s}}",
-        r"mass_spring\.parameters\.mass.*kg.*3 s",
-    ),
-    "misspelt parameter": (
-        "parameters_mass_spring.yml",
-        "mass_spring: {parameters: {mas: 1}}",
-        r"mass_spring\.parameters\.mas.*unknown",
-    ),
-    "no episodes": (
-        "parameters_mass_spring.yml",
-        "mass_spring: {splits: {train: {episodes: 0, steps: 3}}}",
-        r"splits\.train\.episodes.*greater than or equal to 1, got 0",
-    ),
-    "negative seed": (
-        "globals.yml",
-        "seeds: [-1]",
-        r"parameter 'seeds'.*>= 0",
-    ),
-    "seed twice": (
-        "globals.yml",
-        "seeds: [1, 1]",
-        r"parameter 'seeds'.*twice",
-    ),
-    "unknown family setting": (
-        "parameters_mlp.yml",
-        "mlp: {hiden: 3}",
-        r"mlp.*hiden.*unknown",
-    ),
-    "impossible schedule": (
-        "parameters_mlp.yml",
-        "mlp: {schedule: {steps: 0}}",
-        r"mlp.*schedule\.steps.*got 0",
-    ),
-    "unknown device": (
-        "parameters.yml",
-        "learning: {accelerator: abacus}",
-        r"learning\.accelerator.*abacus",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_the_parameters_is_one_clear_line(project, name):
-    file, text, pattern = MISTAKES[name]
-    change(project, file, text)
-    done = project.kedro("run", "--env=smoke", "--pipeline=physics_eval")
-    message = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" not in line and line.strip()]
-    assert done.returncode == 1
-    assert message[0].startswith("Error: "), "\n".join(message[:20])
-    assert re.search(pattern, message[0]), message[0]
-    assert len(message) == 1, message
-    assert not project.data.exists(), "nothing is written before the parameters are right"
-
-
-def broken(path: Path, how: str) -> bytes:
-    data = path.read_bytes()
-    path.write_bytes({"truncated": data[: len(data) // 2], "corrupt": data[:-9] + b"\x01" + data[-8:]}[how])
-    return data
-
-
-@pytest.mark.parametrize(
-    ("file", "how", "pipeline"),
-    [
-        ("03_primary/two_body/train.arrow", "truncated", "training"),
-        ("06_models/mlp/two_body/plain.safetensors", "truncated", "evaluation"),
-        ("06_models/mlp/two_body/plain.safetensors", "corrupt", "evaluation"),
-        ("07_model_output/mlp/two_body_scores.parquet", "truncated", "evaluation --tags=collect"),
-        ("08_reporting/collected/mlp_rollouts.safetensors", "truncated", "reporting"),
-    ],
-)
-def test_a_damaged_file_is_one_clear_line_and_earlier_results_stay(finished, file, how, pipeline):
-    before = finished.hashes()
-    original = broken(finished.data / file, how)
-    try:
-        done = finished.kedro("run", "--env=smoke", *f"--pipeline={pipeline}".split())
-        errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-        assert done.returncode == 1
-        assert len(errors) == 1, done.stderr[-2000:]
-        assert Path(file).name in errors[0]
-        assert "kedro run" in errors[0]
-        assert "Traceback" not in done.stderr
-    finally:
-        (finished.data / file).write_bytes(original)
-    assert finished.hashes() == before
-
-
-def test_missing_inputs_say_which_pipeline_makes_them(project):
-    done = project.kedro("run", "--env=smoke", "--pipeline=training")
-    assert done.returncode == 1
-    assert "kedro run --pipeline=data_ingestion" in done.stderr.splitlines()[-1]
-
-
-def test_a_place_that_cannot_be_written_is_one_clear_line(project):
-    (project.folder / "data").mkdir(exist_ok=True)
-    project.data.write_text("a file where the folder should be")
-    done = project.kedro("run", "--env=smoke", "--pipeline=data_ingestion")
-    assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1
-    assert str(Path("data/smoke")) in errors[0]
-
-
-def test_a_notebook_reads_the_results(finished):
+def test_a_notebook_reads_the_results(finished, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
 
-    source = Path(__file__).parents[2] / "notebooks" / "read_the_results.ipynb"
-    os.environ["KEDRO_ENV"] = "smoke"
-    try:
-        notebook = nbformat.read(source, as_version=4)
-        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(finished.folder)}}).execute()
-    finally:
-        del os.environ["KEDRO_ENV"]
+    monkeypatch.setenv("KEDRO_ENV", "smoke")
+    notebook = nbformat.read(ROOT / "notebooks" / "read_the_results.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(finished.folder)}}).execute()
     assert any("image/png" in out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", []))
 
 
-def test_the_registry_lists_the_pipelines(project):
-    done = project.kedro("registry", "list")
-    assert done.returncode == 0
-    assert "physics_eval" in done.stdout
+def test_a_model_travels_with_its_card(finished):
+    from wm_pipelines.datasets.local import ModelsDataset
+
+    for path in sorted((finished.data / "06_models").glob("*/*/*")):
+        for variant, model in ModelsDataset(filepath=str(path)).load().variants.items():
+            task, family, world = path.parts[-3:]
+            card = model.card
+            assert (card["task"], card["family"], card["world"], card["variant"]) == (task, family, world, variant)
+            assert {"config", "seeds", "data_hash", "versions", "fingerprint", "spec", "view", "knows"} <= set(card)
+            assert card["spec"]["name"] == world
+            assert isinstance(model.restore(), families.get(family))
 
 
-def test_tuning_writes_parameters_that_the_next_run_uses_and_goes_on_where_it_stopped(finished):
-    settings = "tuning.world=mass_spring,tuning.trials={},tuning.processes=1"
-    first = finished.kedro("run", "--env=smoke", "--pipeline=tuning", "--params", settings.format(2))
-    assert first.returncode == 0, first.stderr[-2000:]
-    finished.kedro("run", "--env=smoke", "--pipeline=tuning", "--params", settings.format(3))
-    trials = pd.read_csv(finished.data / "08_reporting/tuning_trials.csv")
-    assert list(trials["number"]) == [0, 1, 2]
-    assert set(trials["state"]) == {"COMPLETE"}
-    best = trials.loc[trials["value"].idxmin()]
-    tuned = yaml.safe_load((finished.folder / "conf/tuned/parameters_mlp.yml").read_text())
-    settings = FamilyParameters(**tuned["mlp"]).resolve("plain", "mass_spring")
-    assert settings["schedule"]["learning_rate"] == pytest.approx(best["schedule.learning_rate"])
-    assert "schedule" not in FamilyParameters(**tuned["mlp"]).resolve("plain", "two_body")
+# ---------------------------------------------------------------- the same bytes
 
 
-def test_a_search_of_parameters_that_do_not_exist_is_one_clear_line(finished):
-    done = finished.kedro(
-        "run", "--env=smoke", "--pipeline=tuning", "--params", "tuning.world=mass_spring,tuning.space.hiden.type=int"
-    )
-    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert done.returncode == 1
-    assert len(errors) == 1, done.stderr[-2000:]
-    assert "hiden" in errors[0]
-    unknown = finished.kedro("run", "--env=smoke", "--pipeline=tuning", "--params", "tuning.world=nowhere")
-    assert "'nowhere' has no parameter file" in unknown.stderr
+def test_killed_and_run_by_several_processes_it_ends_in_the_same_bytes(finished, project):
+    running = project.start("--runner=ParallelRunner")
+    try:
+        while not any(project.data.glob("07_model_output/*/*/*/results/results.json")):
+            assert running.poll() is None, "ended before anything was judged"
+            time.sleep(0.01)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    assert not (project.reports / "leaderboard.parquet").exists()
+    assert project.start("--runner=ParallelRunner").wait() == 0
+    expected = finished.hashes()
+    assert {name: digest for name, digest in project.hashes().items() if expected.get(name) != digest} == {}
+    assert set(project.hashes()) == set(expected)
+    assert not [path for path in project.data.rglob(".*") if path.name != ".lock"], "nothing half-written is left"
+
+
+def test_a_second_run_reuses_what_is_there_and_changes_nothing(finished, caplog):
+    before, node = finished.hashes(), "physics.mlp.train_two_body"
+    with caplog.at_level("INFO", logger="wm_pipelines"):
+        finished.run("--pipeline=physics_eval", f"--nodes={node}")
+        assert "mlp/plain on two_body: unchanged" in caplog.text
+        caplog.clear()
+        finished.run("--pipeline=physics_eval", f"--nodes={node}", "--params=tasks.physics.learning.resume=false")
+        assert "unchanged" not in caplog.text
+    assert finished.hashes() == before
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.fixture
+def restored(finished, tmp_path):
+    """Give a file or folder of the finished run; it is as before afterwards."""
+    kept = {}
+
+    def keep(name: str) -> Path:
+        path = finished.data / name
+        copy = shutil.copytree if path.is_dir() else shutil.copy2
+        kept[path] = copy(path, tmp_path / str(len(kept)))
+        return path
+
+    yield keep
+    for path, copy in kept.items():
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.move(copy, path)
+
+
+def written(project: Project) -> dict[Path, int]:
+    """When every file was written."""
+    return {path: path.stat().st_mtime_ns for path in project.data.rglob("[!.]*") if path.is_file()}
+
+
+DAMAGES = [
+    ("03_primary/two_body/train.arrow", "corrupt", "physics.mlp.train_two_body"),
+    ("03_primary/two_body/train.arrow", "missing", "physics.mlp.train_two_body"),
+    ("06_models/physics/mlp/two_body/plain.safetensors", "truncated", "physics.mlp.evaluate_two_body"),
+    ("06_models/physics/mlp/two_body/plain.json", "corrupt", "physics.mlp.evaluate_two_body"),
+    ("07_model_output/physics/mlp/two_body/results/scores.parquet", "truncated", "physics.leaderboard.gather"),
+    ("07_model_output/physics/mlp/two_body/training/curves.csv", "corrupt", "physics.report.report"),
+]
+
+
+@pytest.mark.parametrize(("file", "how", "node"), DAMAGES)
+def test_a_damaged_file_is_one_line_and_earlier_results_stay(finished, restored, file, how, node):
+    path = restored(file)
+    data = path.read_bytes()
+    path.unlink()
+    if how != "missing":
+        path.write_bytes(data[: len(data) // 2] if how == "truncated" else data[:-9] + b"\x01" + data[-8:])
+    before = written(finished)
+    error = finished.error_of("--pipeline=physics_eval", f"--nodes={node}")
+    assert path.name in error
+    assert "kedro run" in error
+    assert written(finished) == before
+
+
+def test_a_model_of_other_episodes_is_refused(finished, restored):
+    restored("03_primary/mass_spring")
+    finished.run("--pipeline=data_ingestion", "--namespaces=mass_spring", "--params=mass_spring.seed=1")
+    error = finished.error_of("--pipeline=evaluation", "--nodes=physics.mlp.evaluate_mass_spring")
+    assert "mlp/plain on mass_spring: the model was trained on episodes" in error
+
+
+def test_results_of_other_code_are_named_and_left_out(finished, restored, caplog):
+    made_from = restored("08_reporting") / "leaderboard_parts" / "fields.json"
+    made_from.write_text(re.sub(r'"code": "\w+"', '"code": "0"', made_from.read_text()))
+    finished.run("--nodes=board.leaderboard")
+    assert set(finished.leaderboard()["task"]) == set(SMOKE) - {"fields"}
+    assert "The results of 'fields' are stale" in caplog.text
+    assert "kedro run --pipeline=field_eval" in caplog.text
+
+
+def test_a_place_that_cannot_be_written_is_one_line(project):
+    project.data.write_text("a file where the folder should be")
+    assert "data/smoke" in project.error_of("--pipeline=data_ingestion")
+
+
+def test_missing_inputs_say_which_pipeline_makes_them(project):
+    assert "kedro run --pipeline=data_ingestion" in project.error_of("--nodes=physics.mlp.train_two_body")
+
+
+def test_one_run_at_a_time_has_a_data_folder(project):
+    running = project.start("--pipeline=data_ingestion")
+    try:
+        while not (project.data / ".lock").exists() or not (project.data / ".lock").read_bytes():
+            assert running.poll() is None
+            time.sleep(0.01)
+        os.kill(running.pid, signal.SIGSTOP)
+        assert f"in use by another run (process {running.pid}" in project.error_of("--pipeline=data_ingestion")
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
