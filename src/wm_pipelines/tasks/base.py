@@ -57,7 +57,7 @@ class Results:
 
 
 class Task(ABC):
-    """One yardstick. Subclasses set the class variables and give `judge` and `page`.
+    """One yardstick. Subclasses set the class variables and give `judge`, and `page` where tables do not say it all.
 
     Attributes:
         name: in parameter files and on the leaderboard. pipeline: what users type.
@@ -134,9 +134,12 @@ class Task(ABC):
 
         return format_terminal(summary_table(scores), self.main_metrics)
 
-    @abstractmethod
     def page(self, results: Results) -> str:
-        """The report: one HTML page that needs nothing else."""
+        """The report: one HTML page that needs nothing else; here: tables and learning curves."""
+        from wm_pipelines.reporting.tables import page
+
+        r = results
+        return page(self.name, self.title, r.scores, r.curves, r.not_applicable, r.provenance)
 
     def figures(self, results: Results) -> dict[str, Any]:
         """Plotly figures for kedro viz, ``"world_name"`` -> figure; here: none."""

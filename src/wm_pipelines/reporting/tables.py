@@ -1,0 +1,57 @@
+"""The report of a task that has no page of its own: a table per world and split, learning curves, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from wm_pipelines.reporting import page as frame
+from wm_pipelines.reporting.plots import learning_curves
+from wm_pipelines.reporting.style import Palette, metric_order, model_order
+from wm_pipelines.reporting.summary import summary_table
+
+
+def page(
+    task: str,
+    title: str,
+    scores: pd.DataFrame,
+    curves: Mapping[str, pd.DataFrame],
+    not_applicable: Sequence[tuple[str, str, str]],
+    provenance: Mapping[str, Any],
+) -> str:
+    """One HTML page that needs nothing else; equal content gives equal bytes.
+
+    Args:
+        task: its name. title: of the page. scores: its part of the leaderboard. curves: ``"world/family/variant"`` ->
+            learning curve. not_applicable: (world, family, reason). provenance: names to text, numbers or mappings.
+    """
+    summary = summary_table(scores)
+    models = model_order(summary["family"] + "/" + summary["variant"])
+    palette = Palette(models)
+    worlds = []
+    for index, (world, own) in enumerate(summary.groupby("world")):
+        drawn = {"curves": curve} if (curve := learning_curves(curves, str(world), palette)) is not None else {}
+        worlds.append(
+            {
+                "name": world,
+                "anchor": f"world-{index}",
+                "tables": [(s, frame.numbers(t, metric_order(t["metric"].unique()))) for s, t in own.groupby("split")],
+                "not_applicable": [(family, reason) for where, family, reason in not_applicable if where == world],
+                "legend": frame.legend(drawn),
+                "figures": [frame.embedded(f"{name}-{index}", figure) for name, figure in drawn.items()],
+            }
+        )
+    return frame.render(
+        "tables.html.j2",
+        task,
+        models,
+        figures=any(world["figures"] for world in worlds),
+        provenance=provenance,
+        told=frame.told(scores),
+        title=title,
+        worlds=worlds,
+        glossary=[],
+        seeds=int(scores["seed"].nunique()),
+    )
