@@ -95,9 +95,9 @@ def test_the_pendulum_is_recovered(swings, structure, recorded, bar):
 def test_noise_on_the_states_is_an_offset_per_trajectory(structure, bar):
     """Its spread is found to the uncertainty of a spread of 25 x 30 numbers, 1 / sqrt(2 x 750) = 3 %, five times."""
     noisy = simulated(pendulum_field, starts(25), noise=0.1, seed=4)
-    model = fit(PENDULUM, noisy, features=60, structure=structure)
+    model = fit(PENDULUM, noisy, features=40, structure=structure)
     torch.testing.assert_close(model.noise_level, torch.full((2,), 0.1, dtype=torch.float64), rtol=0.15, atol=0)
-    naive = fit(PENDULUM, noisy, features=60, structure=structure, noise="none")
+    naive = fit(PENDULUM, noisy, features=40, structure=structure, noise="none")
     ours, theirs = (energy_mse(m, pendulum_energy, pendulum_field, starts(8, 9)) for m in (model, naive))
     assert ours.max() < bar
     assert ours.max() < theirs.min() / 3
@@ -150,7 +150,7 @@ def test_gravity_and_charge_are_told_apart_by_their_couplings(three_bodies):
 
 
 def test_non_separable_energy_is_conserved_by_the_implicit_roll_out():
-    model = fit(COUPLED, simulated(coupled_field, coupled_starts(40), steps=20), features=160, structure="declared")
+    model = fit(COUPLED, simulated(coupled_field, coupled_starts(30), steps=20), features=120, structure="declared")
     assert not model.separable
     start = 0.75 * coupled_starts(4, 1)
     assert energy_mse(model, coupled_energy, coupled_field, start, steps=50).max() < 1e-7
@@ -163,7 +163,7 @@ def test_non_separable_energy_is_conserved_by_the_implicit_roll_out():
 
 def test_separability_is_found_not_assumed(swings):
     assert fit(PENDULUM, swings, features=60).separable
-    assert not fit(COUPLED, simulated(coupled_field, coupled_starts(40), steps=20), features=200).separable
+    assert not fit(COUPLED, simulated(coupled_field, coupled_starts(30), steps=20), features=120).separable
 
 
 def test_a_mechanism_whose_inertia_turns_is_recognised():

@@ -119,7 +119,7 @@ def test_pairwise_forces_need_particles(name):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    quick = {"hnn": {"schedule": {"steps": 5}, "hidden": (16, 16)}, "hamiltonian_regression": {"features": 60}}
+    quick = {"hnn": {"schedule": {"steps": 5}, "hidden": (16, 16)}, "hamiltonian_regression": {"features": 40}}
     return fitted(request.param, PENDULUM, pendulum(25, 20), **quick[request.param])[0]
 
 
@@ -139,7 +139,7 @@ def test_half_steps_end_where_whole_steps_end(model):
 
 
 def test_the_learned_energy_shows_no_drift(model):
-    states = rolled(model, pendulum_starts(6, 5), 150)
+    states = rolled(model, pendulum_starts(6, 5), 60)
     energy = model.hamiltonian(states).detach()
     unit = (states[:, :, 0] * model.gradient(states[:, :, 0])).abs().sum(-1).mean(1)[:, None, None].detach()
     assert ((energy - energy[..., :1]).abs() / unit).max() < 100 * model.config.tolerance
