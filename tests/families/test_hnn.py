@@ -26,7 +26,7 @@ from wm_pipelines.integrators import dop853
     [
         ("derivative", "none", 250, True),
         ("derivative", "none", 250, False),
-        ("pairs", "declared", 60, False),
+        ("pairs", "declared", 50, False),
         ("pairs", "none", 30, False),
     ],
 )

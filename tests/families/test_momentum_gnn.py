@@ -392,7 +392,7 @@ def test_mean_forces_between_rows_are_exact_for_a_constant_force():
 def test_trained_by_gradient_on_forces_or_through_the_integrator(form, recorded):
     world, views = gravity(steps=20)
     views = views if recorded else without(views, "derivatives")
-    schedule = {"steps": 150 if recorded else 60, "batch_size": 64, "learning_rate": 1e-2}
+    schedule = {"steps": 150 if recorded else 40, "batch_size": 64, "learning_rate": 1e-2}
     config = {"training": "gradient", "hidden": (16, 16), "integrator": "leapfrog", "substeps": 2, **FORMS[form]}
     family, run = fitted("momentum_gnn", world.spec, views, schedule=schedule, **config)
     untrained = MomentumGNN(family.config, world.spec, family.seeds)
