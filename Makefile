@@ -45,8 +45,8 @@ viz: $(READY) ## kedro viz
 test: $(READY) ## everything that CI checks, except lint
 	$(PYTEST) -m 'not slow'
 
-test-fast: $(READY) ## a minute: no pipelines, no processes
-	$(PYTEST) -m 'not slow and not pipeline' -x
+test-fast: $(READY) ## a minute: no pipelines, no processes, no long trainings
+	$(PYTEST) -m 'not (slow or pipeline or training)' -x
 
 test-all: $(READY) ## also what takes minutes, with coverage
 	$(PYTEST) --cov=wm_pipelines --cov-report=term:skip-covered

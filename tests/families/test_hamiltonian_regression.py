@@ -91,6 +91,7 @@ def test_the_pendulum_is_recovered(swings, structure, recorded, bar):
     assert energy_mse(model, pendulum_energy, pendulum_field, starts(8, 9)).max() < bar
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(("structure", "bar"), [("none", 3e-4), ("declared", 1e-10)])
 def test_noise_on_the_states_is_an_offset_per_trajectory(structure, bar):
     """Its spread is found to the uncertainty of a spread of 25 x 30 numbers, 1 / sqrt(2 x 750) = 3 %, five times."""
@@ -127,6 +128,7 @@ def test_integrals_of_samples_are_exact_for_polynomials():
         torch.testing.assert_close(integrate_samples(times[None], values[None])[0], exact)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(("structure", "features"), [("declared", 40), ("none", 120)])
 def test_two_bodies_keep_what_is_conserved_declared_or_found(two_bodies, structure, features):
     model = fit(TWO_BODY, two_bodies, features=features, structure=structure)
@@ -140,6 +142,7 @@ def test_two_bodies_keep_what_is_conserved_declared_or_found(two_bodies, structu
         assert_kept(states, momentum)
 
 
+@pytest.mark.training
 def test_gravity_and_charge_are_told_apart_by_their_couplings(three_bodies):
     model = fit(BODIES, three_bodies, features=40, structure="declared")
     assert len(model.terms[1].inputs.weights) == 3  # constant, charge and mass couplings
@@ -149,6 +152,7 @@ def test_gravity_and_charge_are_told_apart_by_their_couplings(three_bodies):
     assert error.abs().max() < 1e-5
 
 
+@pytest.mark.training
 def test_non_separable_energy_is_conserved_by_the_implicit_roll_out():
     model = fit(COUPLED, simulated(coupled_field, coupled_starts(30), steps=20), features=120, structure="declared")
     assert not model.separable

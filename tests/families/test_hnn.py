@@ -21,6 +21,7 @@ from wm_pipelines.families.hnn import HNN
 from wm_pipelines.integrators import dop853
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("method", "structure", "steps", "recorded"),
     [

@@ -195,6 +195,7 @@ def test_the_loss_of_vectors_is_the_one_done_by_hand():
 # -------------------------------------------------------------------------------------------------------- learning
 
 
+@pytest.mark.training
 def test_it_learns_to_move_a_square():
     schedule = {"steps": 120, "batch_size": 8, "learning_rate": 4e-3, "warmup": 5, "gradient_clip": 1.0}
     family = built(schedule=schedule)
@@ -207,6 +208,7 @@ def test_it_learns_to_move_a_square():
     assert (error < 0.8 * standing).all()
 
 
+@pytest.mark.training
 def test_the_variance_is_that_of_what_cannot_be_known():
     # Brightness of a whole frame follows b' = 0.9 b + noise: nothing else moves, and nobody can predict the noise.
     generator = torch.Generator().manual_seed(0)

@@ -269,6 +269,7 @@ def test_two_bodies_learned_to_the_last_digits(kepler):
     assert float((states - truth).square().mean()) < 1e-12
 
 
+@pytest.mark.training
 def test_two_bodies_over_ten_thousand_steps(kepler):
     world, trained, _ = kepler
     config = trained.config.model_copy(update={"integrator": "leapfrog", "substeps": 1})
@@ -286,6 +287,7 @@ def test_two_bodies_over_ten_thousand_steps(kepler):
     assert_momenta_stay(states, 2)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("form", ["conservative", "dynamical"])
 def test_trained_on_five_it_runs_on_fifty_and_a_thousand(form):
     world, views = five_springs()

@@ -89,6 +89,7 @@ def rosenbrock(x):
     return value.detach(), torch.autograd.grad(value.sum(), x)[0]
 
 
+@pytest.mark.training
 def test_self_scaled_bfgs_reaches_the_bottom_of_the_valley():
     start = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x, value, _ = minimise(rosenbrock, start, 300)

@@ -149,6 +149,7 @@ def test_a_shorter_prediction_is_the_beginning_of_a_longer_one(variant, short, m
     torch.testing.assert_close(near, far[:, :, :short], rtol=0, atol=1e-6)
 
 
+@pytest.mark.training
 @BOTH
 def test_training_makes_the_prediction_better_than_a_copy_of_the_last_latent(variant):
     """On a dot that runs round: two latent steps ahead, on episodes not trained on."""

@@ -89,6 +89,7 @@ def test_a_resumed_training_ends_in_the_same_bits(tmp_path, deaths):
     assert run.curve == rerun.curve
 
 
+@pytest.mark.pipeline
 def test_a_process_killed_by_sigkill_leaves_a_checkpoint_that_resumes_to_the_same_bits(tmp_path):
     code = f"""
         import os, signal

@@ -119,6 +119,7 @@ def test_other_seeds_sample_other_points(reference, tmp_path):
     assert not points(other).equals(points(reference).head(3))
 
 
+@pytest.mark.pipeline
 def test_a_killed_study_goes_on_where_it_was(reference, tmp_path):
     path = tmp_path / "study.db"
     process = SPAWN.Process(target=run_study, args=(study(trials=14), BowlWithEvent(4, die), path))
@@ -139,6 +140,7 @@ def test_a_trial_cut_short_before_anything_is_known_of_it_is_drawn_again(tmp_pat
     assert run_study(study(trials=2), bowl, path).trials["state"].tolist() == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
+@pytest.mark.pipeline
 def test_two_workers_share_a_study_and_one_that_dies_leaves_its_trial_to_the_other(tmp_path):
     objective = BowlWithEvent(1, meet_and_lose_one, SPAWN.Barrier(2))
     result = run_study(study(trials=4, processes=2), objective, tmp_path / "study.db")
@@ -146,6 +148,7 @@ def test_two_workers_share_a_study_and_one_that_dies_leaves_its_trial_to_the_oth
     assert "FAIL" in result.trials["state"][:2].tolist()
 
 
+@pytest.mark.pipeline
 def test_a_trial_that_another_live_process_runs_is_left_alone(tmp_path):
     path, reached, go_on = tmp_path / "study.db", SPAWN.Event(), SPAWN.Event()
     process = SPAWN.Process(target=run_study, args=(study(), BowlWithEvent(4, hand_over, reached, go_on), path))

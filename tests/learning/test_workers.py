@@ -49,6 +49,7 @@ def two(tmp_path_factory):
     return folder, launched(2, folder)
 
 
+@pytest.mark.pipeline
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_equal_one(two, case):
     assert_equal(two[1][case], trained(case))
@@ -62,6 +63,7 @@ def test_one_worker_takes_over_what_two_have_trained(two):
     assert found[1] == curve
 
 
+@pytest.mark.pipeline
 def test_three_workers_equal_one_and_go_on_from_its_checkpoint(tmp_path):
     fresh, begun = "contrastive video", "ijepa ema"
     with pytest.raises(KilledError):

@@ -111,6 +111,7 @@ def test_coincident_bodies_among_many_are_named():
 # ---------------------------------------------------------------- attempts
 
 
+@pytest.mark.training
 def test_thrift_keeps_the_energy_check_and_computes_less():
     world = world_of(20, "springs", softening=0.05)
     z0 = starts(world, 3)

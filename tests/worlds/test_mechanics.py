@@ -76,6 +76,7 @@ def test_laws_take_any_leading_axes(world):
     assert world.energy(stacked).shape == (2, 3)
 
 
+@pytest.mark.training
 def test_simulation_follows_scipy(world):
     z0, step, steps = starts(world, 3), 0.05, 40
     ours = world.simulate(z0, step, steps)
@@ -88,6 +89,7 @@ def test_simulation_follows_scipy(world):
         np.testing.assert_allclose(z, path, atol=1e-8)
 
 
+@pytest.mark.training
 def test_conserved_quantities_are_conserved(world):
     z = world.simulate(starts(world, 5), 0.1, 100)
     laws = world.laws()
@@ -157,6 +159,7 @@ def test_pendulum_follows_jacobis_elliptic_functions(amplitude):
     np.testing.assert_allclose(z[:, 0], expected, atol=1e-11)
 
 
+@pytest.mark.training
 @given(st.floats(-3.0, 3.0), st.floats(-12.0, 12.0), st.floats(-0.4, 0.4).filter(lambda h: abs(h) > 0.01))
 @settings(max_examples=30, deadline=None)
 def test_exact_flow_of_the_pendulum_is_the_flow_of_its_hamiltonian(q, p, step):
@@ -218,6 +221,7 @@ def kepler_orbit(axis, e, gm, times):
     return np.stack([axis * (np.cos(E) - e), axis * math.sqrt(1 - e * e) * np.sin(E)], axis=-1)
 
 
+@pytest.mark.training
 @given(st.floats(0.0, 0.9), st.floats(0.2, 3.0), st.floats(0.2, 3.0), st.floats(0.5, 2.0))
 @settings(max_examples=12, deadline=None)
 def test_two_bodies_follow_kepler(e, m1, m2, axis):
@@ -332,6 +336,7 @@ def test_lyapunov_exponent_of_lagranges_triangle_is_rouths():
     np.testing.assert_allclose(found, n / math.sqrt(2.0), rtol=0.05)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(("name", "repeats"), [("double_pendulum", 50), ("three_body", 25)])
 def test_reported_lyapunov_time_is_the_computed_one(name, repeats):
     World = worlds.get(name)
@@ -363,6 +368,7 @@ def test_coincident_bodies_are_named():
         world.simulate(starts(world, 2), 0.1, 5)
 
 
+@pytest.mark.training
 def test_a_collision_is_an_error():
     world = world_of("two_body", initial={"law": "given", "states": [[1.0, 0, -1, 0, 0, 0, 0, 0]]})
     with pytest.raises(IntegrationError, match="two_body"):

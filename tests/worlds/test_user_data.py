@@ -285,6 +285,7 @@ def test_a_grid_that_would_fill_the_memory_is_refused_before_it_is_made(tmp_path
     assert regular_step("mine.csv", [first]) == pytest.approx(STEP)
 
 
+@pytest.mark.training
 def test_files_are_utf_8_whatever_the_locale(tmp_path):
     columns = {**COLUMNS, "coordinates": [{"column": "ä²", "unit": "m"}]}
     text = table().rename(columns={"x": "ä²"}).to_csv(index=False)
