@@ -108,6 +108,7 @@ def test_reading_is_a_memory_map_and_not_a_copy(tmp_path):
         assert found[name].flags.c_contiguous
 
 
+@pytest.mark.pipeline
 def test_bytes_do_not_depend_on_the_process(tmp_path):
     script = (
         "import sys; sys.path.insert(0, '.'); from tests.test_episodes import example\n"

@@ -228,6 +228,7 @@ def test_files_may_be_written_by_functions_that_write_atomically(tmp_path):
     assert names(tmp_path) == ["a.bin", INDEX]
 
 
+@pytest.mark.pipeline
 def test_killed_at_any_moment_a_folder_is_all_old_or_all_new(tmp_path):
     """Also where the reader who recovers is killed at any moment, and where the next one writes and does not read."""
     seen, recoveries, ended, k = [], 0, False, 0

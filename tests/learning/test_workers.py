@@ -13,6 +13,8 @@ from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.augment import Augmentation, affine_view, random_windows
 from wm_pipelines.learning.checkpoints import CheckpointStore
 
+pytestmark = pytest.mark.pipeline
+
 
 class KilledError(Exception):
     pass
@@ -49,7 +51,6 @@ def two(tmp_path_factory):
     return folder, launched(2, folder)
 
 
-@pytest.mark.pipeline
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_equal_one(two, case):
     assert_equal(two[1][case], trained(case))
@@ -63,7 +64,6 @@ def test_one_worker_takes_over_what_two_have_trained(two):
     assert found[1] == curve
 
 
-@pytest.mark.pipeline
 def test_three_workers_equal_one_and_go_on_from_its_checkpoint(tmp_path):
     fresh, begun = "contrastive video", "ijepa ema"
     with pytest.raises(KilledError):
