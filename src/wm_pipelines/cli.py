@@ -9,10 +9,12 @@ import inspect
 import io
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import click
@@ -85,10 +87,13 @@ def user_error(error: BaseException | None) -> UserError | None:
     while error is not None and id(error) not in seen:
         if isinstance(error, UserError):
             return error
+        # A worker process hands back the outermost exception with its traceback as text, without what caused it.
+        if found := re.search(rf"^{re.escape(UserError.__module__)}\.UserError: (.+)$", str(error), re.MULTILINE):
+            return UserError(found[1])
         if _is_out_of_memory(error):
             # PyTorch's text goes on with advice for programmers.
-            said = str(error).splitlines()[0].split("] ")[-1].split(". ")[0][:120] if str(error) else ""
-            why = f" ({said})" if said else ""
+            said = str(error).splitlines()[0].split("] ")[-1].split(". ")[0] if str(error) else ""
+            why = f" ({shorten(said, 120, placeholder=' …')})" if said else ""
             return UserError(
                 f"out of memory{why}; make the data or the batches smaller, or free memory, then run again"
             )

@@ -31,6 +31,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
         # Kedro reads a file when it is asked for it, and its errors name no line: read all of them first.
         for path in self._files:
             read_yaml(path)
+            if path.stem == "globals" and path.suffix != ".yml":  # Kedro would take it, the list of what runs would not
+                raise UserError(f"'{shown(path)}': must be called globals.yml; rename it")
         self._found: dict[str, dict[str, Any]] = {}
         super().__init__(conf_source, env, *args, **kwargs)
         self._check_data_root()
@@ -99,8 +101,10 @@ def _folders(conf: Path, env: str | None, settings: dict[str, Any]) -> list[Path
     Raises:
         UserError: there is no such environment.
     """
-    if not conf.is_dir():  # an archive or a remote place: Kedro's business
-        return []
+    if not conf.is_dir():
+        if conf.exists() or ":/" in str(conf):  # an archive or a remote place: Kedro's business
+            return []
+        raise UserError(f"there is no configuration folder '{shown(conf)}'; correct --conf-source")
     known = sorted(path.name for path in conf.iterdir() if path.is_dir() and not path.name.startswith("."))
     base, chosen = settings.get("base_env") or "base", env or settings.get("default_run_env") or "local"
     for name in (base, chosen):

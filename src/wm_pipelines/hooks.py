@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,6 +25,8 @@ class ProjectHooks:
 
     def __init__(self) -> None:
         self._parameters: dict[str, Any] = {}
+        self._given: dict[str, Any] = {}
+        self._data = Path()
         self._held: Any = None
 
     @hook_impl
@@ -32,7 +35,9 @@ class ProjectHooks:
         from wm_pipelines.pipelines.checks import check_parameters
 
         self._parameters = context.config_loader["parameters"]
-        check_parameters(self._parameters, context.config_loader.runtime_params or {})
+        self._given = context.config_loader.runtime_params or {}
+        self._data = context.project_path / data_root()  # as Kedro resolves the catalog's paths
+        check_parameters(self._parameters, self._given)
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -40,14 +45,14 @@ class ProjectHooks:
         from wm_pipelines.pipelines.checks import check_settings
 
         del run_params, catalog
-        check_settings(self._parameters, pipeline.inputs())
+        check_settings(self._parameters, pipeline.inputs() | {f"params:{name}" for name in self._given})
         if _FIRST:
-            self._held = hold(data_root(), "kedro " + " ".join(sys.argv[1:]))
+            self._held = hold(self._data, "kedro " + " ".join(sys.argv[1:]))
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Show the tables, and where the reports lie."""
-        made, folder = pipeline.all_outputs() if _FIRST else set(), data_root() / "08_reporting"
+        made, folder = pipeline.all_outputs() if _FIRST else set(), self._data / "08_reporting"
         for name in combinations():
             if f"{name}_summary" in made:
                 click.echo(f"\n{catalog.load(f'{name}_summary')}")

@@ -47,5 +47,5 @@ class Registry(Generic[Kind]):
 
 
 worlds: Registry[Any] = Registry("world", "wm_pipelines.worlds", ("making",))
-families: Registry[Any] = Registry("family", "wm_pipelines.families", ("members",))
+families: Registry[Any] = Registry("family", "wm_pipelines.families")
 tasks: Registry[Any] = Registry("task", "wm_pipelines.tasks", ("judgement",))

@@ -13,7 +13,7 @@ from tests.families.images import spec_of
 from tests.families.mechanics import bodies, bodies_field, body_starts
 from tests.specs import LEARNING, PENDULUM, pendulum, simulated
 from wm_pipelines.families.base import GivenLaws, Solves, TrainedConfig, build
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.laws import Laws, laws_of
 from wm_pipelines.learning.config import FamilyParameters
 from wm_pipelines.learning.loop import train

@@ -132,7 +132,7 @@ def test_third_law_bit_by_bit(seed, form, space, masses):
     q, p = torch.randn(2, 2, 3, space, 2, generator=generator, dtype=torch.float64)
     spin = torch.randn(2, 3, 1 if space == 2 else 3, 2, generator=generator, dtype=torch.float64)
     spin = spin if form == "spin" else None
-    edges = family._edges(q, complete_graph(q))
+    edges = family.edges(q, complete_graph(q))
     with torch.no_grad():
         force = family.forces(q, p, spin)
         torque = None if spin is None else edges.graph.symmetric(family.moving_force(edges, p, spin)[1])

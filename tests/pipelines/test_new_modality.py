@@ -19,7 +19,7 @@ from wm_pipelines.blocks import encoders
 from wm_pipelines.datasets.local import EpisodesDataset, ModelsDataset
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.families.base import TrainedConfig, Views
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.spec import Space, Spec, UndeclaredFact
 from wm_pipelines.tasks.base import Task, TaskConfig
 from wm_pipelines.tasks.judgement import Judgement

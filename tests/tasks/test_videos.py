@@ -10,7 +10,7 @@ from torch import nn
 from wm_pipelines.episodes import Episodes, spaces_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import FamilyConfig
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.explained import explained_variance
 from wm_pipelines.spec import Spec

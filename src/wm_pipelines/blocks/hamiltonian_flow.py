@@ -8,7 +8,7 @@ Integration*, 2006).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,38 +16,11 @@ from torch import Tensor
 
 from wm_pipelines.blocks.hamiltonian_terms import Term
 from wm_pipelines.blocks.implicit_stages import WatchedField
-from wm_pipelines.errors import UserError
 from wm_pipelines.integrators import IntegrationError, gauss_legendre_step, hamiltonian_field, rollout_separable
 from wm_pipelines.spec import Spec
 
 _DRIFT = 100  # largest drift of the learned energy over a roll-out, in units of the tolerance of a step
 _FINE = 1e-7  # tolerance below which the roll-out pays for order 8
-
-
-def facts_of_structure(asked: str | Sequence[str]) -> frozenset[str]:
-    """The facts of a world that a structure of H is read from: ``none``, ``declared`` or a list of words."""
-    if asked == "none":
-        return frozenset()
-    words = {"separable", "even", "periodic", "pairwise"} if asked == "declared" else set(asked)
-    facts = {"structure"} if words - {"periodic"} else set()
-    facts |= {"angles"} if "periodic" in words else set()
-    return frozenset(facts | ({"particles", "space", "attributes"} if "pairwise" in words else set()))
-
-
-def structure_of(asked: str | Sequence[str], spec: Spec, family: str) -> frozenset[str]:
-    """What is known of H, as a set of words: any of separable, even, periodic, pairwise.
-
-    Raises:
-        UserError: pairwise forces are asked for where there are no particles with masses.
-    """
-    if asked == "none":
-        return frozenset()
-    known = set(asked)
-    if asked == "declared":
-        known = set(spec.facts.get("structure", ())) | ({"periodic"} if spec.facts.get("angles") else set())
-    if "pairwise" in known and ("particles" not in spec.facts or "mass" not in spec.facts.get("attributes", {})):
-        raise UserError(f"{family}: structure 'pairwise' needs particles with masses; world '{spec.name}' has none")
-    return frozenset(known)
 
 
 class HamiltonianFlow:

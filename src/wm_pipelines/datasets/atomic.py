@@ -39,6 +39,8 @@ class Atomic:
         Raises:
             UserError: it is missing, truncated, or not of this format.
         """
+        if not Path(self._filepath).exists():
+            raise UserError(f"'{self._filepath}' is missing; make it with the pipeline that writes it")
         try:
             return super().load()  # type: ignore[misc]
         except (DatasetError, OSError, ValueError) as problem:
@@ -58,6 +60,28 @@ class CSVDataset(Atomic, KedroCSVDataset):
 
 class ParquetDataset(Atomic, KedroParquetDataset):
     """`kedro_datasets.pandas.ParquetDataset`, atomic."""
+
+
+class TableDataset(ParquetDataset):
+    """The leaderboard, or a task's part of it."""
+
+    def load(self) -> Any:
+        """Read the table.
+
+        Raises:
+            UserError: it cannot be read, or is no leaderboard.
+        """
+        table = super().load()
+        if tuple(table.columns) != LEADERBOARD_COLUMNS:
+            missing = ", ".join(c for c in LEADERBOARD_COLUMNS if c not in table.columns)
+            unknown = ", ".join(str(c) for c in table.columns if c not in LEADERBOARD_COLUMNS)
+            faults = [f"it lacks {missing}"] if missing else []
+            faults += [f"it has the unknown {unknown}"] if unknown else []
+            why = ", ".join(faults) or "its columns are in another order"
+            raise UserError(
+                f"'{self._filepath}' is no part of the leaderboard ({why}); remove it, then run the evaluation again"
+            )
+        return table
 
 
 class JSONDataset(Atomic, KedroJSONDataset):
@@ -98,14 +122,7 @@ class PartsDataset(LocalDataset):
 
 
 def _read_part(path: Path) -> tuple[Any, dict[str, Any]]:
-    table, beside = ParquetDataset(filepath=str(path)).load(), path.with_suffix(".json")
-    if tuple(table.columns) != LEADERBOARD_COLUMNS:
-        missing = ", ".join(c for c in LEADERBOARD_COLUMNS if c not in table.columns)
-        unknown = ", ".join(str(c) for c in table.columns if c not in LEADERBOARD_COLUMNS)
-        faults = [f"it lacks {missing}"] if missing else []
-        faults += [f"it has the unknown {unknown}"] if unknown else []
-        why = ", ".join(faults) or "its columns are in another order"
-        raise UserError(f"'{path}' is no part of the leaderboard ({why}); remove it, then run the evaluation again")
+    table, beside = TableDataset(filepath=str(path)).load(), path.with_suffix(".json")
     made_from = JSONDataset(filepath=str(beside)).load() if beside.is_file() else {}
     if not isinstance(made_from, dict):
         raise UserError(f"'{beside}' holds no provenance; remove it, then run the evaluation again")

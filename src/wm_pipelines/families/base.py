@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -31,6 +31,9 @@ step; ``fields [S, N, F]`` at N points.
 """
 
 
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Schedule(Settings):
     """How a family is fitted by gradient: the part of the recipe that the training loop reads."""
 
@@ -40,7 +43,7 @@ class Schedule(Settings):
     final_learning_rate: float = Field(1e-5, ge=0, allow_inf_nan=False, description="end of the cosine")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm, per seed")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are summed before one optimiser step")
 
@@ -59,8 +62,8 @@ class Family(nn.Module, ABC):
     """One world model, or a batch of ``S`` of them that differ in their seed alone.
 
     The seeds are the leading axis ``S`` of every parameter and of every batch: ``S`` small models train as one
-    (`members.MemberFamily` keeps one network per seed instead). Subclasses set `name`, `Config`, `needs`, `knows`, and
-    read like their paper.
+    (`parts.members.MemberFamily` keeps one network per seed instead). Subclasses set `name`, `Config`, `needs`,
+    `knows`, and read like their paper.
 
     Attributes:
         needs: views without which it cannot work; of ``"frames|states"`` one of the two, the first that there is.

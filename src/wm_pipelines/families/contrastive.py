@@ -23,7 +23,8 @@ from wm_pipelines.blocks.vit import VisionTransformer
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.parts.members import MemberFamily
+from wm_pipelines.mappings import Positive
 
 
 class ContrastiveConfig(TrainedConfig):
@@ -33,7 +34,9 @@ class ContrastiveConfig(TrainedConfig):
         steps=800, batch_size=256, learning_rate=3e-3, weight_decay=1e-4, final_learning_rate=1e-5, warmup=50
     )
     encoder: Literal["cnn", "vit"] = "cnn"
-    widths: tuple[int, ...] = Field((32, 64, 128), min_length=1, description="channels of the convolutional layers")
+    widths: tuple[Positive, ...] = Field(
+        (32, 64, 128), min_length=1, description="channels of the convolutional layers"
+    )
     patch: int = Field(7, ge=1, description="pixels, of the vit")
     width: int = Field(64, ge=2, description="of the vit")
     depth: int = Field(3, ge=1, description="of the vit")
@@ -42,7 +45,9 @@ class ContrastiveConfig(TrainedConfig):
         None, description="features of a frame: mean over positions, or a linear map of all; null: mean of images only"
     )
     latent: int = Field(32, ge=1, description="features of a frame, for pool: positions")
-    projector: tuple[int, ...] = Field((128, 64), min_length=1, description="widths of its layers, the output last")
+    projector: tuple[Positive, ...] = Field(
+        (128, 64), min_length=1, description="widths of its layers, the output last"
+    )
     temperature: float = Field(0.2, gt=0)
     augment: Augmentation = Field(Augmentation(), description="of the two views of an image")
     near: int = Field(2, ge=1, description="frames of one episode at most so far apart belong together")

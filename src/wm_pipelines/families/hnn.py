@@ -16,63 +16,45 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from wm_pipelines.blocks.ensemble import EnsembleMLP
-from wm_pipelines.blocks.hamiltonian_flow import HamiltonianFlow, facts_of_structure, spread, structure_of
-from wm_pipelines.blocks.hamiltonian_terms import Coordinates, Distances, Forms, Speeds, Term, pair_couplings
+from wm_pipelines.blocks.hamiltonian_flow import spread
+from wm_pipelines.blocks.hamiltonian_terms import Term
 from wm_pipelines.blocks.implicit_stages import stages_last
 from wm_pipelines.blocks.splines import interpolating_splines
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.base import Family, Prediction, TrainedConfig, Views
+from wm_pipelines.families.base import TrainedConfig, Views
+from wm_pipelines.families.parts.hamiltonian import HamiltonianConfig, HamiltonianFamily, Part
 from wm_pipelines.integrators import IntegrationError, gauss_legendre_step, splitting_step
+from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
 _SPLITTING_OF_ORDER = {2: "leapfrog", 4: "yoshida4", 6: "kahan_li6", 8: "kahan_li8"}
 _CORE = 0.5  # share of the typical distance below which pair forces are smooth
 
 
-class HNNConfig(TrainedConfig):
+class HNNConfig(HamiltonianConfig, TrainedConfig):
     """Defaults in ``conf/base/parameters_hnn.yml``."""
 
     method: Literal["derivative", "pairs"] = Field("derivative", description="what the flow of H is matched to")
-    structure: Literal["none", "declared"] | tuple[Literal["separable", "even", "periodic", "pairwise"], ...] = Field(
-        "none", description="what is known of H: none, what the world declares, or a list"
-    )
-    hidden: tuple[int, ...] = Field((64, 64), description="layers of the perceptron")
+    hidden: tuple[Positive, ...] = Field((64, 64), description="layers of the perceptron")
     activation: Literal["tanh", "silu", "softplus", "gelu"] = "silu"
-    use_derivative: bool = Field(True, description="False: see states only, even where derivatives are given")
     order: Literal[2, 4, 6, 8] = Field(6, description="order of the symplectic step that pairs are trained through")
     pair_substeps: int = Field(1, ge=1, description="steps of that scheme between two rows")
-    tolerance: float = Field(
-        1e-6, gt=0, allow_inf_nan=False, description="relative error of one roll-out step, sets the sub-steps"
-    )
-    max_substeps: int = Field(8, ge=1, description="largest number of sub-steps between two rows")
 
 
 @register
-class HNN(HamiltonianFlow, Family):
+class HNN(HamiltonianFamily):
     """A learned Hamiltonian and its symplectic flow."""
 
     name: ClassVar[str] = "hnn"
-    Config: ClassVar[type[TrainedConfig]] = HNNConfig
+    Config: ClassVar[type[HamiltonianConfig]] = HNNConfig
     config: HNNConfig
-    amplitude: Tensor
-    rates: Tensor
-
-    @classmethod
-    def knows(cls, config: Any) -> frozenset[str]:
-        """Nothing, or the structure that is declared."""
-        return facts_of_structure(config.structure)
 
     def __init__(self, config: HNNConfig, spec: Spec, seeds: Sequence[int]) -> None:
         super().__init__(config, spec, seeds)
-        self.structure = structure_of(config.structure, self.spec, self.name)
-        self.terms = self._terms()
-        self.parts = nn.ModuleList(self.terms)  # the same terms, where torch looks for parameters
-        self.register_buffer("amplitude", torch.ones(1, dtype=torch.float64))
-        self.register_buffer("rates", torch.ones(spec.state_size, dtype=torch.float64))
         if config.order == 8 and not self.separable and config.method == "pairs":
             raise UserError(
                 "hnn: order 8 needs a separable H; set order to 6 or less, or declare structure: [separable]"
@@ -80,26 +62,11 @@ class HNN(HamiltonianFlow, Family):
 
     # ------------------------------------------------ H
 
-    def _terms(self) -> list[Term]:
-        """The terms of H that the structure allows: one of the whole state where nothing is declared."""
-        d, seeds, facts = self.spec.dof, len(self.seeds), self.spec.facts
-        if "pairwise" in self.structure:
-            particles, space, attributes = facts["particles"], facts["space"], facts["attributes"]
-            distances = Distances(pair_couplings(particles, attributes), particles, space, seeds, _CORE)
-            return [self._term("p", Speeds(attributes["mass"], space, seeds), 0), self._term("q", distances, 1)]
-        angles = facts["angles"] if "periodic" in self.structure else ()
-        even = "even" in self.structure
-        if "separable" in self.structure:
-            mirror = [range(d)] if even else []
-            return [
-                self._term("p", Coordinates(d, (), mirror, seeds), 0),
-                self._term("q", Coordinates(d, angles, mirror, seeds), 1),
-            ]
-        mirrors = [range(d), range(d, 2 * d)] if even else []
-        whole = Forms(2 * d, seeds) if not even and not angles else Coordinates(2 * d, angles, mirrors, seeds)
-        return [self._term("z", whole, 0)]
+    def make_terms(self) -> list[Term]:
+        """One perceptron per part of H that the structure allows; one of the whole state where nothing is declared."""
+        return [self._term(part, inputs, salt) for salt, (part, inputs) in enumerate(self.inputs(_CORE).items())]
 
-    def _term(self, part: Literal["z", "q", "p"], inputs: Any, salt: int) -> Term:
+    def _term(self, part: Part, inputs: Any, salt: int) -> Term:
         sizes = (inputs.inputs, *self.config.hidden, len(inputs.weights))
         psi = EnsembleMLP(sizes, self.seeds, self.config.activation, salt, last_bias=False)
         return Term(part, inputs, psi, len(self.seeds))
@@ -165,18 +132,6 @@ class HNN(HamiltonianFlow, Family):
             return gauss_legendre_step(z, 1.0, field, stages=self.config.order // 2, tolerance=1e-11)
         except IntegrationError:
             return z * math.nan  # the training loop stops on a loss that is not a number, and says so
-
-    # ------------------------------------------------ prediction
-
-    def predict(
-        self,
-        past: Views,
-        steps: int,
-        actions: Tensor | None = None,  # noqa: ARG002
-        step: float | None = None,
-    ) -> Prediction:
-        """Symplectic roll-out from the last state of the past."""
-        return Prediction(states=self.rolled_out(past["states"][:, -1], steps, step or self.spec.step))
 
     def extra_summary(self) -> dict[str, Any]:
         """What was declared about H."""

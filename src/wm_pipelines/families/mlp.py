@@ -18,6 +18,7 @@ from wm_pipelines.blocks.vector_field import VectorField, cut, substeps_for
 from wm_pipelines.families import register
 from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
 from wm_pipelines.integrators import rollout_runge_kutta4
+from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
 
@@ -25,7 +26,7 @@ class MLPConfig(TrainedConfig):
     """Configuration of the black-box baseline."""
 
     schedule: Schedule = Schedule(steps=1500, batch_size=128, learning_rate=1e-2)
-    hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the hidden layers")
+    hidden: tuple[Positive, ...] = Field((64, 64), min_length=1, description="widths of the hidden layers")
     activation: Literal["tanh", "silu", "softplus", "gelu"] = "tanh"
     target: Literal["auto", "derivative", "integrator"] = Field(
         "auto", description="what is matched; auto: derivatives where the episodes carry them"

@@ -40,6 +40,7 @@ from wm_pipelines.blocks.vector_field import StateFeatures, VectorField, cut, su
 from wm_pipelines.families import register
 from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
 from wm_pipelines.integrators import rollout_runge_kutta4
+from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
 _ENERGY_SALT = 1  # the first weights of E_psi are not those of f_theta
@@ -50,8 +51,8 @@ class PhysicsInformedConfig(TrainedConfig):
     """Configuration of the conservation penalty and of the black box it acts on."""
 
     schedule: Schedule = Schedule(steps=1500, batch_size=128, learning_rate=1e-2)
-    hidden: tuple[int, ...] = Field((64, 64), min_length=1, description="widths of the hidden layers of f_theta")
-    energy_hidden: tuple[int, ...] = Field((32, 32), min_length=1, description="the same of E_psi")
+    hidden: tuple[Positive, ...] = Field((64, 64), min_length=1, description="widths of the hidden layers of f_theta")
+    energy_hidden: tuple[Positive, ...] = Field((32, 32), min_length=1, description="the same of E_psi")
     activation: Literal["tanh", "silu", "softplus", "gelu"] = "tanh"
     target: Literal["auto", "derivative", "integrator"] = "auto"
     window: int = Field(1, ge=1, description="rows that training through the integrator rolls over")

@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Views
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.parts.members import MemberFamily
 
 
 class RawPixelsConfig(FamilyConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -34,20 +35,33 @@ class Checkpoint:
 def tensors_to_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     """Serialise; the same content gives the same bytes (a header with one key has one order)."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
-    return save(plain, metadata={"facts": json.dumps(facts, sort_keys=True)})
+    header = {"facts": dict(facts), "sha256": _hash_of(plain, facts)}
+    return save(plain, metadata={"wm_pipelines": json.dumps(header, sort_keys=True)})
+
+
+def _hash_of(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def read_tensors(path: Path) -> Checkpoint:
     """Read a file that `tensors_to_bytes` wrote.
 
     Raises:
-        SafetensorError, OSError, ValueError: missing, truncated or foreign file.
+        SafetensorError, OSError, ValueError: missing, truncated, damaged or foreign file.
     """
     with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if "facts" not in header:
-            raise ValueError(f"{path} was not written by this project")
-        return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, json.loads(header["facts"]))  # noqa: SIM118
+        text = (file.metadata() or {}).get("wm_pipelines")
+        if text is None:
+            raise ValueError("it was not written by this version of the project")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header = json.loads(text)
+    if _hash_of(tensors, header["facts"]) != header["sha256"]:
+        raise ValueError("its content does not match its hash")
+    return Checkpoint(tensors, header["facts"])
 
 
 class CheckpointStore:

@@ -52,6 +52,15 @@ class FamilyParameters(BaseModel):
             raise ValueError(f"variant names become file names: letters, digits, underscore only, got {bad}")
         return variants
 
+    @field_validator("tasks", "worlds")
+    @classmethod
+    def _single(cls, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, entry in entries.items():
+            own = entry.get("variants", {})
+            if not isinstance(own, Mapping) or not all(isinstance(settings, Mapping) for settings in own.values()):
+                raise ValueError(f"{name}.variants: expected settings by variant, got {own!r}")
+        return entries
+
     def resolve(self, task: str, variant: str, world: str) -> dict[str, Any]:
         """The family's configuration for a variant on a world: defaults, then the variant, the task, the world.
 

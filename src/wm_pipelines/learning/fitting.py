@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from wm_pipelines.episodes import Episodes, codec_of
-from wm_pipelines.errors import validate
+from wm_pipelines.errors import UserError, validate
 from wm_pipelines.learning.artifacts import Models, TrainedModel, versions
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig
@@ -75,8 +75,16 @@ def fit_family(
     """Fit every variant: models, learning curves, and what they cost.
 
     Variants that cannot model the world have no model but a reason.
+
+    Raises:
+        UserError: the world has nothing that the task shows.
     """
     a = assignment
+    if not a.spec.views:
+        raise UserError(
+            f"task '{a.task}' shows {' or '.join(a.shows)}, world '{a.world}' has {', '.join(sorted(a.train.views))}: "
+            "list it in globals.yml under a task for what it has"
+        )
     store = CheckpointStore(checkpoints / a.task / a.family / a.world)
     fitted, reasons = {}, {}
     for variant in parameters.variants:

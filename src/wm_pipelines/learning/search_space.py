@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import optuna
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from wm_pipelines.errors import UserError
+from wm_pipelines.errors import UserError, validate
 from wm_pipelines.mappings import Settings, deep_merge, nested
 
 Parameters = Mapping[str, Any]
@@ -110,12 +110,9 @@ def tuning_config(parameters: Parameters) -> TuningConfig:
     """The configuration of a study from plain parameters.
 
     Raises:
-        UserError: one line per study: which key is wrong, and why.
+        UserError: the first key that is wrong, and why.
     """
-    try:
-        return TuningConfig(**parameters)
-    except ValidationError as error:
-        raise UserError(f"tuning: {_first(error)}") from None
+    return validate(TuningConfig, parameters, "tuning")
 
 
 def check_space(config: TuningConfig, family_config: type[BaseModel], base: Parameters | None = None) -> None:
@@ -128,30 +125,8 @@ def check_space(config: TuningConfig, family_config: type[BaseModel], base: Para
         UserError: an unknown parameter name, or a value in the range that the family refuses.
     """
     for name, dimension in config.space.items():
-        _check_name(name, family_config, config.family)
         for value in dimension.examples():
             try:
-                family_config(**deep_merge(base or {}, nested({name: value})))
-            except ValidationError as error:
-                raise UserError(
-                    f"tuning: space: {name} = {value!r} is refused by {config.family}: {_first(error)}"
-                ) from None
-
-
-def _check_name(name: str, family_config: type[BaseModel], family: str) -> None:
-    model: Any = family_config
-    for part in name.split("."):
-        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
-        if part not in fields:
-            known = ", ".join(fields) or "nothing below it"
-            raise UserError(
-                f"tuning: space: {family} has no parameter '{name}' ('{part}' is unknown; there is {known})"
-            )
-        model = fields[part].annotation
-
-
-def _first(error: ValidationError) -> str:
-    """The first complaint of a validation, in one line."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}" if where else first["msg"]
+                validate(family_config, deep_merge(base or {}, nested({name: value})), config.family)
+            except UserError as error:
+                raise UserError(f"tuning.space.{name}: {error}") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from typing import TYPE_CHECKING, Any
 
 from wm_pipelines.errors import UserError
 
@@ -17,6 +18,13 @@ LEADERBOARD_COLUMNS = (
 
 LEADERBOARD_KEYS = LEADERBOARD_COLUMNS[:10]
 """Columns that together name a measurement."""
+
+
+def content_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 of the columns' names and all values, exactly."""
+    exact: Any = float.hex
+    text = frame.to_csv(index=False, lineterminator="\n", float_format=exact)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_unique(frame: pd.DataFrame) -> None:

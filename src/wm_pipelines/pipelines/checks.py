@@ -8,7 +8,7 @@ from typing import Any
 
 from wm_pipelines.errors import UserError, did_you_mean, unknown_parameter, validate
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig, check_seeds
-from wm_pipelines.pipelines.combinations import Combinations, combinations, conf_source
+from wm_pipelines.pipelines.combinations import LISTS, TASK_KEYS, Combinations, combinations, conf_source
 from wm_pipelines.registry import families, tasks
 from wm_pipelines.worlds.making import WorldConfig
 
@@ -27,14 +27,18 @@ def check_parameters(parameters: Parameters, given: Parameters) -> None:
         UserError: the first fault, on one line.
     """
     wanted = combinations()
-    worlds = [name for name, entry in parameters.items() if isinstance(entry, Mapping) and "world" in entry]
+    worlds = _worlds(parameters)
     known = (*_OWN, *worlds, *families.names(), *tasks.names(), *_runtime_names())
     for name in parameters:
         if name not in known:
             raise UserError(unknown_parameter("", name, known, parameters[name]))
+    for name, entry in parameters.items():
+        if not isinstance(entry, Mapping) and name not in _runtime_names():
+            raise UserError(f"parameter '{name}': expected a mapping of settings, got {entry!r}")
+    _check_lists(given)
     for c in wanted.values():
-        _check_task(c, parameters)
-    for name in dict.fromkeys(world for c in wanted.values() for world in c.worlds):
+        _check_task(c, parameters, worlds)
+    for name in dict.fromkeys((*worlds, *(world for c in wanted.values() for world in c.worlds))):
         _required(parameters, name)
         validate(WorldConfig, parameters[name], name)
     for name in families.names():
@@ -42,13 +46,40 @@ def check_parameters(parameters: Parameters, given: Parameters) -> None:
             _check_family(name, parameters[name], worlds, given)
 
 
-def _check_task(c: Combinations, parameters: Parameters) -> None:
-    own = parameters["tasks"][c.task]
-    check_seeds(own.get("seeds"), f"tasks.{c.task}.seeds")
-    validate(LearningConfig, own.get("learning", {}), f"tasks.{c.task}.learning")
-    task = tasks.get(c.task)()
-    for world in (None, *(parameters.get(c.task) or {}).get("worlds", {})):
-        task.config(parameters.get(c.task) or {}, world)
+def _worlds(parameters: Parameters) -> list[str]:
+    others = {*_OWN, *families.names(), *tasks.names()}
+    return [
+        name
+        for name, entry in parameters.items()
+        if name not in others and isinstance(entry, Mapping) and "world" in entry
+    ]
+
+
+def _check_lists(given: Parameters) -> None:
+    """What runs is read from files before there are parameters: said on the command line it would have no effect."""
+    for task, entry in given.get("tasks", {}).items() if isinstance(given.get("tasks"), Mapping) else ():
+        for key in entry if isinstance(entry, Mapping) else ():
+            if key in LISTS:
+                raise UserError(
+                    f"--params=tasks.{task}.{key}: what runs is listed in conf/<env>/globals.yml; change it there, or "
+                    "choose --env, --tags or --namespaces"
+                )
+
+
+def _check_task(c: Combinations, parameters: Parameters, worlds: list[str]) -> None:
+    own, where = parameters.get("tasks", {}).get(c.task), f"tasks.{c.task}"
+    if not isinstance(own, Mapping):
+        raise UserError(f"parameter '{where}': expected seeds and learning, got {own!r}")
+    for key in own:
+        if key not in TASK_KEYS:
+            raise UserError(unknown_parameter(where, key, TASK_KEYS, own[key]))
+    check_seeds(own.get("seeds"), f"{where}.seeds")
+    validate(LearningConfig, own.get("learning", {}), f"{where}.learning")
+    task, evaluation = tasks.get(c.task)(), parameters.get(c.task, {})
+    for world in task.config(evaluation).worlds:
+        if world not in worlds:
+            raise UserError(unknown_parameter(f"{c.task}.worlds", world, worlds))
+        task.config(evaluation, world)
     for family in c.families:
         _required(parameters, family)
 
@@ -68,14 +99,13 @@ def _check_family(name: str, entry: Any, worlds: list[str], given: Parameters) -
         for key, settings in getattr(family, kind).items():
             if key not in known:
                 raise UserError(unknown_parameter(f"{name}.{kind}", key, known, settings))
-            for variant in settings.get("variants", {}) if isinstance(settings, Mapping) else ():
+            for variant in settings.get("variants", {}):
                 if variant not in family.variants:
                     parents = f"{name}.{kind}.{key}.variants"
                     raise UserError(unknown_parameter(parents, variant, list(family.variants)))
-    own = given.get(name)
-    new = own.get("variants", {}) if isinstance(own, Mapping) else {}
-    for variant in new if isinstance(new, Mapping) else ():
-        if dict(new[variant] or {}) == dict(family.variants[variant]):  # the command line alone says anything about it
+    new = (given.get(name) or {}).get("variants", {})
+    for variant in new:
+        if new[variant] == family.variants[variant]:  # the command line alone says anything about it
             known = [v for v in family.variants if v != variant]
             raise UserError(unknown_parameter(f"{name}.variants", variant, known))
 
@@ -84,22 +114,42 @@ def check_settings(parameters: Parameters, inputs: set[str]) -> None:
     """Build every world and every family's configuration that a run will need.
 
     Args:
-        parameters: all of them. inputs: of the pipeline that is run, ``params:NAME`` among them.
+        parameters: all of them.
+        inputs: of the pipeline that is run, ``params:NAME`` among them, and of whatever else is to be checked.
 
     Raises:
-        UserError: unknown world, or an impossible or unknown parameter.
+        UserError: unknown world, an impossible or unknown parameter, or an accelerator that is not there.
     """
     from wm_pipelines.worlds.making import build_world
 
     wanted = combinations()
-    for world in dict.fromkeys(world for c in wanted.values() for world in c.worlds):
+    if "params:tuning" in inputs:
+        from wm_pipelines.learning.search_space import tuning_config
+
+        tuning_config(parameters["tuning"])
+    for task in wanted:
+        if f"params:tasks.{task}.learning" in inputs:
+            check_accelerator(LearningConfig(**parameters["tasks"][task].get("learning", {})), task)
+    for world in _worlds(parameters):
         if f"params:{world}" in inputs:
             config = validate(WorldConfig, parameters[world], world)
             for split in (None, *config.splits):
                 build_world(config, split, world).check()
-    for family in dict.fromkeys(family for c in wanted.values() for family in c.families):
+    for family in families.names():
         if f"params:{family}" in inputs:
             check_family_settings(family, validate(FamilyParameters, parameters[family], family), wanted)
+
+
+def check_accelerator(learning: LearningConfig, task: str) -> None:
+    """Raises UserError where this machine does not have what a task is to be trained on."""
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not {"cuda": cuda, "mps": mps, "gpu": cuda or mps}.get(learning.accelerator, True):
+        raise UserError(
+            f"parameter 'tasks.{task}.learning.accelerator': this machine has no '{learning.accelerator}' that PyTorch "
+            "can use; choose cpu or auto"
+        )
 
 
 def check_family_settings(name: str, parameters: FamilyParameters, wanted: Mapping[str, Combinations]) -> None:

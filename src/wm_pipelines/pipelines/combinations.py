@@ -15,7 +15,8 @@ from wm_pipelines.yaml_files import read_yaml
 
 _environment: dict[str, Any] = {}
 _KEYS = ("data_root", "tasks")
-_TASK_KEYS = ("worlds", "families", "seeds", "learning")
+LISTS = ("worlds", "families")
+TASK_KEYS = (*LISTS, "seeds", "learning")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ def combinations() -> dict[str, Combinations]:
         UserError: an unknown key or task, or a list that is empty, holds a name twice, or not a name.
     """
     found = {}
-    for name, entry in (read_globals().get("tasks") or {}).items():
+    listed = read_globals().get("tasks") or {}
+    if not isinstance(listed, Mapping):
+        raise UserError(f"globals: tasks: expected tasks by name, got {listed!r}")
+    for name, entry in listed.items():
         where = f"globals: tasks.{name}"
         if name not in tasks.names():
             raise UserError(f"globals: unknown task '{name}'{did_you_mean(name, tasks.names())}")
@@ -47,7 +51,7 @@ def combinations() -> dict[str, Combinations]:
             continue
         if not isinstance(entry, Mapping):
             raise UserError(f"{where}: expected worlds, families, seeds and learning, got {entry!r}")
-        _check_keys(entry, _TASK_KEYS, f"{where}.")
+        _check_keys(entry, TASK_KEYS, f"{where}.")
         found[name] = Combinations(name, _names(entry, "worlds", where), _names(entry, "families", where))
     return found
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from wm_pipelines.errors import UserError
+from wm_pipelines.metrics.table import check_unique, content_hash
 from wm_pipelines.provenance import REPORTS, judging_modules, source_hash
 from wm_pipelines.registry import tasks
 from wm_pipelines.spec import Spec
@@ -26,7 +28,11 @@ Collected = Mapping[str, Any]
 
 
 def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """All rows of a task in a stable order, and what they were made from: see `pipelines.nodes.gather`."""
+    """All rows of a task in a stable order, and what they were made from: see `pipelines.nodes.gather`.
+
+    Raises:
+        UserError: families were judged on different episodes of one world.
+    """
     results = list(_results(collected))
     facts = results[0]["facts"]
     task: Task = tasks.get(facts["task"])()
@@ -36,8 +42,23 @@ def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, A
             _compared(task, world, results, collected) for world in dict.fromkeys(r["facts"]["world"] for r in results)
         ]
     scores = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
-    data = {one["facts"]["world"]: one["facts"]["data_hash"] for one in results}
-    return _ordered(scores), {"code": code_hash(task.name), "revision": git_revision(), "data": data}
+    scores = _ordered(scores)
+    made_from = {"code": code_hash(task.name), "revision": git_revision(), "data": _data(results)}
+    return scores, {**made_from, "table": content_hash(scores)}
+
+
+def _data(results: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """World -> split -> hash of the episodes that all families were trained and judged on."""
+    found: dict[str, dict[str, str]] = {}
+    for facts in (one["facts"] for one in results):
+        theirs = found.setdefault(facts["world"], facts["data"])
+        for split in sorted(set(theirs) | set(facts["data"])):
+            if (first := theirs.get(split, "none")) != (own := facts["data"].get(split, "none")):
+                raise UserError(
+                    f"{facts['family']} was judged on other episodes of '{facts['world']}' ({split} {own[:12]}) than "
+                    f"the families before it ({split} {first[:12]}); run training and evaluation of this world again"
+                )
+    return found
 
 
 def _results(collected: Collected) -> Iterator[dict[str, Any]]:
@@ -86,13 +107,16 @@ def union(parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]) -> pd.Dat
         parts: table and provenance by task.
 
     Raises:
-        UserError: a key stands there twice.
+        UserError: a key stands there twice, or a part is not the table that was written.
     """
-    from wm_pipelines.metrics.table import check_unique
-
     fresh = []
     for name, (part, made_from) in sorted(parts.items()):
         if made_from.get("code") == code_hash(name):
+            if made_from.get("table") != content_hash(part):
+                raise UserError(
+                    f"the results of '{name}' are not those that were written with their provenance: edited or "
+                    f"replaced; run: kedro run --pipeline={tasks.get(name).pipeline}"
+                )
             fresh.append(part)
         else:
             logger.warning(
@@ -133,7 +157,7 @@ def results_of(scores: pd.DataFrame, collected: Collected) -> Results:
         arrays={world: _arrays_by_model(own) for world, own in by_world.items()},
         curves=dict(_curves(collected)),
         not_applicable=[(f["world"], who, why) for f in facts for who, why in _reasons(f)],
-        provenance=provenance(scores, {f["world"]: f["data_hash"] for f in facts}),
+        provenance=provenance(scores, {f["world"]: f["data"].get("train", "") for f in facts}),
     )
 
 

@@ -26,30 +26,38 @@ def judge_models(
     world: str,
     models: Models,
     episodes: Mapping[str, Episodes],
-    cost: Mapping[str, Mapping[str, Any]],
+    training: Mapping[str, Any],
     evaluation: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Scores, arrays and facts of all variants, and scores of their untrained controls where the task wants them.
 
+    Args:
+        task_name, family, world: who is judged. models: its variants. episodes: all splits.
+        training: what was written with the models: ``cost`` by variant, ``fingerprints`` of the trainings.
+        evaluation: the task's parameters.
+
     Raises:
-        UserError: a model was trained on other episodes than those given.
+        UserError: a model was trained on other episodes than those given, or the costs are those of other trainings.
     """
     task: Task = tasks.get(task_name)()
     config = task.config(evaluation, world)
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Any] = {}
     for variant, model in models.variants.items():
-        check_data(model, episodes["train"], f"{family}/{variant} on {world}")
+        called, cost = f"{family}/{variant} on {world}", training["cost"].get(variant, {})
+        check_data(model, episodes["train"], called)
+        if training["fingerprints"].get(variant) != model.card["fingerprint"]:
+            raise UserError(f"{called}: its costs and learning curves are those of another training; train it again")
         told = {"variant": variant, "view": model.card["view"], "knows": ",".join(model.card["knows"])}
-        paid = {name: value for name, value in cost[variant].items() if name not in task.costs_left_out}
+        paid = {name: value for name, value in cost.items() if name not in task.costs_left_out}
         rows += [{**told, **row} for row in cost_rows(paid, model.card["seeds"])]
         for split in task.splits(episodes):
             laws = laws_of(episodes[split].spec)
             judged = judge_on_one_thread(task, model.restore(laws), episodes, split, laws, config)
-            _call_collapsed(judged, f"{family}/{variant} on {world}")
+            _call_collapsed(judged, called)
             rows += [{**told, **row} for row in judged.rows]
             arrays |= {f"{variant}/{split}/{name}": array for name, array in judged.arrays.items()}
-            if config.untrained and cost[variant]["parameters"]:
+            if config.untrained and cost["parameters"]:
                 control = judge_on_one_thread(task, model.untrained(), episodes, split, laws, config, trained=False)
                 rows += [{**told, "variant": f"{variant}_untrained", **row} for row in control.rows]
     facts = {
@@ -57,7 +65,7 @@ def judge_models(
         "world": world,
         "task": task_name,
         "not_applicable": dict(models.not_applicable),
-        "data_hash": episodes["train"].content_hash,
+        "data": {split: part.content_hash for split, part in sorted(episodes.items())},
         "specs": {split: episodes[split].spec.to_json() for split in task.splits(episodes)},
     }
     return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}

@@ -29,14 +29,15 @@ def train(
     family_name: str,
     world_name: str,
 ) -> tuple[Any, dict[str, Any]]:
-    """Fitted models by variant; their learning curves and what they cost."""
+    """Fitted models by variant; their learning curves, what they cost, and which trainings these are of."""
     from wm_pipelines.learning.fitting import Assignment, fit_family
     from wm_pipelines.registry import tasks
 
     shows = tasks.get(task_name).shows
     assignment = Assignment(task_name, family_name, world_name, shows, episodes["train"], learning, seeds)
     models, curves, cost = fit_family(assignment, family, checkpoints)
-    return models, {"curves": curves, "cost": cost}
+    fingerprints = {variant: model.card["fingerprint"] for variant, model in models.variants.items()}
+    return models, {"curves": curves, "cost": cost, "fingerprints": fingerprints}
 
 
 def evaluate(
@@ -52,7 +53,7 @@ def evaluate(
     """Leaderboard rows of every variant on every held-out split, arrays for the report, and facts about both."""
     from wm_pipelines.pipelines.judging import judge_models
 
-    return judge_models(task_name, family_name, world_name, models, episodes, training["cost"], evaluation)
+    return judge_models(task_name, family_name, world_name, models, episodes, training, evaluation)
 
 
 def gather(**collected: Any) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -7,164 +7,35 @@ are declared in the parameters; what is not in SI is converted. The energy is a 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
-from wm_pipelines.formulas import FUNCTIONS, Formula
+from wm_pipelines.formulas import Formula
 from wm_pipelines.integrators import hamiltonian_field
 from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import register
-from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters, check_splits, stream
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, stream
 from wm_pipelines.worlds.parts.captions import listing, number
-from wm_pipelines.worlds.parts.quantities import Amount, Seconds, dimension, kind, to_base_units
+from wm_pipelines.worlds.parts.quantities import to_base_units
 from wm_pipelines.worlds.parts.simulation import simulate_adaptive
+from wm_pipelines.worlds.parts.table_parameters import TableParameters
 from wm_pipelines.worlds.parts.trajectories import (
-    Columns,
     Trajectory,
     check_resampling,
-    expect_unit,
     project_path,
     read_trajectories,
     regular_step,
     resampled,
 )
-
-# ---------------------------------------------------------------- parameters
-
-
-class TableParameters(WorldParameters):
-    """A table of trajectories and what is known about the system it was measured on.
-
-    Attributes:
-        path: a CSV or Parquet file; relative paths start at the project's root.
-        columns: names and units.
-        masses: one per particle, or one per coordinate where there are no particles (of an angle: moment of inertia).
-            Needed with velocities, ``p = m v``; known to the energy formula as ``m1, m2, …``.
-        particles: number of particles; coordinates are then listed particle by particle.
-        space: dimension of the particles' space; with `particles` only.
-        energy: formula of H in ``q1, q2, …, p1, p2, …``, the masses and the constants; null: unknown, to be learned.
-        constants: named numbers of the formula, with units.
-        structure: what is declared about H, see `docs/bring-your-own-data.md`; a known energy is checked against it.
-        angles: indices (from 0) of coordinates that are angles; jumps by a turn are taken out.
-        resample: seconds between rows of a new, regular grid (cubic spline); null: the table's grid is regular.
-        steps: cut every episode into stretches of that many steps (a rest is dropped); null: episodes as they are.
-        splits: fractions of the episodes (of the time, where there is one episode alone), or lists of episodes.
-    """
-
-    path: str
-    columns: Columns
-    masses: list[Amount] = Field(default_factory=list)
-    particles: int | None = Field(None, ge=1)
-    space: int | None = Field(None, ge=1, le=3)
-    energy: str | None = None
-    constants: dict[str, Amount] = Field(default_factory=dict)
-    structure: list[Literal["separable", "even", "pairwise"]] = Field(default_factory=list)
-    angles: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
-    resample: Seconds | None = None
-    steps: int | None = Field(None, ge=1)
-    splits: dict[str, Any] = Field(default_factory=lambda: {"train": 0.7, "validation": 0.15, "test": 0.15})
-
-    @property
-    def dof(self) -> int:
-        """Number of coordinates."""
-        return len(self.columns.coordinates)
-
-    @property
-    def mass_per_coordinate(self) -> list[Amount]:
-        """The masses, repeated for every coordinate of a particle."""
-        return [m for m in self.masses for _ in range(self.space or 1)]
-
-    @property
-    def known_numbers(self) -> dict[str, float]:
-        """Masses ``m1, m2, …`` and constants, in SI base units."""
-        masses = {f"m{i}": mass.si for i, mass in enumerate(self.masses, 1)}
-        return masses | {name: amount.si for name, amount in self.constants.items()}
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> TableParameters:
-        if (self.particles is None) != (self.space is None):
-            raise ValueError("particles and space belong together; give both or neither")
-        if self.particles is not None and self.particles * (self.space or 0) != self.dof:
-            raise ValueError(
-                f"{self.particles} particles in {self.space} dimensions need "
-                f"{self.particles * (self.space or 0)} coordinates, columns lists {self.dof}"
-            )
-        if "pairwise" in self.structure and self.particles is None:
-            raise ValueError("structure 'pairwise' needs particles and space")
-        if any(angle >= self.dof for angle in self.angles):
-            raise ValueError(f"angles {self.angles}: coordinates are counted from 0 to {self.dof - 1}")
-        for angle in self.angles:
-            expect_unit(self.columns.coordinates[angle], "rad")
-        self._check_masses()
-        self._check_constants()
-        _check_splits(self.splits)
-        return self
-
-    def _check_masses(self) -> None:
-        wanted = self.particles or self.dof
-        needed = self.columns.velocities is not None or self.particles is not None
-        if (self.masses or needed) and len(self.masses) != wanted:
-            per = "particle" if self.particles else "coordinate"
-            raise ValueError(f"masses: expected {wanted} (one per {per}), got {len(self.masses)}")
-        for place, mass in enumerate(self.masses):
-            if not mass.si > 0:
-                raise ValueError(f"masses.{place}: a mass must be positive, got {mass.value:g}")
-        if self.columns.velocities is None or self.columns.reduced:
-            return
-        rows = zip(self.mass_per_coordinate, self.columns.coordinates, self.columns.velocities, strict=True)
-        for mass, q, v in rows:
-            action = dimension(q.unit) * dimension(v.unit)
-            if mass.unit is not None and dimension(mass.unit) * action != dimension("J*s"):
-                raise ValueError(
-                    f"masses: '{mass.value:g} {mass.unit}' ({kind(mass.unit).split(' ', 1)[1]}) cannot be "
-                    f"the mass of '{q.column}'; a length takes kg, an angle kg*m^2"
-                )
-
-    def _check_constants(self) -> None:
-        taken = {*self.variables, *(f"m{i}" for i in range(1, len(self.masses) + 1)), *FUNCTIONS, "pi"}
-        for name in self.constants:
-            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in taken:
-                raise ValueError(f"constants.{name}: this name is taken or not a name; choose another")
-        if self.energy is None:
-            return
-        used = Formula(self.energy, self.variables, self.known_numbers).used
-        if not any(name.startswith("p") for name in used):  # then dq/dt = dH/dp = 0
-            lacks = "no momentum p1, p2, …" if used else "neither q1, q2, … nor p1, p2, …"
-            raise ValueError(
-                f"energy: '{self.energy}' has {lacks} in it: no coordinate would move; complete it or set null"
-            )
-
-    @property
-    def variables(self) -> list[str]:
-        """Names of the entries of a state in the energy formula."""
-        return [f"{letter}{i}" for letter in "qp" for i in range(1, self.dof + 1)]
-
-
-def _check_splits(splits: Mapping[str, Any]) -> None:
-    check_splits(splits, "test: 0.3")
-    if all(isinstance(s, list) and s for s in splits.values()):
-        named = [str(episode) for split in splits.values() for episode in split]
-        if len(set(named)) < len(named):
-            raise ValueError(f"splits: episode '{next(n for n in named if named.count(n) > 1)}' is named twice")
-        return
-    if not all(isinstance(s, int | float) and not isinstance(s, bool) and 0 < s <= 1 for s in splits.values()):
-        raise ValueError("splits: give fractions between 0 and 1, or non-empty lists of episodes, for all of them")
-    if sum(splits.values()) > 1 + 1e-9:
-        raise ValueError(f"splits: the fractions add up to {sum(splits.values()):g}, more than 1")
-
-
-# ---------------------------------------------------------------- the world
 
 
 @register

@@ -21,113 +21,82 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from wm_pipelines.blocks.features import RandomFeatures
-from wm_pipelines.blocks.hamiltonian_flow import facts_of_structure, structure_of
-from wm_pipelines.blocks.hamiltonian_terms import Coordinates, Distances, Forms, Speeds, Term, pair_couplings
+from wm_pipelines.blocks.hamiltonian_terms import Coordinates, Term
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.base import Family, FamilyConfig, Prediction, Views
+from wm_pipelines.families.base import Views
 from wm_pipelines.families.hamiltonian_regression.closed_form import ClosedForm
 from wm_pipelines.families.hamiltonian_regression.hypotheses import QuadraticTerm, hypotheses
 from wm_pipelines.families.hamiltonian_regression.input_noise import input_noise, integral_form
+from wm_pipelines.families.parts.hamiltonian import HamiltonianConfig, HamiltonianFamily, Part
 from wm_pipelines.spec import Spec
 
 _CORES = (0.5, 0.15, 0.0)  # shares of the typical distance below which forces are smooth, tried in this order
 _LARGEST_MECHANISM = 3  # degrees of freedom up to which a kinetic energy p A(q) p is offered
 
 
-class HamiltonianRegressionConfig(FamilyConfig):
+class HamiltonianRegressionConfig(HamiltonianConfig):
     """Defaults in ``conf/base/parameters_hamiltonian_regression.yml``."""
 
-    structure: Literal["none", "declared"] | tuple[Literal["separable", "even", "periodic", "pairwise"], ...] = Field(
-        "none", description="what is known of H: none, what the world declares, or a list"
-    )
     features: int = Field(200, ge=1, description="tanh features per term")
     steepness: tuple[float, ...] = Field((0.12, 0.5), min_length=1, description="slopes tried on held-out episodes")
     ridges: tuple[float, ...] = Field((1e-12, 1e-10, 1e-8, 1e-6), min_length=1, description="ridges tried likewise")
     tail: Literal[0, 1, 2] = Field(1, description="degree of a polynomial added to the features")
     rows: int = Field(2000, ge=10, description="states used, spread evenly over the data")
-    use_derivative: bool = Field(True, description="False: see states only, even where derivatives are given")
     noise: Literal["auto", "none"] | float = Field(
         "auto", description="noise on the states: detect it, assume none, or its standard deviation"
     )
-    tolerance: float = Field(
-        1e-6, gt=0, allow_inf_nan=False, description="relative error of one roll-out step, sets the sub-steps"
-    )
-    max_substeps: int = Field(8, ge=1, description="largest number of sub-steps between two rows")
 
 
 @register
-class HamiltonianRegression(ClosedForm, Family):
+class HamiltonianRegression(ClosedForm, HamiltonianFamily):
     """A Hamiltonian fitted in closed form, and its symplectic flow."""
 
     name: ClassVar[str] = "hamiltonian_regression"
-    Config: ClassVar[type[FamilyConfig]] = HamiltonianRegressionConfig
+    Config: ClassVar[type[HamiltonianConfig]] = HamiltonianRegressionConfig
     config: HamiltonianRegressionConfig
-    amplitude: Tensor
-    rates: Tensor
     active: Tensor
     noise_level: Tensor
     chosen: Tensor
 
-    @classmethod
-    def knows(cls, config: Any) -> frozenset[str]:
-        """Nothing, or the structure that is declared."""
-        return facts_of_structure(config.structure)
-
     def __init__(self, config: HamiltonianRegressionConfig, spec: Spec, seeds: Sequence[int]) -> None:
         super().__init__(config, spec, seeds)
-        self.structure = structure_of(config.structure, self.spec, self.name)
-        self.terms = self._terms()
-        self.parts = nn.ModuleList(self.terms)  # the same terms, where torch looks for parameters
         self.hypotheses = hypotheses(self.terms)
         self.register_buffer("active", torch.tensor([k in self.hypotheses[0] for k in range(len(self.terms))]))
-        self.register_buffer("amplitude", torch.ones(1, dtype=torch.float64))
-        self.register_buffer("rates", torch.ones(spec.state_size, dtype=torch.float64))
         self.register_buffer("noise_level", torch.zeros(spec.state_size, dtype=torch.float64))
         self.register_buffer("chosen", torch.zeros(len(self.seeds), 2, dtype=torch.float64))
 
     # ------------------------------------------------ H
 
-    def _terms(self) -> list[Term]:
+    def make_terms(self) -> list[Term]:
         """The terms of H that the structure allows."""
-        facts, d, seeds = self.spec.facts, self.spec.dof, len(self.seeds)
         if "pairwise" in self.structure:
-            particles, space, attributes = facts["particles"], facts["space"], facts["attributes"]
-            kinetic = Speeds(attributes["mass"], space, seeds)
-            terms = [self._term("p", kinetic, 0, {"linear": 1, "tanh": self.config.features})]
-            counts = {"power": self.config.features // 2, "tanh": (self.config.features + 1) // 2}
-            for share in _CORES:
-                inputs = Distances(pair_couplings(particles, attributes), particles, space, seeds, share)
-                terms.append(self._term("q", inputs, 1, counts))
-            return terms
-        angles = facts["angles"] if "periodic" in self.structure else ()
-        even = "even" in self.structure
-        if "separable" in self.structure:
-            mirror = [range(d)] if even else []
-            return [
-                self._term("p", Coordinates(d, (), mirror, seeds), 0),
-                self._term("q", Coordinates(d, angles, mirror, seeds), 1),
-            ]
-        mirrors = [range(d), range(d, 2 * d)] if even else []
-        whole = Forms(2 * d, seeds) if not even and not angles else Coordinates(2 * d, angles, mirrors, seeds)
-        terms = [self._term("z", whole, 0)]
-        # Simpler forms of H that held-out data may prefer: nothing is assumed by offering them.
-        pose = Forms(d, seeds) if not even and not angles else Coordinates(d, angles, mirrors[:1], seeds)
-        momentum = Forms(d, seeds) if not even else Coordinates(d, (), mirrors[:1], seeds)
-        terms += [self._term("p", momentum, 1), self._term("q", pose, 2)]
+            return self._pairwise_terms()
+        terms = [self._term(part, inputs, salt) for salt, (part, inputs) in enumerate(self.inputs(0.0).items())]
+        return terms if "separable" in self.structure else terms + self._simpler_terms()
+
+    def _pairwise_terms(self) -> list[Term]:
+        """Kinetic energy, and potentials of several cores."""
+        features = self.config.features
+        terms = [self._term("p", self.inputs(0.0)["p"], 0, {"linear": 1, "tanh": features})]
+        counts = {"power": features // 2, "tanh": (features + 1) // 2}
+        return terms + [self._term("q", self.inputs(core)["q"], 1, counts) for core in _CORES]
+
+    def _simpler_terms(self) -> list[Term]:
+        """Simpler forms of H that held-out data may prefer: nothing is assumed by offering them."""
+        d, seeds = self.spec.dof, len(self.seeds)
+        terms = [self._term("p", self.forms(d), 1), self._term("q", self.forms(d, self.angles), 2)]
         if d <= _LARGEST_MECHANISM:
-            inertia = Coordinates(d, angles, mirrors[:1], seeds)
+            inertia = Coordinates(d, self.angles, [range(d)] if "even" in self.structure else [], seeds)
             counts = {"constant": 1, "tanh": self.config.features // 2}
             features = RandomFeatures(inertia.inputs, counts, self.seeds, salt=3)
             terms.append(QuadraticTerm(inertia, features, d, seeds))
         return terms
 
-    def _term(
-        self, part: Literal["z", "q", "p"], inputs: Any, salt: int, counts: Mapping[str, int] | None = None
-    ) -> Term:
+    def _term(self, part: Part, inputs: Any, salt: int, counts: Mapping[str, int] | None = None) -> Term:
         n, config = inputs.inputs, self.config
         if counts is None:
             tail = {"linear": n if config.tail >= 1 else 0, "square": n * (n + 1) // 2 if config.tail >= 2 else 0}
@@ -179,18 +148,6 @@ class HamiltonianRegression(ClosedForm, Family):
             self.noise_level.copy_(torch.zeros_like(self.noise_level) if found is None else found)
         else:
             self.noise_level.fill_(float(setting))
-
-    # ------------------------------------------------ prediction
-
-    def predict(
-        self,
-        past: Views,
-        steps: int,
-        actions: Tensor | None = None,  # noqa: ARG002
-        step: float | None = None,
-    ) -> Prediction:
-        """Symplectic roll-out from the last state of the past."""
-        return Prediction(states=self.rolled_out(past["states"][:, -1], steps, step or self.spec.step))
 
     def extra_summary(self) -> dict[str, Any]:
         """Noise found on the states; steepness and ridge chosen per seed."""

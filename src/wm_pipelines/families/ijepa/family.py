@@ -29,7 +29,8 @@ from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Vi
 from wm_pipelines.families.ijepa.masks import multi_block_masks
 from wm_pipelines.families.ijepa.stem import StemmedTransformer
 from wm_pipelines.families.ijepa.vicreg import vicreg_terms
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.parts.members import MemberFamily
+from wm_pipelines.mappings import Positive
 
 _ERRORS = {"smooth_l1": smooth_l1_loss, "l2": mse_loss}
 
@@ -43,7 +44,7 @@ class IJEPAConfig(TrainedConfig):
     predict: Literal["blocks", "view"] = Field("blocks", description="features of hidden blocks, or of the whole view")
     anti_collapse: Literal["ema", "sigreg", "vicreg"] = "ema"
     error: Literal["smooth_l1", "l2"] = "smooth_l1"
-    stem: tuple[int, ...] | None = Field(
+    stem: tuple[Positive, ...] | None = Field(
         None, min_length=1, description="channels of convolutions that halve, below one of `width`; null: patches"
     )
     patch: int = Field(7, ge=1, description="pixels, without a stem")
@@ -62,7 +63,9 @@ class IJEPAConfig(TrainedConfig):
     # predict: view
     views: int = Field(2, ge=1, description="masked views per image")
     mask_ratio: float = Field(0.5, gt=0, lt=1)
-    projector: tuple[int, ...] = Field((256, 64), min_length=1, description="widths of its layers, the output last")
+    projector: tuple[Positive, ...] = Field(
+        (256, 64), min_length=1, description="widths of its layers, the output last"
+    )
     # regularisers
     sigreg_weight: float = Field(0.05, ge=0, le=1)
     directions: int = Field(64, ge=1)

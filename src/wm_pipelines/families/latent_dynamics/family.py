@@ -12,7 +12,6 @@ follow the kind of space. Two kinds of latent:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,32 +19,28 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from wm_pipelines.blocks.encoders import DECODERS, ENCODERS
-from wm_pipelines.blocks.videos import Symmetry, frame_error, random_piece, roll_out_length
-from wm_pipelines.errors import UserError
+from wm_pipelines.blocks.videos import frame_error, random_piece, roll_out_length
 from wm_pipelines.families import register
-from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
+from wm_pipelines.families.base import FamilyConfig, Schedule, Views
 from wm_pipelines.families.latent_dynamics.frame_predictor import FramePredictor
 from wm_pipelines.families.latent_dynamics.vector_predictor import VectorPredictor
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.parts.predictors import Predictor, PredictorConfig
+from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
 _AT_ONCE = 64  # episodes encoded or predicted together
 
 
-class LatentDynamicsConfig(TrainedConfig):
+class LatentDynamicsConfig(PredictorConfig):
     """Configuration of the reference world model."""
 
     schedule: Schedule = Schedule(
         steps=400, batch_size=16, learning_rate=2e-3, warmup=20, betas=(0.9, 0.99), gradient_clip=1.0
     )
     transition: Literal["vector", "local"] = "vector"
-    context: int = Field(4, ge=1, description="time steps that a prediction starts from")
-    horizon: int = Field(8, ge=1, description="K, steps of the longest roll-out in training")
-    ramp: float = Field(0.5, ge=0, le=1, description="share of training during which K grows from 1")
-    symmetries: tuple[Symmetry, ...] = Field((), description="of the world, by which videos are turned at random")
     stochastic: bool = Field(False, description="decode a variance and train by likelihood")
     sample: bool = Field(False, description="predict a sample instead of the mean; stochastic: true")
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Positive, ...] = Field(
         (16, 32, 64), min_length=1, description="channels per level of the convolutions; hidden layers for states"
     )
     # transition: vector
@@ -66,7 +61,7 @@ class LatentDynamicsConfig(TrainedConfig):
 
 
 @register
-class LatentDynamics(MemberFamily):
+class LatentDynamics(Predictor):
     """Encoder, transition and decoder trained to predict frames or states."""
 
     name: ClassVar[str] = "latent_dynamics"
@@ -75,29 +70,12 @@ class LatentDynamics(MemberFamily):
     config: LatentDynamicsConfig
 
     @classmethod
-    def knows(cls, config: LatentDynamicsConfig) -> frozenset[str]:
-        """The symmetries by which its videos are turned, if any."""
-        return frozenset({"symmetries"} if config.symmetries else ())
-
-    @classmethod
-    def unsuitable(cls, spec: Spec, config: LatentDynamicsConfig) -> str | None:
-        """Single images have no future; states have no positions to move or turn."""
-        if (missing := super().unsuitable(spec, config)) is not None:
-            return missing
-        if cls.shown(spec) == ("states",) and (config.transition == "local" or config.symmetries):
+    def unsuitable(cls, spec: Spec, config: PredictorConfig) -> str | None:
+        """States have no positions to move or turn."""
+        local = isinstance(config, LatentDynamicsConfig) and config.transition == "local"
+        if cls.shown(spec) == ("states",) and (local or config.symmetries):
             return "transition: local and symmetries need frames"
-        return None if spec.rows > 1 else "needs videos"
-
-    def __init__(self, config: LatentDynamicsConfig, spec: Spec, seeds: Sequence[int]) -> None:
-        shape = spec.views[self.shown(spec)[0]].shape
-        if "transpose" in config.symmetries and shape[0] != shape[1]:
-            raise UserError(f"{self.name}: symmetry transpose needs square frames")
-        super().__init__(config, spec, seeds)
-
-    @property
-    def context(self) -> int:
-        """Time steps that a prediction starts from."""
-        return self.config.context
+        return super().unsuitable(spec, config)
 
     def make_member(self) -> nn.Module:
         """The networks of one kind of latent."""
@@ -117,17 +95,12 @@ class LatentDynamics(MemberFamily):
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Views) -> Views:
-        """Whole episodes; of vectors first what observations are centred by and divided by."""
-        view, needed = episodes[self.view], self.config.context + self.config.horizon
-        if view.shape[1] < needed:
-            raise UserError(
-                f"{self.name}: episodes of {view.shape[1]} {self.view} are shorter than context {self.config.context} "
-                f"+ horizon {self.config.horizon} = {needed}; lengthen the episodes or lower one of the two"
-            )
+        """Whole episodes; of vectors also what observations are centred by and divided by."""
+        examples = super().examples(episodes)
         for member in self.members:
             if isinstance(member, VectorPredictor):
-                member.learn_units(view)
-        return super().examples(episodes)
+                member.learn_units(examples[self.view])
+        return examples
 
     def member_loss(
         self, member: Any, batch: Views, generator: torch.Generator, progress: float
@@ -184,18 +157,14 @@ class LatentDynamics(MemberFamily):
         actions: Tensor | None,  # noqa: ARG002
     ) -> dict[str, Tensor]:
         """Observations (states with the start in front), and the encoding of the predicted as if they were observed."""
-        if past[self.view].shape[1] < self.context:
-            raise UserError(
-                f"{self.name}: {past[self.view].shape[1]} {self.view} of context; it was trained on {self.context}"
-            )
-        found = [self._predicted(member, part, steps) for part in self._inputs(past).split(_AT_ONCE)]
+        known = self._inputs({self.view: self.known(past)})
+        found = [self._predicted(member, part, steps) for part in known.split(_AT_ONCE)]
         future = DECODERS[self.space.kind].view(torch.cat([x for x, _ in found]))
         if self.view == "states":
             future = torch.cat([past["states"][:, -1:], future], 1)
         return {self.view: future, "latents": torch.cat([z for _, z in found])}
 
     def _predicted(self, member: Any, past: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        past = past[:, -self.context :]
         latents = member.roll_out(member.encode(past), steps)
         future = member.decode(latents)
         if self.config.sample:

@@ -24,7 +24,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
 from wm_pipelines.families.mae.clips import encode_in_chunks, unpatchify
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.parts.members import MemberFamily
 
 _FLAT = 1e-6  # variance below which a patch has no contrast (He et al. 2022, reference code)
 

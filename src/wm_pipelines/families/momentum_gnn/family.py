@@ -35,49 +35,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from wm_pipelines.blocks.ensemble import generators
-from wm_pipelines.blocks.features import LeastSquares
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
-from wm_pipelines.families.momentum_gnn.edge_networks import FeatureModel, NetworkModel, per_row, solve_laws_first
+from wm_pipelines.families.momentum_gnn.calibration import calibrate
+from wm_pipelines.families.momentum_gnn.closed_form import fit_closed_form
+from wm_pipelines.families.momentum_gnn.edge_networks import FeatureModel, NetworkModel, per_row
 from wm_pipelines.families.momentum_gnn.graphs import NeighbourList, PairGraph, complete_graph
 from wm_pipelines.families.momentum_gnn.pair_laws import (
     LENGTH,
+    MOTION,
     RADIAL,
     Edges,
     couplings,
     envelope,
-    force_columns,
-    independent,
-    inner_length,
     only_real,
     pair_laws,
-    root_mean_square,
-    times_couplings,
 )
 from wm_pipelines.families.momentum_gnn.particle_motion import Bodies, midpoint_kick, symplectic_step, trajectory
 from wm_pipelines.families.momentum_gnn.particles import (
-    Observations,
     cross,
     observations,
     split_particles,
     turn,
 )
 from wm_pipelines.integrators import SPLITTINGS
+from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
-
-_MOTION = 2  # inputs v.n, |u|^2
-_CHUNK_NUMBERS = 4_000_000  # entries of the largest array while equations are assembled
-_CALIBRATION_PAIRS = 400_000
-_INNER_EQUATIONS = 3_000
-_PLACES = 10_000  # pairs among which random features are placed
 
 
 class MomentumGNNConfig(TrainedConfig):
@@ -95,7 +85,7 @@ class MomentumGNNConfig(TrainedConfig):
         1e-10, gt=0, description="closed form: relative accuracy below which directions are left alone"
     )
     equations: int = Field(12_000, ge=1, description="closed form: force components in the least squares, at most")
-    hidden: tuple[int, ...] = Field((32, 32), min_length=1, description="gradient: widths of the hidden layers")
+    hidden: tuple[Positive, ...] = Field((32, 32), min_length=1, description="gradient: widths of the hidden layers")
     messages: int = Field(0, ge=0, description="dynamical, gradient: channels of one round of message passing")
     cutoff: float | None = Field(None, gt=0, description="distance in metres at which forces have faded to zero")
     skin: float = Field(0.3, gt=0, description="extra reach of the neighbour list, as a share of the cutoff")
@@ -148,7 +138,7 @@ class MomentumGNN(Family):
         self.register_buffer("attributes", values.reshape(len(names), self.particles), persistent=False)
 
         couplings = 1 + 2 * len(names)
-        inputs = RADIAL + _MOTION
+        inputs = RADIAL + MOTION
         self.potential = _model(RADIAL, couplings, config, seeds, salt=1)
         if config.form == "dynamical":
             outputs = couplings * (2 if config.spin else 1)
@@ -201,7 +191,7 @@ class MomentumGNN(Family):
 
     def forces(self, q: Tensor, p: Tensor, spin: Tensor | None = None, graph: PairGraph | None = None) -> Tensor:
         """Force on every particle: ``q, p [S, E, D, N] -> [S, E, D, N]``."""
-        edges = self._edges(q, complete_graph(q) if graph is None else graph)
+        edges = self.edges(q, complete_graph(q) if graph is None else graph)
         f = self.central_force(edges)
         if self.config.form == "dynamical":
             f = f + self.moving_force(edges, p, spin)[0]
@@ -209,29 +199,29 @@ class MomentumGNN(Family):
 
     def central_force(self, edges: Edges) -> Tensor:
         """``-phi'(|r|) n`` on every edge: ``[S, X, D, M]``; ``phi`` is faded by the envelope at the cutoff."""
-        x, dx = self._radial_inputs(edges.distance)
+        x, dx = self.radial_inputs(edges.distance)
         slope = per_row(self.potential.slope, x, dx)
         if self.config.cutoff is not None:
             fade, fade_slope = envelope(edges.distance, self.config.cutoff)
-            slope = fade[..., None] * slope + (fade_slope * self._length)[..., None] * per_row(self.potential, x)
+            slope = fade[..., None] * slope + (fade_slope * self.length)[..., None] * per_row(self.potential, x)
         strength = (edges.coupling * slope).sum(dim=-1) * (-self.force_scale / edges.distance)
         return only_real(strength, edges.graph)[..., None, :] * edges.r
 
     def moving_force(self, edges: Edges, p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """``f = g_n n + g_t u`` on every edge and its torque ``-r x f / 2`` on either spin: two of ``[S, X, ., M]``."""
-        normal, slip, x = self._frame(edges, p, spin)
+        normal, slip, x = self.frame(edges, p, spin)
         if self.config.messages:
             x = torch.cat([x, self._messages(edges, x)], dim=-1)
         g = per_row(self.motion, x)
         g = g.unflatten(-1, (-1, edges.coupling.shape[-1])) * edges.coupling[..., None, :]
-        g = self._fade(edges)[..., None] * g.sum(dim=-1) * self.force_scale  # [S, X, M, 1 | 2]
+        g = self.fade(edges)[..., None] * g.sum(dim=-1) * self.force_scale  # [S, X, M, 1 | 2]
         f = g[..., None, :, 0] * normal
         if spin is None:
             return f, None
         f = f + g[..., None, :, 1] * slip
         return f, -0.5 * cross(edges.r, f)
 
-    def _frame(self, edges: Edges, p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def frame(self, edges: Edges, p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Normal ``n``, slip ``u / v_0``, both ``[S, X, D, M]``, and the network's inputs ``[S, X, M, 5]``."""
         normal = edges.r / edges.distance[..., None, :]
         v = edges.graph.difference(p / self.mass) / self.speed_scale
@@ -241,17 +231,18 @@ class MomentumGNN(Family):
             rotation = edges.graph.total(spin / self._inertia()) / self.speed_scale
             slip = slip - 0.5 * turn(rotation, edges.r)
         motion = torch.stack([approach, slip.square().sum(dim=-2)], dim=-1)
-        radial, _ = self._radial_inputs(edges.distance)
+        radial, _ = self.radial_inputs(edges.distance)
         motion = (motion - self.input_mean[RADIAL:]) / self.input_scale[RADIAL:]
         return normal, slip, torch.cat([radial, motion], dim=-1)
 
     def _messages(self, edges: Edges, x: Tensor) -> Tensor:
         """One round: ``h_i = tanh(sum_j m(x_ij))``, and back on the edge ``h_i + h_j``: ``[S, X, M, H]``."""
         m = per_row(self.message, x).unflatten(-1, (-1, edges.coupling.shape[-1])) * edges.coupling[..., None, :]
-        m = self._fade(edges)[..., None] * m.sum(dim=-1)
+        m = self.fade(edges)[..., None] * m.sum(dim=-1)
         return edges.graph.total(torch.tanh(edges.graph.symmetric(m.mT.contiguous()))).mT
 
-    def _edges(self, q: Tensor, graph: PairGraph) -> Edges:
+    def edges(self, q: Tensor, graph: PairGraph) -> Edges:
+        """Differences, distances and couplings of the pairs of a graph at ``q [S, E, D, N]``."""
         r = graph.difference(q)
         square = r.square().sum(dim=-2)
         real = graph.mask()
@@ -264,14 +255,15 @@ class MomentumGNN(Family):
             self._known = (graph, couplings(self.attributes, graph) * self.coupling_scale)
         return self._known[1]
 
-    def _radial_inputs(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+    def radial_inputs(self, distance: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised radial inputs and their derivative in units of the distances' spread: ``[S, X, M, 4]``."""
         u, slope = pair_laws(distance, self.inner)
         scale = self.input_scale[:RADIAL]
-        return (u - self.input_mean[:RADIAL]) / scale, slope * (self._length / scale)
+        return (u - self.input_mean[:RADIAL]) / scale, slope * (self.length / scale)
 
     @property
-    def _length(self) -> Tensor:
+    def length(self) -> Tensor:
+        """Spread of the distances in training, the unit of radial slopes."""
         return self.input_scale[LENGTH]
 
     def _inertia(self) -> Tensor:
@@ -279,10 +271,11 @@ class MomentumGNN(Family):
         known = self.spec.facts["attributes"].get("inertia")
         if known is not None:
             return torch.as_tensor(known, dtype=self.mass.dtype, device=self.mass.device)
-        gyration = torch.exp(self.log_gyration) if hasattr(self, "log_gyration") else torch.ones_like(self._length)
-        return self.mass * (0.5 * gyration * self._length) ** 2
+        gyration = torch.exp(self.log_gyration) if hasattr(self, "log_gyration") else torch.ones_like(self.length)
+        return self.mass * (0.5 * gyration * self.length) ** 2
 
-    def _fade(self, edges: Edges) -> Tensor:
+    def fade(self, edges: Edges) -> Tensor:
+        """The envelope at the cutoff, ``[S, X, M]``; ones without a cutoff."""
         if self.config.cutoff is None:
             return torch.ones_like(edges.distance)
         return only_real(envelope(edges.distance, self.config.cutoff)[0], edges.graph)
@@ -296,10 +289,10 @@ class MomentumGNN(Family):
         if self.config.form != "conservative":
             raise UserError("momentum_gnn: form: dynamical has no energy; use form: conservative")
         q, p = split_particles(z, self.particles)
-        edges = self._edges(q, complete_graph(q))
-        phi = (edges.coupling * per_row(self.potential, self._radial_inputs(edges.distance)[0])).sum(dim=-1)
-        potential = (phi * self._fade(edges)).reshape(*z.shape[:2], -1).sum(dim=-1)
-        return (p.square() / (2 * self.mass)).sum(dim=(-1, -2)) + self.force_scale * self._length * potential
+        edges = self.edges(q, complete_graph(q))
+        phi = (edges.coupling * per_row(self.potential, self.radial_inputs(edges.distance)[0])).sum(dim=-1)
+        potential = (phi * self.fade(edges)).reshape(*z.shape[:2], -1).sum(dim=-1)
+        return (p.square() / (2 * self.mass)).sum(dim=(-1, -2)) + self.force_scale * self.length * potential
 
     # ------------------------------------------------------------ motion
 
@@ -311,7 +304,7 @@ class MomentumGNN(Family):
         scheme = SPLITTINGS[self.config.integrator]
 
         def central(q: Tensor) -> Tensor:
-            edges = self._edges(q, neighbours.graph(q))
+            edges = self.edges(q, neighbours.graph(q))
             return edges.graph.antisymmetric(self.central_force(edges))
 
         if self.config.form == "conservative":
@@ -325,7 +318,7 @@ class MomentumGNN(Family):
 
     def _slow(self, bodies: Bodies, step: Tensor | float, neighbours: NeighbourList) -> None:
         """Momenta and spins under the forces that depend on them, positions at rest."""
-        edges = self._edges(bodies.q.value, neighbours.graph(bodies.q.value))
+        edges = self.edges(bodies.q.value, neighbours.graph(bodies.q.value))
 
         def rates(p: Tensor, spin: Tensor | None) -> tuple[Tensor, Tensor | None]:
             f, torque = self.moving_force(edges, p, spin)
@@ -334,10 +327,10 @@ class MomentumGNN(Family):
         midpoint_kick(bodies, step, rates)
 
     def _bodies(self, z: Tensor, compensated: bool) -> Bodies:
-        spin = self._no_spin(split_particles(z, self.particles)[1])
+        spin = self.no_spin(split_particles(z, self.particles)[1])
         return Bodies.at(z, self.particles, spin, compensated)
 
-    def _no_spin(self, p: Tensor) -> Tensor | None:
+    def no_spin(self, p: Tensor) -> Tensor | None:
         """Particles that do not turn, where particles have a spin."""
         if not self.config.spin:
             return None
@@ -373,7 +366,7 @@ class MomentumGNN(Family):
     def examples(self, episodes: Views) -> Views:
         """Rows with forces where the episodes carry derivatives, else pairs of rows and the time between them."""
         rows = observations(episodes, self.mass)
-        self._calibrate(rows)
+        calibrate(self, rows)
         state, dim = episodes["states"], episodes["states"].shape[-1]
         if episodes.get("derivatives") is not None:
             return {"state": state.reshape(-1, dim), "derivative": episodes["derivatives"].reshape(-1, dim)}
@@ -388,7 +381,7 @@ class MomentumGNN(Family):
         if "derivative" in batch:
             q, p = split_particles(batch["state"], self.particles)
             truth = split_particles(batch["derivative"], self.particles)[1]
-            error = (self.forces(q, p, self._no_spin(p)) - truth) / self.force_scale
+            error = (self.forces(q, p, self.no_spin(p)) - truth) / self.force_scale
         else:
             error = self._step_error(batch)
         loss = error.square().flatten(1).mean(dim=1)
@@ -405,129 +398,8 @@ class MomentumGNN(Family):
         return torch.stack([position, (bodies.p.value - p) / (step * self.force_scale)], dim=-3)
 
     def fit(self, episodes: Views) -> Views | None:
-        """Closed form: ``dp/dt = sum_j f_ij`` is linear in the weights; one least squares per seed, in float64."""
-        if self.config.training != "closed_form":
-            return None
-        rows = observations(episodes, self.mass)
-        self._calibrate(rows)
-        state, target = self._draw(rows)
-        equations = LeastSquares()
-        for chunk, slope in zip(state.split(self._chunk, dim=1), target.split(self._chunk, dim=1), strict=True):
-            equations.add(self._design(chunk, rows.weight), (slope / self.force_scale).flatten(1))
-        solution = self._solve(equations)
-        self._store(solution)
-        return {"force": equations.residual(solution)}
-
-    def _calibrate(self, rows: Observations) -> None:
-        """Units of inputs, speeds and forces, and which couplings the pairs can tell apart: from training rows."""
-        pairs = self.particles * (self.particles - 1) // 2
-        few = rows.state[:: max(1, math.ceil(len(rows.state) * pairs / _CALIBRATION_PAIRS)), 0]
-        q, p = split_particles(few[None], self.particles)
-        graph = complete_graph(q)
-        r, v = graph.difference(q), graph.difference(p / self.mass)
-        distance = r.square().sum(dim=-2).sqrt()
-        self.speed_scale.copy_(root_mean_square(v))
-        self.force_scale.copy_(root_mean_square(rows.target))
-        if float(distance.min()) == 0.0:
-            raise UserError(
-                f"momentum_gnn: two bodies of '{self.spec.name}' coincide in the training data; remove the row"
-            )
-        near = distance if self.config.cutoff is None else distance[distance < self.config.cutoff]
-        if near.numel() == 0:
-            raise UserError(f"momentum_gnn: no pair of '{self.spec.name}' is closer than cutoff {self.config.cutoff} m")
-        table = couplings(self.attributes, complete_graph(q[:, :1]))
-        self.coupling_scale.copy_(independent(table.reshape(-1, table.shape[-1])))
-        self.inner.copy_(self._inner_length(rows))
-        approach = (v * r).sum(dim=-2) / (distance * self.speed_scale)
-        slip = v.square().sum(dim=-2) / self.speed_scale**2 - approach.square()
-        inputs = [*pair_laws(near, self.inner)[0].unbind(-1), approach, slip]
-        for k, x in enumerate(inputs):
-            self.input_mean[k] = x.mean()
-            self.input_scale[k] = torch.maximum(x.std(correction=0), 0.05 * x.abs().mean()).clamp_min(1e-6)
-
-    def _inner_length(self, rows: Observations) -> Tensor:
-        """The length that softens the pair laws (`inner_length`), from some of the rows."""
-        few = slice(None, None, max(1, len(rows.state) * self.particles * self.space // _INNER_EQUATIONS))
-        q, _ = split_particles(rows.state[few].flatten(0, 1)[None], self.particles)
-        edges = self._edges(q, NeighbourList(self.config.cutoff).graph(q))
-        kept = edges.coupling[..., self.coupling_scale > 0]
-        return self.inner.new_tensor(inner_length(edges, kept, self._fade(edges), rows.weight, rows.target[few]))
-
-    def _draw(self, rows: Observations) -> tuple[Tensor, Tensor]:
-        """Every seed's own rows ``[S, R, Q, 2d]``, their targets, and its random features placed among them."""
-        pairs = self.particles * (self.particles - 1) // 2
-        count = min(len(rows.state), max(1, self.config.equations // (self.particles * self.space)))
-        chosen = torch.stack(
-            [torch.randperm(len(rows.state), generator=g)[:count] for g in generators(self.seeds, salt=9)]
-        )
-        state = rows.state[chosen]
-        q, p = split_particles(state[:, : max(1, _PLACES // pairs), 0], self.particles)
-        edges = self._edges(q, NeighbourList(self.config.cutoff).graph(q))
-        steepness = [self.config.steepness] * len(self.seeds)
-        radial = self._radial_inputs(edges.distance)[0]
-        self._linear("potential").features.draw(radial.flatten(1, 2), steepness)
-        if self.config.form == "dynamical":
-            self._linear("motion").features.draw(self._frame(edges, p, None)[2].flatten(1, 2), steepness)
-        return state, rows.target[chosen]
-
-    def _design(self, state: Tensor, weight: Tensor) -> Tensor:
-        """Force components that each weight alone would make: ``[S, B, Q, 2d] -> [S, B D N, weights]``."""
-        q, p = split_particles(state.flatten(1, 2), self.particles)
-        edges = self._edges(q, NeighbourList(self.config.cutoff).graph(q))
-        kept = edges.coupling[..., self.coupling_scale > 0]
-        columns = [
-            force_columns(edges.graph, times_couplings(kept, basis), direction, weight).flatten(1, 3)
-            for basis, direction in self._basis(edges, p)
-        ]
-        return torch.cat(columns, dim=-1)
-
-    def _basis(self, edges: Edges, p: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Scalars ``[S, X, M, K]`` that the models combine, each kind with its direction ``[S, X, D, M]``."""
-        potential, fade = self._linear("potential"), self._fade(edges)[..., None]
-        x, dx = self._radial_inputs(edges.distance)
-        basis = fade * per_row(potential.basis_slope, x, dx)
-        if self.config.cutoff is not None:
-            fade_slope = only_real(envelope(edges.distance, self.config.cutoff)[1], edges.graph)
-            basis = basis + (fade_slope * self._length)[..., None] * per_row(potential.features, x)
-        central = (-basis, edges.r / edges.distance[..., None, :])
-        if self.config.form == "conservative":
-            return [central]
-        normal, slip, x = self._frame(edges, p, self._no_spin(p))
-        basis = fade * per_row(self._linear("motion").features, x)
-        return [central, (basis, normal), (basis, slip)] if self.config.spin else [central, (basis, normal)]
-
-    def _solve(self, equations: LeastSquares) -> Tensor:
-        """Weights ``[S, P]``: first the pair laws alone, then all features on what those leave."""
-        if equations.factor is None:
-            raise UserError(f"momentum_gnn: no training rows of '{self.spec.name}'")
-        features, kept = self._linear("potential").features, int((self.coupling_scale > 0).sum())
-        column = torch.arange(equations.factor.shape[-1] - 1, device=equations.factor.device)
-        laws = (column < features.size * kept) & (column % features.size >= features.counts["tanh"])
-        return solve_laws_first(equations.factor, laws, self.config.ridge)
-
-    def _store(self, solution: Tensor) -> None:
-        """Weights in the order of `_design` to the models, zero for couplings left out."""
-        kept = self.coupling_scale > 0
-        models = [self._linear("potential")] + ([self._linear("motion")] if self.config.form == "dynamical" else [])
-        for model in models:
-            size, outputs = model.features.size, model.coefficients.shape[-1]
-            count = size * int(kept.sum()) * (outputs // len(kept))
-            weights, solution = solution.split([count, solution.shape[1] - count], dim=1)
-            weights = weights.reshape(len(self.seeds), outputs // len(kept), -1, size)
-            full = weights.new_zeros(*weights.shape[:2], len(kept), size)
-            full[:, :, kept] = weights
-            model.coefficients.copy_(full.flatten(1, 2).mT)
-
-    def _linear(self, name: str) -> FeatureModel:
-        """A model that is linear in its weights."""
-        return cast("FeatureModel", getattr(self, name))
-
-    @property
-    def _chunk(self) -> int:
-        """States whose equations are assembled at once: some tens of megabytes."""
-        pairs = self.particles * (self.particles - 1) // 2
-        weights = (1 + 2 * len(self.attributes)) * (self.config.features + RADIAL + _MOTION)
-        return max(1, _CHUNK_NUMBERS // (len(self.seeds) * pairs * self.space * weights))
+        """In closed form, unless it is trained by gradient."""
+        return fit_closed_form(self, episodes) if self.config.training == "closed_form" else None
 
 
 def _model(

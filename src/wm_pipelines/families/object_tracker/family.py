@@ -8,7 +8,6 @@ on positions alone, then all of it on pixels: ``|draw(f(...f(z_<=t)...)) - x_{t+
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,24 +16,21 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from wm_pipelines.blocks.videos import (
-    Symmetry,
     background,
     frame_error,
     random_piece,
     roll_out_length,
     to_pixels,
 )
-from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.base import FamilyConfig, Schedule, Views
 from wm_pipelines.families.object_tracker.networks import LayeredPredictor
-from wm_pipelines.spec import Spec
+from wm_pipelines.families.parts.predictors import Predictor, PredictorConfig
 
 _AT_ONCE = 64  # videos tracked together
 
 
-class ObjectTrackerConfig(TrainedConfig):
+class ObjectTrackerConfig(PredictorConfig):
     """Configuration of the object tracker."""
 
     schedule: Schedule = Schedule(
@@ -42,10 +38,6 @@ class ObjectTrackerConfig(TrainedConfig):
     )
     objects: int = Field(2, ge=1, le=6, description="how many; all orders of them are compared")
     extent: int = Field(32, ge=4, description="pixels across the largest object")
-    context: int = Field(10, ge=1, description="frames that a prediction starts from")
-    horizon: int = Field(10, ge=1, description="K, steps of the longest roll-out in training")
-    ramp: float = Field(0.5, ge=0, le=1, description="share of a phase of training during which K grows from 1")
-    symmetries: tuple[Symmetry, ...] = Field((), description="of the world, by which videos are turned at random")
     width: int = Field(32, ge=1, description="channels of the appearance network")
     blocks: int = Field(1, ge=0, description="its residual blocks")
     memory: int = Field(128, ge=4, description="width of f")
@@ -55,7 +47,7 @@ class ObjectTrackerConfig(TrainedConfig):
 
 
 @register
-class ObjectTracker(MemberFamily):
+class ObjectTracker(Predictor):
     """Compact objects tracked over a still background, moved by a learned f."""
 
     name: ClassVar[str] = "object_tracker"
@@ -64,25 +56,9 @@ class ObjectTracker(MemberFamily):
     _tracked: Tensor
 
     @classmethod
-    def knows(cls, config: ObjectTrackerConfig) -> frozenset[str]:
+    def knows(cls, config: PredictorConfig) -> frozenset[str]:
         """The tracker's prior, and the symmetries by which its videos are turned, if any."""
-        return frozenset({"compact_objects", "still_background"} | ({"symmetries"} if config.symmetries else set()))
-
-    @classmethod
-    def unsuitable(cls, spec: Spec, config: ObjectTrackerConfig) -> str | None:
-        """Single images have no future."""
-        return super().unsuitable(spec, config) or (None if spec.rows > 1 else "needs videos")
-
-    def __init__(self, config: ObjectTrackerConfig, spec: Spec, seeds: Sequence[int]) -> None:
-        height, width, _ = spec.views["frames"].shape
-        if "transpose" in config.symmetries and height != width:
-            raise UserError(f"{self.name}: symmetry transpose needs square frames")
-        super().__init__(config, spec, seeds)
-
-    @property
-    def context(self) -> int:
-        """Frames that a prediction starts from."""
-        return self.config.context
+        return super().knows(config) | {"compact_objects", "still_background"}
 
     def make_member(self) -> nn.Module:
         """Appearance and motion."""
@@ -91,20 +67,15 @@ class ObjectTracker(MemberFamily):
 
     @torch.no_grad()
     def examples(self, episodes: Views) -> Views:
-        """Whole episodes; before, the background and the objects' positions in some of them."""
-        frames, needed = episodes["frames"], self.config.context + self.config.horizon
-        if frames.shape[1] < needed:
-            raise UserError(
-                f"{self.name}: episodes of {frames.shape[1]} frames are shorter than context {self.config.context} "
-                f"+ horizon {self.config.horizon} = {needed}; lengthen the episodes or lower one of the two"
-            )
+        """Whole episodes; also the background, and the objects' positions in some of them."""
+        examples, frames = super().examples(episodes), episodes["frames"]
         still = background(frames)
         for member in self.members:
             member.get_buffer("background").copy_(still)
         eye: Any = self.members[0]
         paths = [eye.paths(to_pixels(part)) for part in frames[: self.config.tracked].split(_AT_ONCE)]
         self.register_buffer("_tracked", torch.cat(paths), persistent=False)
-        return super().examples(episodes)
+        return examples
 
     def monitor(self) -> Views:
         """Nothing: positions are not learned and cannot collapse."""
@@ -160,11 +131,7 @@ class ObjectTracker(MemberFamily):
         actions: Tensor | None,  # noqa: ARG002
     ) -> dict[str, Tensor]:
         """Frames, and the encoding of the predicted frames as if they had been observed."""
-        if past["frames"].shape[1] < self.context:
-            raise UserError(
-                f"{self.name}: {past['frames'].shape[1]} frames of context; it was trained on {self.context}"
-            )
-        known = [to_pixels(part) for part in past["frames"][:, -self.context :].split(_AT_ONCE)]
+        known = [to_pixels(part) for part in self.known(past).split(_AT_ONCE)]
         future = [member.predict(part, steps).clamp(0, 1) for part in known]
         pooled = [member.pooled(torch.cat([a, b], 1))[:, self.context :] for a, b in zip(known, future, strict=True)]
         return {"frames": torch.cat(future).movedim(2, -1), "latents": torch.cat(pooled)}

@@ -29,6 +29,7 @@ from wm_pipelines.families import register
 from wm_pipelines.families.base import Family, FamilyConfig, TrainedConfig, Views
 from wm_pipelines.families.pinn.field_network import FieldNetwork, Record
 from wm_pipelines.families.pinn.second_order import Linearised, levenberg_marquardt, minimise
+from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
 Unpack = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -52,7 +53,7 @@ class PINNConfig(TrainedConfig):
         allow_inf_nan=False,
         description="lambda of measurements; 0: 1 if coefficients are unknown, else none",
     )
-    hidden: tuple[int, ...] = Field((30, 30, 30), min_length=1, description="widths of the perceptron's layers")
+    hidden: tuple[Positive, ...] = Field((30, 30, 30), min_length=1, description="widths of the perceptron's layers")
     fourier: int = Field(0, ge=0, description="random Fourier features at the input")
     fourier_scale: float = Field(1.0, gt=0, description="standard deviation of their wave numbers, per half width")
     causality: float = Field(1.0, ge=0, description="epsilon of the causal weights; 0: every time weighs the same")

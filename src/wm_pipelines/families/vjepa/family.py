@@ -31,9 +31,10 @@ from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
-from wm_pipelines.families.members import MemberFamily
+from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.families.vjepa.masks import spatiotemporal_masks, temporal_half_mask
 from wm_pipelines.families.vjepa.tubelet_encoder import TubeletEncoder, widen_weights
+from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
 _ERRORS = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
@@ -54,7 +55,7 @@ class VJEPAConfig(TrainedConfig):
     # predict: masked
     tubelet: int = Field(2, ge=1, description="frames per token")
     patch: int = Field(16, ge=1, description="pixels")
-    stem: tuple[int, int] = Field((16, 32), description="channels of the convolutions inside a patch")
+    stem: tuple[Positive, Positive] = Field((16, 32), description="channels of the convolutions inside a patch")
     width: int = Field(64, ge=2)
     depth: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
@@ -63,9 +64,11 @@ class VJEPAConfig(TrainedConfig):
     predictor_depth: int = Field(3, ge=1)
     half_share: float = Field(0.5, ge=0, le=1, description="share of steps whose mask hides the clip's second half")
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of tokens hidden by blocks, in the other steps")
-    mask_block: tuple[int, int] = Field((2, 1), description="latent steps and patches along a side of a block")
+    mask_block: tuple[Positive, Positive] = Field(
+        (2, 1), description="latent steps and patches along a side of a block"
+    )
     # predict: rollout
-    widths: tuple[int, ...] = Field((16, 32, 64), min_length=1, description="channels of the convolutional layers")
+    widths: tuple[Positive, ...] = Field((16, 32, 64), min_length=1, description="channels of the convolutional layers")
     memory: int = Field(4, ge=1, description="latents that the next one is predicted from")
     hidden: int = Field(256, ge=1, description="width of the dynamics' perceptron")
     layers: int = Field(2, ge=1, description="its hidden layers")

@@ -1,16 +1,13 @@
-"""Faults of the user's own files: each is one line that says what, where, what to do; nothing is silently misread."""
+"""Faults of the user's own tables: each is one line that says what, where, what to do; nothing is silently misread."""
 
 import gzip
-import http.client
 import lzma
 import os
 import subprocess
 import sys
 import zipfile
 from datetime import timedelta
-from pathlib import Path
 
-import av
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -19,13 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wm_pipelines.errors import UserError, validate
-from wm_pipelines.worlds.heat_1d import Heat
+from tests.user_files import refused, saved
+from wm_pipelines.errors import validate
 from wm_pipelines.worlds.making import WorldConfig, ingest
-from wm_pipelines.worlds.mass_spring import MassSpring
-from wm_pipelines.worlds.parts import idx, trajectories, video_files
-from wm_pipelines.worlds.parts.idx import FILES, read_idx
-from wm_pipelines.worlds.parts.paper_files import read_paper_files
+from wm_pipelines.worlds.parts import trajectories
 from wm_pipelines.worlds.parts.trajectories import (
     Columns,
     check_resampling,
@@ -33,17 +27,6 @@ from wm_pipelines.worlds.parts.trajectories import (
     read_trajectories,
     regular_step,
 )
-from wm_pipelines.worlds.parts.video_files import (
-    Cut,
-    Listed,
-    UnusableVideoError,
-    label_numbers,
-    plan_clips,
-    read_clips,
-    read_list,
-)
-
-# ---------------------------------------------------------------- tables
 
 COLUMNS = {
     "episode": "run",
@@ -69,20 +52,6 @@ def table():
 def load(path, **parameters):
     parameters = {"path": str(path), "columns": COLUMNS, "splits": {"train": 0.5, "test": 0.5}, **parameters}
     return ingest(validate(WorldConfig, {"world": "table", "parameters": parameters}, "mine"), "mine")
-
-
-def saved(folder, frame, name="mine.parquet"):
-    path = folder / name
-    frame.to_parquet(path) if name.endswith("parquet") else frame.to_csv(path, index=False)
-    return path
-
-
-def refused(call, *arguments, **keywords):
-    """The message of the refusal, one line."""
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **keywords)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -342,278 +311,3 @@ def test_what_is_no_energy_is_refused(tmp_path, energy, message):
 )
 def test_numbers_beyond_all_physics_are_refused(tmp_path, parameters, message):
     assert message in refused(load, saved(tmp_path, table(), "mine.csv"), **parameters)
-
-
-# ---------------------------------------------------------------- measurements of fields
-
-
-def measured(path, **settings):
-    rod = Heat(Heat.Parameters.model_validate({"measurements": {"table": str(path), **settings}}))
-    return rod.own_episodes(0)["train"]
-
-
-def test_measurements_at_durations_are_at_seconds(tmp_path):
-    frame = pd.DataFrame({"x": [0.25, 0.5], "t": [0.1, 0.2], "u": [1.0, 2.0]})
-    plain = measured(saved(tmp_path, frame, "n.parquet"))["measurement_points"]
-    timed = saved(tmp_path, frame.assign(t=(1e3 * frame.t).astype("timedelta64[ms]")), "d.parquet")
-    np.testing.assert_allclose(measured(timed)["measurement_points"], plain, rtol=1e-12)
-    wrong = saved(tmp_path, frame.assign(u=frame.u.astype("timedelta64[s]")), "w.parquet")
-    assert "column 'u': expected numbers, got timedelta64[s] (durations)" in refused(measured, wrong)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("x,t,u,u\n0.5,0.5,1,2\n", "measurements.table': 'probe.csv' has 2 columns 'u'; which is meant?"),
-        ("x,t,u\n0.5,0.5,1,2\n", "cannot read table"),
-        ("x,t,u\n0.5,0.5,1\n\n0.5,0.5,warm\n", "is not a number in row 2"),
-        ("x,t,u\n0.5,0.5,True\n", "column 'u': expected numbers, got bool"),
-        ("x,t,u\n0.5,0.5,1e200\n", "u = 1e+200 in row 1 is beyond 1e+100"),
-        ("x;t;u\n0.5;0.5;1\n", "'probe.csv' has no column 'x'; it has x;t;u"),
-    ],
-)
-def test_faults_of_measurements_are_one_line(tmp_path, text, message):
-    (tmp_path / "probe.csv").write_text(text, encoding="utf-8")
-    assert message in refused(measured, tmp_path / "probe.csv")
-
-
-def test_list_typed_and_packed_measurements_are_one_line(tmp_path):
-    frame = pd.DataFrame({"x": [0.5], "t": [0.5], "u": [[1.0]]})
-    assert "got a list of numbers" in refused(measured, saved(tmp_path, frame))
-    (tmp_path / "p.csv.gz").write_bytes(gzip.compress(b"x,t,u\n0.5,0.5,1\n")[:-10])
-    assert "cannot read table" in refused(measured, tmp_path / "p.csv.gz")
-
-
-@pytest.mark.parametrize("wrong", [{"count": 10**12}, {"noise": 1e300}, {"region": {"x": [0.0, float("inf")]}}])
-def test_measurements_beyond_all_bounds_are_refused(wrong):
-    [name] = wrong
-    assert name in refused(validate, Heat.Parameters, {"measurements": {"count": 5, **wrong}}, "rod")
-
-
-# ---------------------------------------------------------------- videos
-
-
-def film(path, first=0, width=32):
-    """Six grey frames of level ``10 (first + i)``."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "4", "threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = width, 32, "yuv420p"
-        for i in range(6):
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(np.full((32, width, 3), 10 * (first + i), np.uint8), "rgb24"))
-            )
-        container.mux(stream.encode())
-    return path
-
-
-def cut(**changes):
-    return Cut(**{"frames": 4, "stride": 1, "fps": None, "clips": 1, "size": 16, "grey": True, **changes})
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for i in range(8):
-        film(tmp_path / f"v{i}.mp4", first=i)
-    (tmp_path / "list.csv").write_text("".join(f"v{i}.mp4,{('1', '01')[i % 2]}\n" for i in range(8)), encoding="utf-8")
-    return tmp_path
-
-
-def made(folder, **parameters):
-    parameters = {"path": str(folder / "list.csv"), "size": 16, "frames": 4, **parameters}
-    parameters.setdefault("splits", {"train": 0.5, "test": 0.5})
-    return ingest(validate(WorldConfig, {"world": "videos", "parameters": parameters}, "my_videos"), "my_videos")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("path;label\na.mp4;run\nb c.mp4;sit\n", [("a.mp4", "run"), ("b c.mp4", "sit")]),
-        ("my, film.mp4;run\nb.mp4;sit\n", [("my, film.mp4", "run"), ("b.mp4", "sit")]),
-        ("my film.mp4\tgoing home\nb.mp4\tsit\n", [("my film.mp4", "going home"), ("b.mp4", "sit")]),
-        ("a;1.mp4,run\nb;2.mp4,sit\n", [("a;1.mp4", "run"), ("b;2.mp4", "sit")]),
-        ("käse²/ä.mp4,süß\n", [("käse²/ä.mp4", "süß")]),
-    ],
-)
-def test_the_separator_of_a_list_is_found(tmp_path, text, expected):
-    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
-    assert [(e.name, e.label) for e in read_list(tmp_path / "list.csv", tmp_path)] == expected
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"a.mp4;1\nb.mp4;2;3\n", "line 2: expected path,label, got 'b.mp4;2;3'"),
-        (b"a.mp4," + b"1" * 200_000, "line 1: field larger than field limit (131072); expected path,label"),
-        ("ä.mp4,1\n".encode("latin-1"), "it is not in UTF-8; save it so"),
-        (b"a.mp4,1\nb.mp4,2\n", "none of the 2 videos in "),
-        (b"a.mp4|1\n", "a.mp4|1': mend the paths, or set `folder`"),
-    ],
-)
-def test_a_faulty_list_is_one_line_for_all_its_videos(tmp_path, caplog, content, message):
-    (tmp_path / "list.csv").write_bytes(content)
-    assert message in refused(made, tmp_path)
-    assert not caplog.records
-
-
-@settings(derandomize=True, deadline=None, max_examples=100)
-@given(
-    labels=st.lists(
-        st.one_of(st.from_regex(r"\A[0-9]{1,7}\Z"), st.sampled_from(["run", "1", "01", "9" * 5000])), min_size=1
-    )
-)
-def test_different_labels_are_different_classes(labels):
-    numbers = label_numbers([Listed("a", Path("a"), label) for label in labels])
-    assert numbers.keys() == set(labels)
-    assert len(set(numbers.values())) == len(numbers)
-
-
-def test_one_and_zero_one_are_two_classes_and_the_user_hears_of_it(folder, caplog):
-    for part in made(folder).values():
-        assert part.metadata["label_names"] == ["01", "1"]
-        for path, label in zip(part.metadata["episodes"], part["labels"], strict=True):
-            assert label == 1 - int(path[1]) % 2
-    assert "labels '01' and '1' are taken as two classes; write them alike if they are one" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"fps": float("inf")}, "fps"),
-        ({"fps": 1e12}, "fps': input should be less than or equal to 1000000, got 1000000000000"),
-        ({"clips_per_video": 10**10}, "clips_per_video': input should be less than or equal to 1000000"),
-        ({"size": 10**6}, "size': input should be less than or equal to 16000, got 1000000"),
-        (
-            {"size": 16_000, "frames": 6},
-            "8 videos: 8 clips of 6 frames of 16000 × 16000 pixels need 68.7 GiB of memory, there are 60 GiB; set a "
-            "smaller `size`, `frames` or `clips_per_video`",
-        ),
-    ],
-)
-def test_sizes_beyond_all_memory_are_refused(folder, monkeypatch, parameters, message):
-    monkeypatch.setattr(video_files, "memory", lambda: 60 * 2**30)
-    assert message in refused(made, folder, **parameters)
-
-
-def test_too_little_memory_is_said_before_anything_is_decoded(folder, monkeypatch):
-    monkeypatch.setattr(video_files, "memory", lambda: 2 * 8 * 2 * 4 * 16 * 16 * 3 - 1)
-    monkeypatch.setattr(video_files, "_decoded", lambda *_: pytest.fail("decoded"))
-    assert refused(made, folder, clips_per_video=2) == (
-        "8 videos: 16 clips of 4 frames of 16 × 16 pixels need 96 KiB of memory, there are 96 KiB; "
-        "set a smaller `size`, `frames` or `clips_per_video`"
-    )
-
-
-@pytest.mark.parametrize("error", [MemoryError(), av.error.MemoryError(12, "Cannot allocate memory", "a.mp4")])
-def test_no_memory_while_decoding_is_no_damage(folder, monkeypatch, error):
-    def full(*_):
-        raise error
-
-    monkeypatch.setattr(video_files, "_scaled", full)
-    message = refused(made, folder)
-    assert message.startswith("not enough memory to decode '")
-    assert message.endswith("v0.mp4'; set a smaller `size`, `frames` or `clips_per_video`")
-
-
-def test_what_is_no_fault_of_the_file_is_not_called_damage(tmp_path, monkeypatch):
-    path = film(tmp_path / "a.mp4", width=96)
-    with pytest.raises(
-        UnusableVideoError, match=r"too large when scaled \(60000 × 20000 pixels\); set a smaller `size`"
-    ):
-        plan_clips(path, cut(size=20_000))
-    with pytest.raises(UnusableVideoError, match="no such file"):
-        read_clips(tmp_path / ("a" * 5000), cut())
-
-    def forbidden(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(video_files, "_stamps", forbidden)
-    with pytest.raises(UnusableVideoError, match=r"cannot be read \(Permission denied\)"):
-        read_clips(path, cut())
-
-
-@settings(derandomize=True, deadline=None, max_examples=200)
-@given(
-    count=st.integers(2, 60),
-    frames=st.integers(2, 9),
-    stride=st.integers(1, 4),
-    clips=st.integers(1, 300),
-    fps=st.sampled_from([None, 3.0, 10.0, 25.0]),
-)
-def test_clips_are_where_the_plain_formula_puts_them(count, frames, stride, clips, fps):
-    """The formula with the whole grid in memory."""
-    time, wanted = 0.1 * np.arange(count), cut(frames=frames, stride=stride, clips=clips, fps=fps)
-    grid, step = np.arange(count), 0.1
-    if fps is not None:
-        grid = np.searchsorted(0.5 * (time[1:] + time[:-1]), time[0] + np.arange(int(time[-1] * fps + 1e-6) + 1) / fps)
-        step = 1 / fps
-    room = len(grid) - 1 - (frames - 1) * stride
-    if room < 0:
-        with pytest.raises(UnusableVideoError, match="too short"):
-            video_files._starts(time, wanted)
-        return
-    starts = np.unique(np.rint((np.arange(clips) + 0.5) / clips * room).astype(int))
-    found, seconds = video_files._starts(time, wanted)
-    np.testing.assert_array_equal(found, starts)
-    assert seconds == pytest.approx(step * stride)
-    chosen = video_files._chosen(time, found, wanted)
-    np.testing.assert_array_equal(chosen, grid[starts[:, None] + stride * np.arange(frames)])
-
-
-def test_videos_left_out_are_reported_in_the_order_of_the_list(folder, monkeypatch):
-    """A video that turns out damaged only when it is decoded stands where the list has it."""
-    decoded = video_files._decoded
-    monkeypatch.setattr(video_files, "_decoded", lambda p, *rest: {} if p.name == "v0.mp4" else decoded(p, *rest))
-    (folder / "list.csv").write_text("v0.mp4\nno.mp4\n" + "".join(f"v{i}.mp4\n" for i in range(1, 8)), encoding="utf-8")
-    skipped = made(folder)["train"].metadata["skipped"]
-    assert [s["path"] for s in skipped] == ["v0.mp4", "no.mp4"]
-    assert skipped[0]["reason"].startswith("it is damaged")
-
-
-# ---------------------------------------------------------------- published files
-
-
-def test_no_memory_and_no_permission_are_no_damage_of_idx_files(tmp_path, monkeypatch):
-    name = FILES["train"]["labels"]
-    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07"))
-    assert read_idx(str(tmp_path), name).tolist() == [7]
-
-    def full(*_):
-        raise MemoryError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(idx.gzip, "decompress", full)
-        assert "does not fit into memory when unpacked; is it the right file?" in refused(read_idx, str(tmp_path), name)
-
-    def forbidden(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", forbidden)
-    assert "ubyte.gz': Permission denied; check its permissions" in refused(read_idx, str(tmp_path), name)
-
-
-def test_a_download_that_breaks_off_is_one_line(monkeypatch):
-    def broken(*_, **__):
-        raise http.client.IncompleteRead(b"", 10)
-
-    monkeypatch.setattr(idx.urllib.request, "urlopen", broken)
-    message = refused(read_idx, "http://nowhere", FILES["train"]["labels"])
-    assert message.startswith("cannot download 'http://nowhere/")
-    assert message.endswith("check the URL and the network")
-
-
-def test_faults_of_the_papers_files_are_one_line(tmp_path):
-    world = MassSpring(MassSpring.Parameters())
-    rng, path = np.random.default_rng(0), tmp_path / "eval_spring.npz"
-    np.savez(tmp_path / "spring_seed0.npz", **{n: rng.normal(size=(60, 2)) for n in ("x", "dx", "test_x", "test_dx")})
-    good = {"t": np.linspace(0, 1, 3), "ref_B": np.zeros((2, 3, 2)), "ref_C": np.zeros((2, 3, 2))}
-    np.savez(path, **good)
-    assert set(read_paper_files(tmp_path, world)) == {"train", "validation", "B", "C"}
-    path.write_bytes(b"")
-    assert "eval_spring.npz' cannot be read (" in refused(read_paper_files, tmp_path, world)
-    with path.open("wb") as file:
-        np.save(file, np.zeros(3))
-    assert "one array, no .npz" in refused(read_paper_files, tmp_path, world)
-    np.savez(path, **good | {"t": np.array([0.0, np.nan, 1.0])})
-    assert "eval_spring.npz', array 't': not all numbers are finite" in refused(read_paper_files, tmp_path, world)
-    np.savez(path, **good | {"ref_B": np.zeros((2, 5, 2))})
-    assert "files of 'spring' in" in refused(read_paper_files, tmp_path, world)

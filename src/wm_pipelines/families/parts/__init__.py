@@ -1,0 +1,1 @@
+"""Bases that several families share."""
