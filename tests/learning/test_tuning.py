@@ -261,9 +261,7 @@ def test_unknown_parameters_are_refused_against_the_family(name, message):
 
 def test_ranges_that_the_family_refuses_are_refused():
     check_space(study(), ToyConfig)
-    with pytest.raises(
-        UserError, match=r"space\.weight: parameter 'toy\.weight': .* greater than 0, got -1\.0"
-    ):
+    with pytest.raises(UserError, match=r"space\.weight: parameter 'toy\.weight': .* greater than 0, got -1\.0"):
         check_space(study(space={"weight": {"type": "float", "low": -1.0, "high": 1.0}}), ToyConfig)
 
 

@@ -21,7 +21,11 @@ def values(axis):
 
 
 def test_every_world_has_every_figure_and_no_trace_is_long(content):
-    figures = f.all_figures(content)
+    figures = {
+        f"{world}/{name}": f.alone(shown, world)
+        for world in content.worlds
+        for name, shown in f.world_figures(content, world).items()
+    }
     names = {"energy", "energy_error", "error_growth", "accuracy_against_cost", "trajectories", "learning_curves"}
     assert set(figures) == {f"{w}/{n}" for w in ("pendulum", "two_body") for n in names}
     for key, figure in figures.items():
@@ -108,7 +112,7 @@ def test_accuracy_against_cost_leaves_references_to_a_line(content):
 
 def test_without_data_there_is_no_figure(content):
     bare = changed(content, {}, curves={}, scores=content.results.scores.iloc[:0])
-    assert f.all_figures(bare) == {}
+    assert not any(f.world_figures(bare, world) for world in ("pendulum", "two_body"))
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 5), (5, 5), (1000, 400), (401, 400)])

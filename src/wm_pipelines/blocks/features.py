@@ -10,19 +10,20 @@ pairs of data points); Rahma et al. 2024, arXiv 2411.17511 (Hamiltonians fitted 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wm_pipelines.blocks.ensemble import generators
 
-# kind -> (sigma, sigma') of the pre-activation
-RIDGE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "tanh": (torch.tanh, lambda a: 1 - torch.tanh(a) ** 2),
-    "power": (torch.exp, torch.exp),  # of a logarithm: r^alpha
-    "linear": (lambda a: a, torch.ones_like),
-    "square": (lambda a: a * a / 2, lambda a: a),
-    "constant": (torch.ones_like, torch.zeros_like),
+# kind -> (sigma, sigma' from the pre-activation a and s = sigma(a))
+RIDGE_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "tanh": (torch.tanh, lambda a, s: 1 - s**2),  # noqa: ARG005
+    "power": (torch.exp, lambda a, s: s),  # noqa: ARG005  # of a logarithm: r^alpha
+    "linear": (lambda a: a, lambda a, s: torch.ones_like(a)),  # noqa: ARG005
+    "square": (lambda a: a * a / 2, lambda a, s: a),  # noqa: ARG005
+    "constant": (torch.ones_like, lambda a, s: torch.zeros_like(a)),  # noqa: ARG005
 }
 
 
@@ -90,16 +91,21 @@ class RandomFeatures(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """``phi``: ``[S, R, n] -> [S, R, K]``."""
-        return self._ridge(u, 0)
+        return torch.cat([sigma(a) for (sigma, _), a in self._activations(u)], dim=-1)
 
     def slopes(self, u: Tensor) -> Tensor:
         """``sigma'(w_k . u + b_k)``: ``[S, R, n] -> [S, R, K]``; the gradient of ``phi_k`` is this times ``w_k``."""
-        return self._ridge(u, 1)
+        return torch.cat([slope(a, sigma(a)) for (sigma, slope), a in self._activations(u)], dim=-1)
 
-    def _ridge(self, u: Tensor, derivative: int) -> Tensor:
-        a = torch.baddbmm(self.bias, u, self.weight)
-        parts = a.split(list(self.counts.values()), dim=-1)
-        return torch.cat([RIDGE_FUNCTIONS[k][derivative](part) for k, part in zip(self.counts, parts, strict=True)], -1)
+    def with_slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` and `slopes` for little more than one of them."""
+        values = [(slope, a, sigma(a)) for (sigma, slope), a in self._activations(u)]
+        return torch.cat([s for *_, s in values], dim=-1), torch.cat([slope(a, s) for slope, a, s in values], dim=-1)
+
+    def _activations(self, u: Tensor) -> list[tuple[Any, Tensor]]:
+        """Functions and pre-activations, kind by kind."""
+        parts = torch.baddbmm(self.bias, u, self.weight).split(list(self.counts.values()), dim=-1)
+        return [(RIDGE_FUNCTIONS[kind], a) for kind, a in zip(self.counts, parts, strict=True)]
 
     def gradients(self, u: Tensor) -> Tensor:
         """Gradient of every feature: ``[S, R, n] -> [S, R, n, K]``."""

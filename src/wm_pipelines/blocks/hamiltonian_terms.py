@@ -34,6 +34,7 @@ class Coordinates(nn.Module):
             signs = torch.cat([signs, signs * flip])
         self.straight = [j for j in range(width) if j not in angles]
         self.angles = list(angles)
+        self.order = [(self.straight + self.angles).index(j) for j in range(width)]
         self.inputs = width + len(self.angles)
         self.centred = not mirrors
         self.register_buffer("signs", signs)
@@ -64,8 +65,7 @@ class Coordinates(nn.Module):
         straight, cosine, sine = g.split([len(self.straight), len(self.angles), len(self.angles)], dim=-2)
         if self.angles:
             turn = self._normalised(x)[..., self.angles, None]
-            order = torch.argsort(torch.tensor(self.straight + self.angles))
-            straight = torch.cat([straight, turn.cos() * sine - turn.sin() * cosine], dim=-2)[..., order, :]
+            straight = torch.cat([straight, turn.cos() * sine - turn.sin() * cosine], dim=-2)[..., self.order, :]
         return torch.einsum("mw,snmwk->snwk", self.signs, straight) / self.scale[..., None]
 
 

@@ -179,27 +179,29 @@ class PhysicsInformed(Family):
             prediction = _mean(self.f_theta.window_error(batch, unrolled))
             slope, rollout = None, (unrolled, batch["step"].cumsum(-1))
         terms = {"prediction": prediction}
-        trust, energy_loss = self._fit_energy(z, batch, terms)
+        trust, energy_loss, gradient = self._fit_energy(z, batch, terms)
         loss = prediction + energy_loss
         if not self.config.projected:
             if self.config.penalty == "rollout":
                 conservation = self._drift(*(rollout or self._own_rollout(z)))
             else:
-                conservation = self._crossing(z, self.field(z) if slope is None else slope)
+                conservation = self._crossing(z, self.field(z) if slope is None else slope, gradient)
             conservation = trust * conservation
             self._adapt(prediction, conservation, progress)
             terms |= {"conservation": conservation, "lambda": self.lam.clone()}
             loss = loss + self.lam * conservation
         return loss, {name: term.detach() for name, term in terms.items()}
 
-    def _fit_energy(self, z: Tensor, batch: Views, terms: dict[str, Tensor]) -> tuple[Tensor | float, Any]:
-        """Loss of E_psi ``[S]`` and how far it is trusted, 0 … 1; nothing to fit and full trust where E is known.
+    def _fit_energy(
+        self, z: Tensor, batch: Views, terms: dict[str, Tensor]
+    ) -> tuple[Tensor | float, Any, Tensor | None]:
+        """How far E_psi is trusted, 0 … 1, its loss ``[S]``, its gradient if it was needed; full trust in a known E.
 
         ``within`` is the share of E_psi's variance within episodes; ``change``, where slopes were measured, is
         ``tau^2 mean (grad E_psi . dz/dt)^2 / var E_psi`` with tau the time scale of the data.
         """
         if self.E_psi is None:
-            return 1.0, 0.0
+            return 1.0, 0.0, None
         energy, gradient = self._gradient(z, graph=True) if "derivative" in batch else (self.E_psi(z), None)
         terms["within"] = within_share(energy, self.E_psi(batch["partner"]))
         loss = terms["within"]
@@ -208,11 +210,12 @@ class PhysicsInformed(Family):
             change = _mean((gradient * batch["derivative"]).sum(-1))
             terms["change"] = time * change / workers.var_mean(energy, (1,))[0].clamp_min(1e-30)
             loss = loss + terms["change"]
-        return (1 - terms["within"].detach()).clamp_min(0.0), loss
+        return (1 - terms["within"].detach()).clamp_min(0.0), loss, gradient
 
-    def _crossing(self, z: Tensor, slope: Tensor) -> Tensor:
+    def _crossing(self, z: Tensor, slope: Tensor, gradient: Tensor | None) -> Tensor:
         """Mean square of `rate` at states ``[S, B, 2d]``, and at those that own roll-outs visit: ``[S]``."""
-        crossing = _mean(self.rate(self.steepness(z), slope))
+        steepness = self.steepness(z) if gradient is None else self.f_theta.slope_scale * gradient.detach()
+        crossing = _mean(self.rate(steepness, slope))
         if not self.config.visited:
             return crossing
         with torch.no_grad():

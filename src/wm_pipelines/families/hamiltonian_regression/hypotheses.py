@@ -16,6 +16,8 @@ class QuadraticTerm(Term):
 
     def __init__(self, inputs: Coordinates, psi: RandomFeatures, dof: int, seeds: int) -> None:
         self.rows, self.columns = torch.triu_indices(dof, dof).tolist()
+        unit = torch.eye(dof, dtype=torch.float64)
+        self._units = unit[:, self.rows], unit[:, self.columns]
         super().__init__("z", inputs, psi, seeds)
 
     @property
@@ -30,16 +32,16 @@ class QuadraticTerm(Term):
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``q [S, N, d]``, ``p_i p_j [S, N, I]`` and its gradient ``[S, N, d, I]``."""
         q, p = z.chunk(2, dim=-1)
-        unit = torch.eye(p.shape[-1], dtype=z.dtype)
-        slope = unit[:, self.rows] * p[..., None, self.columns] + unit[:, self.columns] * p[..., None, self.rows]
-        return q, p[..., self.rows] * p[..., self.columns], slope
+        first, second = p[..., self.rows], p[..., self.columns]
+        slope = self._units[0] * second[..., None, :] + self._units[1] * first[..., None, :]
+        return q, first * second, slope
 
-    def _features(self, q: Tensor) -> Tensor:
-        """``phi_k(q)``, mirror images averaged: ``[S, N, K]``."""
+    def _features(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """``phi_k(q)``, mirror images averaged, ``[S, N, K]``; slopes of every image, ``[S, N, M, K]``."""
         u = self.inputs(q)
-        return torch.einsum(
-            "snmk,cm->snk", self.features(u.flatten(1, 2)).unflatten(1, u.shape[1:3]), self.inputs.weights
-        )
+        values, slopes = self.features.with_slopes(u.flatten(1, 2))
+        images = values.unflatten(1, u.shape[1:3])
+        return torch.einsum("snmk,cm->snk", images, self.inputs.weights), slopes.unflatten(1, u.shape[1:3])
 
     def _matrix(self) -> Tensor:
         return self.coefficients.unflatten(1, (len(self.rows), -1))  # [S, I, K]
@@ -51,14 +53,13 @@ class QuadraticTerm(Term):
     def forward(self, x: Tensor) -> Tensor:
         """Value of the term: ``[S, N, 2d] -> [S, N]``."""
         q, products, _ = self._split(x)
-        return torch.einsum("snk,sik,sni->sn", self._features(q), self._matrix(), products)
+        return torch.einsum("snk,sik,sni->sn", self._features(q)[0], self._matrix(), products)
 
     def gradient(self, x: Tensor) -> Tensor:
         """Gradient of the term: ``[S, N, 2d] -> [S, N, 2d]``."""
         q, products, slope = self._split(x)
-        inertia = self._features(q) @ self._matrix().mT  # [S, N, I]
-        u = self.inputs(q)
-        slopes = self.features.slopes(u.flatten(1, 2)).unflatten(1, u.shape[1:3])
+        values, slopes = self._features(q)
+        inertia = values @ self._matrix().mT  # [S, N, I]
         g = (slopes * (products @ self._matrix())[:, :, None]) @ self.features.weight.mT[:, None]
         dq = self.inputs.pullback(q, (g * self.inputs.weights.mT)[..., None])[..., 0]
         return torch.cat([dq, (slope @ inertia[..., None])[..., 0]], dim=-1)
@@ -69,7 +70,7 @@ class QuadraticTerm(Term):
         u = self.inputs(q)
         g = self.features.gradients(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self.inputs.weights.mT[..., None]
         dq = self.inputs.pullback(q, g)[..., None, :] * products[:, :, None, :, None]
-        dp = slope[..., None] * self._features(q)[:, :, None, None, :]
+        dp = slope[..., None] * self._features(q)[0][:, :, None, None, :]
         return torch.cat([dq, dp], dim=2).flatten(3)
 
 

@@ -6,7 +6,7 @@ many worlds stays small.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from html import escape
 from typing import Any
 
@@ -23,6 +23,8 @@ from wm_pipelines.tasks.physics.content import Content, WorldRollouts
 from wm_pipelines.tasks.physics.trajectories import trajectories
 
 Float = NDArray[np.float64]
+
+ALL = ("energy", "energy_error", "error_growth", "accuracy_against_cost", "trajectories", "learning_curves")
 
 _FLOOR = 1e-17  # of logarithmic axes: below rounding, a difference is drawn as this
 _SHORTEST = 1e-3  # s, of training, on a logarithmic axis
@@ -203,39 +205,39 @@ def _cost_point(model: str, row: Mapping[str, Mapping[str, Any]], palette: Palet
 # ---------------------------------------------------------------- all worlds
 
 
-def world_figures(content: Content, world: str, summary: pd.DataFrame | None = None) -> dict[str, Figure]:
+def world_figures(
+    content: Content, world: str, summary: pd.DataFrame | None = None, names: Collection[str] = ALL
+) -> dict[str, Figure]:
     """The figures of one world by name; those without data are missing.
 
     Args:
         content: of the page. world: its name. summary: `summary_table` of the scores, where it is known already.
+        names: those that are wanted.
     """
     palette, results = Palette(content.models), content.results
-    summary = summary_table(results.scores) if summary is None else summary
     rollouts = content.rollouts.get(world)
-    figures: dict[str, Figure | None] = {}
-    if rollouts is not None:
-        figures["energy"] = energy_over_time(rollouts, palette)
-        figures["energy_error"] = energy_error_over_time(rollouts, palette)
     time = None if rollouts is None else rollouts.time
-    figures["error_growth"] = error_growth(results.scores, world, time, palette)
-    figures["accuracy_against_cost"] = accuracy_against_cost(summary, world, palette)
+    scores, curves = results.scores, results.curves
+    draw: dict[str, Callable[[], Figure | None]] = {
+        "error_growth": lambda: error_growth(scores, world, time, palette),
+        "accuracy_against_cost": lambda: accuracy_against_cost(
+            summary_table(scores) if summary is None else summary, world, palette
+        ),
+        "learning_curves": lambda: plots.learning_curves(curves, world, palette),
+    }
     if rollouts is not None:
-        figures["trajectories"] = trajectories(rollouts, palette)
-    figures["learning_curves"] = plots.learning_curves(results.curves, world, palette)
-    return {name: figure for name, figure in figures.items() if figure is not None}
+        draw |= {
+            "energy": lambda: energy_over_time(rollouts, palette),
+            "energy_error": lambda: energy_error_over_time(rollouts, palette),
+            "trajectories": lambda: trajectories(rollouts, palette),
+        }
+    drawn = {name: draw[name]() for name in ALL if name in draw and name in names}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def all_figures(content: Content) -> dict[str, go.Figure]:
-    """Every figure of the page, ``"world/name"`` -> Plotly figure with its title, to be saved one by one."""
-    summary = summary_table(content.results.scores)
-    figures = {}
-    for world in content.worlds:
-        for name, shown in world_figures(content, world, summary).items():
-            alone = go.Figure(shown.figure)
-            top = (alone.layout.margin.t or 0) + 48
-            # On its own the figure needs a title and a ground to stand on.
-            alone.update_layout(
-                title={"text": f"{escape(world)}: {shown.title}"}, paper_bgcolor="white", margin={"t": top}
-            )
-            figures[f"{world}/{name}"] = alone
-    return figures
+def alone(shown: Figure, world: str) -> go.Figure:
+    """A figure of the page as one that stands for itself: with its title and a ground to stand on."""
+    figure = go.Figure(shown.figure)
+    top = (figure.layout.margin.t or 0) + 48
+    figure.update_layout(title={"text": f"{escape(world)}: {shown.title}"}, paper_bgcolor="white", margin={"t": top})
+    return figure

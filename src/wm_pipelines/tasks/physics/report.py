@@ -21,7 +21,7 @@ from wm_pipelines.reporting.style import (
 from wm_pipelines.reporting.summary import main_split, rows_by_model, summary_table
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.physics.content import Content, WorldRollouts
-from wm_pipelines.tasks.physics.figures import all_figures, world_figures
+from wm_pipelines.tasks.physics.figures import alone, world_figures
 from wm_pipelines.tasks.physics.headline import Rows, headline
 
 _SAVED = ("energy_error", "error_growth")  # figures for kedro viz
@@ -37,8 +37,12 @@ def page(results: Results) -> str:
 
 def figures(results: Results) -> dict[str, Any]:
     """``"world_name"`` -> plotly figure."""
-    drawn = all_figures(Content.of(results, frames=False))
-    return {key.replace("/", "_"): figure for key, figure in drawn.items() if key.split("/")[1] in _SAVED}
+    content, summary = Content.of(results, frames=False), summary_table(results.scores)
+    return {
+        f"{world}_{name}": alone(shown, world)
+        for world in content.worlds
+        for name, shown in world_figures(content, world, summary, _SAVED).items()
+    }
 
 
 def build(content: Content, title: str = _TITLE) -> str:

@@ -32,13 +32,17 @@ def trajectories(rollouts: WorldRollouts, palette: Palette, episode: int = 0) ->
     figure = make_subplots(rows, columns, subplot_titles=[plots.model_name(m) for m in models], **gaps)
     truth = view(rollouts.truth[episode])
     spatial = _is_spatial(rollouts)
+    traces: list[Any] = []
     for i, model in enumerate(models):
-        place = {"row": i // columns + 1, "col": i % columns + 1}
         x, y = view(rollouts.predicted[model][episode])
-        figure.add_trace(plots.truth_line(*truth, showlegend=i == 0, legendgroup="truth"), **place)
-        figure.add_trace(plots.line(x, y, model, palette, showlegend=False), **place)
-        figure.add_trace(_ends(*truth, INK, "circle-open", spatial, meta="ink"), **place)
-        figure.add_trace(_ends(x, y, palette.colour(model), "circle", spatial, legendgroup=model), **place)
+        traces += [
+            plots.truth_line(*truth, showlegend=i == 0, legendgroup="truth"),
+            plots.line(x, y, model, palette, showlegend=False),
+            _ends(*truth, INK, "circle-open", spatial, meta="ink"),
+            _ends(x, y, palette.colour(model), "circle", spatial, legendgroup=model),
+        ]
+    panels = [i for i in range(len(models)) for _ in range(len(traces) // len(models))]
+    figure.add_traces(traces, rows=[i // columns + 1 for i in panels], cols=[i % columns + 1 for i in panels])
     layout = plots.layout("", "", height=60 + 250 * rows)
     axis = {k: v for k, v in layout.pop("xaxis").items() if k not in ("title", "automargin")}
     layout.pop("yaxis")
