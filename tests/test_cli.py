@@ -363,6 +363,8 @@ def test_the_users_error_is_found_below_what_frameworks_raise():
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = UserError("the mistake")
     assert str(user_error(wrapped)) == "the mistake"
+    from_a_worker = f'"""\nTraceback (most recent call last):\n{UserError.__module__}.UserError: the mistake\n"""'
+    assert str(user_error(RuntimeError(from_a_worker))) == "the mistake"
     assert user_error(RuntimeError("a bug")) is None
     assert user_error(OSError("no file is named")) is None
 

@@ -28,9 +28,15 @@ MISTAKES = {
     "unknown task": (tasks("physic", worlds=["pendulum"]), r"unknown task 'physic'; did you mean 'physics'"),
     "negative seed": (tasks("physics", seeds=[-1]), r"'tasks\.physics\.seeds'.*>= 0"),
     "seed twice": (tasks("videos", seeds=[1, 1]), r"'tasks\.videos\.seeds'.*twice"),
+    "a task that is a number": (("parameters.yml", {"tasks": {"physics": 3}}), r"'tasks\.physics': expected seeds"),
+    "no such accelerator here": (
+        tasks("physics", learning={"accelerator": "mps"}),
+        r"tasks\.physics\.learning\.accelerator': this machine has no 'mps'",
+    ),
     "no seeds": (tasks("videos", seeds=[]), r"'tasks\.videos\.seeds'.*non-empty"),
     "unknown device": (tasks("images", learning={"accelerator": "abacus"}), r"tasks\.images\.learning.*abacus"),
     # worlds
+    "a world that is a number": (("parameters_pendulum.yml", {"pendulum": 3}), r"'pendulum'"),
     "unknown kind of world": (of("mass_spring", world="nowhere"), r"unknown world 'nowhere'"),
     "unknown equation": (of("heat_1d", world="wave_9d"), r"unknown world 'wave_9d'"),
     "negative mass": (of("mass_spring", parameters={"mass": -1}), r"mass_spring\.parameters\.mass.*greater than 0"),
@@ -69,6 +75,9 @@ MISTAKES = {
     "unknown setting on a task": (of("mae", tasks={"images": {"ptch": 4}}), r"mae\.tasks\.images.*ptch"),
     "unknown world of a family": (of("hnn", worlds={"moon": {"order": 4}}), r"unknown parameter 'hnn\.worlds\.moon"),
     "impossible schedule": (of("mlp", schedule={"steps": 0}), r"mlp.*schedule\.steps.*got 0"),
+    "a layer of no width": (of("mlp", hidden=[0]), r"mlp .*hidden.*greater than or equal to 1, got 0"),
+    "a variant that is a number": (of("mlp", worlds={"pendulum": {"variants": 3}}), r"mlp\.worlds.*variants"),
+    "a family that is a number": (("parameters_mlp.yml", {"mlp": 3}), r"'mlp'.*mapping of settings, got 3"),
     "negative weight": (
         of("pinn", condition_weight=-1),
         r"pinn .*condition_weight.*equal to 0, got -1",
@@ -78,6 +87,10 @@ MISTAKES = {
     "unknown measure": (
         ("parameters.yml", {"physics": {"tolerence": 0.1}}),
         r"'physics\.tolerence'; did you mean 'physics\.tolerance'",
+    ),
+    "a measure of an unknown world": (
+        ("parameters.yml", {"videos": {"worlds": {"pendulum_vido": {"steps": 1}}}}),
+        r"'videos\.worlds\.pendulum_vido'; did you mean 'videos\.worlds\.pendulum_video'",
     ),
     "unknown measure of a world": (
         ("parameters.yml", {"videos": {"worlds": {"pendulum_video": {"stepz": 1}}}}),
@@ -114,6 +127,7 @@ def test_a_mistake_is_one_line_before_anything_is_written(shared, name):
         ("mpl.hidden=3", r"'mpl\.hidden'; did you mean 'mlp\.hidden'"),
         ("hnn.variants.pears.order=2", r"'hnn\.variants\.pears'; did you mean 'hnn\.variants\.pairs'"),
         ("tasks.physics.learning.thread=2", r"tasks\.physics\.learning\.thread'; did you mean '.*threads'"),
+        ("tasks.physics.families=mlp", r"tasks\.physics\.families: what runs is listed in .*globals\.yml"),
         ("mass_spring.parameters.mas=2", r"mass_spring\.parameters\.mas"),
     ],
 )

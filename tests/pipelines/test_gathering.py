@@ -1,0 +1,41 @@
+"""What a leaderboard is made from must belong together."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
+from wm_pipelines.pipelines.gathering import part_of_leaderboard, union
+
+
+def result(family: str, **data: str) -> dict:
+    row = dict.fromkeys(LEADERBOARD_COLUMNS, "x") | {
+        "task": "physics", "world": "pendulum", "family": family, "variant": "plain", "split": "test", "metric": "mse",
+        "seed": 0, "step": -1, "value": 1.0, "ci_low": 0.5, "ci_high": 1.5, "n": 8,
+    }  # fmt: skip
+    facts = {"task": "physics", "world": "pendulum", "family": family, "data": data}
+    return {"scores": pd.DataFrame([row])[list(LEADERBOARD_COLUMNS)], "facts": facts, "arrays": {}}
+
+
+def test_a_part_says_which_episodes_it_was_judged_on():
+    both = {name: result(name, train="aa", test="bb") for name in ("mlp", "hnn")}
+    scores, made_from = part_of_leaderboard(both)
+    assert scores["family"].tolist() == ["hnn", "mlp"]
+    assert made_from["data"] == {"pendulum": {"train": "aa", "test": "bb"}}
+
+
+@pytest.mark.parametrize("other", [{"train": "aa", "test": "cc"}, {"train": "aa"}], ids=["another test", "no test"])
+def test_two_sets_of_episodes_make_no_part(other):
+    results = {"mlp": result("mlp", train="aa", test="bb"), "hnn": result("hnn", **other)}
+    with pytest.raises(UserError, match=r"hnn was judged on other episodes of 'pendulum' \(test .*run training and"):
+        part_of_leaderboard(results)
+
+
+def test_a_part_that_was_edited_is_refused():
+    part = part_of_leaderboard({"mlp": result("mlp", train="aa", test="bb")})
+    assert len(union({"physics": part})) == 1
+    edited = part[0].assign(value=0.0)
+    with pytest.raises(UserError, match=r"'physics' are not those .*kedro run --pipeline=physics_eval"):
+        union({"physics": (edited, part[1])})
