@@ -142,10 +142,12 @@ def check_settings(parameters: Parameters, inputs: set[str]) -> None:
 
 def check_accelerator(learning: LearningConfig, task: str) -> None:
     """Raises UserError where this machine does not have what a task is to be trained on."""
+    if learning.accelerator in ("auto", "cpu"):
+        return
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if not {"cuda": cuda, "mps": mps, "gpu": cuda or mps}.get(learning.accelerator, True):
+    if not {"cuda": cuda, "mps": mps, "gpu": cuda or mps}[learning.accelerator]:
         raise UserError(
             f"parameter 'tasks.{task}.learning.accelerator': this machine has no '{learning.accelerator}' that PyTorch "
             "can use; choose cpu or auto"

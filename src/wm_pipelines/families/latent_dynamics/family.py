@@ -70,10 +70,9 @@ class LatentDynamics(Predictor):
     config: LatentDynamicsConfig
 
     @classmethod
-    def unsuitable(cls, spec: Spec, config: PredictorConfig) -> str | None:
+    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
         """States have no positions to move or turn."""
-        local = isinstance(config, LatentDynamicsConfig) and config.transition == "local"
-        if cls.shown(spec) == ("states",) and (local or config.symmetries):
+        if cls.shown(spec) == ("states",) and (config.transition == "local" or config.symmetries):
             return "transition: local and symmetries need frames"
         return super().unsuitable(spec, config)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -50,7 +50,7 @@ class HamiltonianFamily(HamiltonianFlow, Family):
         if config.structure == "none":
             return frozenset()
         declared = config.structure == "declared"
-        words = {"separable", "even", "periodic", "pairwise"} if declared else set(config.structure)
+        words = set(get_args(Word) if declared else config.structure)
         facts = {"structure"} if words - {"periodic"} else set()
         facts |= {"angles"} if "periodic" in words else set()
         return frozenset(facts | ({"particles", "space", "attributes"} if "pairwise" in words else set()))

@@ -37,11 +37,11 @@ def page(results: Results) -> str:
 
 def figures(results: Results) -> dict[str, Any]:
     """``"world_name"`` -> plotly figure."""
-    content, summary = Content.of(results, frames=False), summary_table(results.scores)
+    content = Content.of(results, frames=False)
     return {
         f"{world}_{name}": alone(shown, world)
         for world in content.worlds
-        for name, shown in world_figures(content, world, summary, _SAVED).items()
+        for name, shown in world_figures(content, world, names=_SAVED).items()
     }
 
 
