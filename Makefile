@@ -45,7 +45,7 @@ viz: $(READY) ## kedro viz
 test: $(READY) ## everything that CI checks, except lint
 	$(PYTEST) -m 'not slow'
 
-test-fast: $(READY) ## a minute: no pipelines, no processes, no long trainings
+test-fast: $(READY) ## 70 s: no pipelines, no processes, no long trainings
 	$(PYTEST) -m 'not (slow or pipeline or training)' -x
 
 test-all: $(READY) ## also what takes minutes, with coverage

@@ -15,6 +15,8 @@ from wm_pipelines.cli import cli, one_line, user_error
 from wm_pipelines.errors import UserError
 from wm_pipelines.yaml_files import line_of, read_yaml
 
+pytestmark = pytest.mark.pipeline
+
 PACKAGE = "tiny_project_of_test_cli"
 FILES = {
     "settings.py": """

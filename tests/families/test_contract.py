@@ -22,6 +22,8 @@ from wm_pipelines.provenance import import_closure
 from wm_pipelines.registry import families
 from wm_pipelines.spec import Facts, Spec, UndeclaredFact
 
+pytestmark = pytest.mark.training
+
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = {  # beside conf/smoke, which has few steps of the true size
     "hamiltonian_regression": {"features": 12, "rows": 60},

@@ -99,6 +99,7 @@ def test_frames_of_one_episode_are_no_negatives():
     assert float(loss) == pytest.approx(math.log(1 + per_episode), rel=1e-4)
 
 
+@pytest.mark.training
 def test_a_video_teaches_where_things_are():
     frames, position = moving_dots(48)
     held, truth = moving_dots(32, seed=1)
@@ -120,6 +121,7 @@ def clouds(count, seed):
     return (255 * smooth.clamp(0, 1)).permute(0, 2, 3, 1)[:, None].to(torch.uint8)
 
 
+@pytest.mark.training
 def test_training_finds_the_other_view_of_a_image_not_seen():
     """Share of held-out images whose second view has the nearest features, by cosine, of all 128."""
     family = model(schedule={"steps": 60, "batch_size": 32, "learning_rate": 5e-3, "warmup": 5})
@@ -135,11 +137,13 @@ def test_training_finds_the_other_view_of_a_image_not_seen():
     assert found[1] > found[0] + 0.05
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("changes", [{}, {"encoder": "vit"}])
 def test_a_killed_training_resumes_to_the_same_bits(tmp_path, changes):
     resumes(lambda: model((0, 3), **changes), tmp_path)
 
 
+@pytest.mark.training
 def test_a_killed_training_on_videos_resumes_to_the_same_bits(tmp_path):
     resumes(lambda: model((0,), VIDEO), tmp_path, moving_dots(12)[0])
 

@@ -80,6 +80,7 @@ def three_bodies():
 # ---------------------------------------------------------------- fits
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("structure", "recorded", "bar"), [("none", True, 1e-10), ("declared", True, 1e-14), ("declared", False, 1e-10)]
 )
@@ -104,6 +105,7 @@ def test_noise_on_the_states_is_an_offset_per_trajectory(structure, bar):
     assert ours.max() < theirs.min() / 3
 
 
+@pytest.mark.training
 def test_a_declared_symmetry_finds_the_offsets_themselves(swings):
     noisy = simulated(pendulum_field, starts(25), noise=0.1)
     model = HamiltonianRegression(HamiltonianRegression.Config(features=60, structure="declared"), PENDULUM, (0,))
@@ -113,6 +115,7 @@ def test_a_declared_symmetry_finds_the_offsets_themselves(swings):
     assert (states[0] - swings["states"]).abs().max() < 1e-4 * before
 
 
+@pytest.mark.training
 def test_no_noise_is_seen_where_there_is_none(swings):
     """Nor where forces are steep between coarse rows: the spline is wrong there, the states are not."""
     slow = body_starts((1.0, 2.0), 20) * np.array([1] * 4 + [0.4] * 4)
@@ -165,11 +168,13 @@ def test_non_separable_energy_is_conserved_by_the_implicit_roll_out():
 # ---------------------------------------------------------------- what held-out data and symmetries tell
 
 
+@pytest.mark.training
 def test_separability_is_found_not_assumed(swings):
     assert fit(PENDULUM, swings, features=60).separable
     assert not fit(COUPLED, simulated(coupled_field, coupled_starts(30), steps=20), features=120).separable
 
 
+@pytest.mark.training
 def test_a_mechanism_whose_inertia_turns_is_recognised():
     model, run = fitted(
         "hamiltonian_regression", COUPLED, simulated(coupled_field, coupled_starts(60), steps=20), features=60
@@ -178,6 +183,7 @@ def test_a_mechanism_whose_inertia_turns_is_recognised():
     assert all(row["residual"] < 1e-3 for row in run.curve)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("softening", [0.0, 0.5])
 def test_held_out_data_tell_softened_forces_from_singular_ones(softening):
     def field(z):
@@ -232,6 +238,7 @@ def test_the_same_seed_gives_the_same_bits_and_alone_the_same_model(swings):
     torch.testing.assert_close(alone.field(z)[0], first.field(z.expand(2, -1, -1))[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("structure", ["none", "declared"])
 def test_a_diverging_roll_out_is_nan_soon_and_leaves_the_others_alone(three_bodies, structure):
     model = fit(BODIES, three_bodies, (0,), features=40, structure=structure, rows=400)

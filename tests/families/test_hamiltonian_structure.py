@@ -123,6 +123,7 @@ def model(request):
     return fitted(request.param, PENDULUM, pendulum(25, 20), **quick[request.param])[0]
 
 
+@pytest.mark.training
 def test_roll_outs_start_at_the_last_state_of_the_past_for_every_seed(model):
     past = pendulum(4, 2, seed=3)["states"]
     states = model.predict({"states": past}, 5)["states"]
@@ -130,6 +131,7 @@ def test_roll_outs_start_at_the_last_state_of_the_past_for_every_seed(model):
     assert torch.equal(states[:, :, 0], past[:, 2].expand(2, -1, -1))
 
 
+@pytest.mark.training
 def test_half_steps_end_where_whole_steps_end(model):
     """Up to 20 steps of the tolerance 1e-6, which is relative to states of size 1."""
     start = pendulum_starts(4, 5)
@@ -138,6 +140,7 @@ def test_half_steps_end_where_whole_steps_end(model):
     )
 
 
+@pytest.mark.training
 def test_the_learned_energy_shows_no_drift(model):
     states = rolled(model, pendulum_starts(6, 5), 60)
     energy = model.hamiltonian(states).detach()
@@ -145,12 +148,14 @@ def test_the_learned_energy_shows_no_drift(model):
     assert ((energy - energy[..., :1]).abs() / unit).max() < 100 * model.config.tolerance
 
 
+@pytest.mark.training
 def test_a_checkpoint_holds_all_that_a_prediction_needs(model):
     restored = type(model)(model.config, PENDULUM, (0, 1))
     restored.load_state_dict(model.state_dict())
     assert torch.equal(rolled(restored, pendulum_starts(3), 20), rolled(model, pendulum_starts(3), 20))
 
 
+@pytest.mark.training
 def test_stage_equations_without_a_solution_end_that_episode_only(model):
     class Steep(type(model)):
         def field(self, z):

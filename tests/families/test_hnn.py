@@ -74,6 +74,7 @@ def test_the_order_of_the_step_bounds_what_pairs_can_teach(structure):
         assert order + 0.5 < math.log2(coarse / fine) < order + 2.2
 
 
+@pytest.mark.training
 def test_the_same_seed_gives_the_same_bits_and_alone_the_same_model():
     """Products of other sizes round otherwise; 40 steps of Adam may multiply that by its rate over its epsilon."""
     config = {"schedule": {"steps": 40, "batch_size": 64}, "hidden": (16, 16)}

@@ -133,16 +133,19 @@ def test_the_judged_weights_are_those_asked_for():
     assert not torch.allclose(target, family.encode({"frames": frames}).pooled)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_killed_training_resumes_to_the_same_bits(tmp_path, variant):
     resumes(lambda: model(variant, (0, 3)), tmp_path)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_seed_alone_equals_that_seed_among_others(variant):
     seeds_are_independent(lambda seeds: model(variant, seeds))
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("variant", ["sigreg", "vicreg"])
 def test_training_makes_features_that_say_more(variant):
     schedule = {"steps": 60, "batch_size": 32, "learning_rate": 5e-3, "warmup": 5}
@@ -151,6 +154,7 @@ def test_training_makes_features_that_say_more(variant):
     assert after > before + 0.05
 
 
+@pytest.mark.training
 def test_without_a_regulariser_features_collapse_and_the_monitors_show_it():
     schedule = {"steps": 30, "batch_size": 32, "learning_rate": 1e-2, "warmup": 5}
     stds = {}

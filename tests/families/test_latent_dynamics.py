@@ -231,6 +231,7 @@ def test_the_variance_is_that_of_what_cannot_be_known():
     assert float(error) == pytest.approx(spread, rel=0.2)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("kind", [{**SMALL, "stochastic": True}, VECTOR], ids=["local", "vector"])
 def test_an_interrupted_training_ends_in_the_same_bits(tmp_path, kind):
     whole, again = built(**kind), built(**kind)
@@ -254,6 +255,7 @@ def test_an_interrupted_training_ends_in_the_same_bits(tmp_path, kind):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("kind", [SMALL, VECTOR], ids=["local", "vector"])
 def test_a_seed_learns_the_same_alone_and_in_company(kind):
     alone, company = built((1,), **kind), built((0, 1), **kind)
@@ -284,6 +286,7 @@ def of_states(seeds=(0,), steps=8, **changes):
     return families.get("latent_dynamics")(config, OSCILLATOR, seeds)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_an_oscillator_is_predicted_better_than_by_its_start(stochastic):
     family = of_states(steps=150, stochastic=stochastic)

@@ -99,6 +99,7 @@ def test_what_is_wanted_can_be_painted(normalise):
     torch.testing.assert_close(family._frames(family._targets(frames), grid), frames, rtol=0, atol=1e-4)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("normalise", [True, False])
 def test_a_video_is_predicted_better_after_training(normalise):
     frames, _ = moving_dots(64)
@@ -151,6 +152,7 @@ def test_images_have_no_future():
     assert future == {}
 
 
+@pytest.mark.training
 def test_training_lowers_the_error_on_images_not_seen():
     family = model(
         schedule={**SCHEDULE, "steps": 80, "batch_size": 16, "learning_rate": 5e-3}, width=32, normalise=False
@@ -168,14 +170,17 @@ def test_training_lowers_the_error_on_images_not_seen():
     assert error() < 0.7 * before
 
 
+@pytest.mark.training
 def test_a_killed_training_resumes_to_the_same_bits(tmp_path):
     resumes(lambda: model((0, 3)), tmp_path)
 
 
+@pytest.mark.training
 def test_a_killed_training_on_videos_resumes_to_the_same_bits(tmp_path):
     resumes(lambda: model((0,), VIDEO), tmp_path, moving_dots(12)[0])
 
 
+@pytest.mark.training
 def test_a_seed_alone_equals_that_seed_among_others():
     seeds_are_independent(model)
 

@@ -25,6 +25,7 @@ def rollout_error(family):
     return (rolled(family, truth[:, 0], 30) - truth).square().mean((1, 2, 3)).sqrt()
 
 
+@pytest.mark.training
 def test_derivative_matching_learns_the_pendulum(by_derivative):
     family, run = by_derivative
     losses = [row["loss"] for row in run.curve if row["seed"] == 0]
@@ -32,12 +33,14 @@ def test_derivative_matching_learns_the_pendulum(by_derivative):
     assert (rollout_error(family) < 0.05).all()
 
 
+@pytest.mark.training
 def test_pairs_alone_teach_the_field_through_the_integrator():
     views = without(pendulum(), "derivatives")
     family, _ = fitted("mlp", PENDULUM, views, schedule=SCHEDULE | {"steps": 150}, hidden=(32, 32))
     assert (rollout_error(family) < 0.1).all()
 
 
+@pytest.mark.training
 def test_pairs_teach_the_field_and_not_the_finite_difference():
     """Over a long step the mean slope differs from the slope at the start; only the latter is the law."""
     start = np.random.default_rng(0).uniform(-1, 1, (200, 2))
@@ -48,12 +51,14 @@ def test_pairs_teach_the_field_and_not_the_finite_difference():
     assert (field - law).square().mean() < 0.1 * (field - views["states"].diff(dim=1)[:, 0]).square().mean()
 
 
+@pytest.mark.training
 def test_the_same_seed_gives_the_same_bits(by_derivative):
     again, _ = fitted("mlp", PENDULUM, pendulum(), schedule=SCHEDULE)
     for a, b in zip(by_derivative[0].state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
 
+@pytest.mark.training
 def test_a_checkpoint_carries_the_scales(by_derivative):
     family, _ = by_derivative
     fresh = MLP(family.config, PENDULUM, family.seeds)
@@ -61,6 +66,7 @@ def test_a_checkpoint_carries_the_scales(by_derivative):
     assert torch.equal(rolled(fresh, [[0.5, 0.1]], 5), rolled(family, [[0.5, 0.1]], 5))
 
 
+@pytest.mark.training
 @settings(max_examples=20, deadline=None)
 @given(st.floats(-3, 3), st.floats(-2, 2), st.integers(-3, 3))
 def test_an_angle_has_no_seam(by_derivative, q, p, turns):
@@ -86,6 +92,7 @@ def test_angles_recorded_with_a_seam_teach_the_same_field():
     torch.testing.assert_close(*losses, rtol=1e-8, atol=0)
 
 
+@pytest.mark.training
 def test_rollouts_converge_with_the_fourth_order_of_their_integrator(by_derivative):
     family, _ = by_derivative
     ends = []
@@ -98,6 +105,7 @@ def test_rollouts_converge_with_the_fourth_order_of_their_integrator(by_derivati
     assert errors[1] / errors[2] > 10
 
 
+@pytest.mark.training
 def test_a_rollout_out_of_bounds_ends_in_nan_and_not_in_an_error(by_derivative):
     states = rolled(by_derivative[0], [[float("inf"), 1.0], [0.1, 0.0]], 20)
     assert states[:, 0, 1:].isnan().any(-1).all()

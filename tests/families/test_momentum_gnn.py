@@ -44,6 +44,7 @@ def untrained(world, form, seeds=(0, 1), **changes):
 # ---------------------------------------------------------------- by construction
 
 
+@pytest.mark.training
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1000),
@@ -71,6 +72,7 @@ def test_third_law_bit_by_bit(seed, form, space, masses):
         assert float((orbital.abs() / size).max()) > 1e-9
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("form", sorted(FORMS))
 @pytest.mark.parametrize("space", [2, 3])
 def test_symmetries_of_the_force(form, space):
@@ -116,6 +118,7 @@ def test_frame_is_continuous_as_the_motion_stops(form):
     assert bool(moving.grad.isfinite().all())
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("training", ["closed_form", "gradient"])
 @pytest.mark.parametrize("cutoff", [None, 2.0])
 def test_conservative_force_is_minus_the_gradient_of_the_energy(training, cutoff):
@@ -154,6 +157,7 @@ def test_force_fades_to_zero_at_the_cutoff():
     assert 0 < at(1.5 - 1e-4) < 1e-6 * at(0.75)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_momenta_of_a_roll_out_with_random_weights(form):
     mass = (1.0, 3.0, 0.4, 2.0)
@@ -184,6 +188,7 @@ def kepler():
     return world, family, family.fit(views)
 
 
+@pytest.mark.training
 def test_two_bodies_learned_to_the_last_digits(kepler):
     world, family, losses = kepler
     assert set(losses) == {"force"}
@@ -265,6 +270,7 @@ def test_equal_masses_leave_the_simplest_coupling():
     assert family.coupling_scale.tolist() == [1.0, 0.0, 0.0]  # 1, not m_i m_j or m_i + m_j, which are constant too
 
 
+@pytest.mark.training
 def test_a_law_outside_the_tail_is_learned_by_the_features():
     five = bodies(np.random.default_rng(3).uniform(0.5, 2.0, 5), step=0.05)
     world = PairWorld(five, lambda d: 6 * (np.exp(-3 * (d - 1.2)) - np.exp(-6 * (d - 1.2))))  # Morse
@@ -273,6 +279,7 @@ def test_a_law_outside_the_tail_is_learned_by_the_features():
     assert float(error.max()) < 1e-4
 
 
+@pytest.mark.training
 def test_drag_is_seen_by_the_dynamical_form_alone():
     world, views = five_springs(drag=0.5)
     errors = {
@@ -282,6 +289,7 @@ def test_drag_is_seen_by_the_dynamical_form_alone():
     assert errors["dynamical"] < 1e-5 < 1e-2 < errors["conservative"]
 
 
+@pytest.mark.training
 def test_dissipating_roll_out_follows_the_truth_and_keeps_momenta():
     world, views = five_springs(drag=0.5)
     family = MomentumGNN(MomentumGNNConfig(form="dynamical", substeps=2), world.spec, [0])
@@ -314,6 +322,7 @@ def test_mean_forces_between_rows_are_exact_for_a_constant_force():
     assert float(seen.weight.sum()) == pytest.approx(1.0)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_trained_by_gradient_on_forces_or_through_the_integrator(form, recorded):
@@ -346,6 +355,7 @@ def test_same_seed_same_bits_and_seeds_do_not_meet():
     assert not torch.equal(first[0][0], first[0][1])
 
 
+@pytest.mark.training
 def test_a_diverging_roll_out_is_nan_and_stops_early():
     family = untrained(bodies((1.0, 1.0, 1.0)), "conservative", seeds=[0])
     with torch.no_grad():

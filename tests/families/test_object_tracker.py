@@ -66,6 +66,7 @@ def test_objects_are_tracked_to_a_fraction_of_a_pixel():
     assert apart < 0.5
 
 
+@pytest.mark.training
 def test_objects_that_turn_back_are_tracked_through_every_turn():
     # Two discs of unlike size reflected by the walls, twenty frames: no path is anywhere near straight.
     generator = torch.Generator().manual_seed(0)
@@ -81,6 +82,7 @@ def test_objects_that_turn_back_are_tracked_through_every_turn():
     assert (found - positions).norm(dim=-1).mean() < 1.0
 
 
+@pytest.mark.training
 def test_positions_turn_as_frames_do():
     frames = squares(4, size=24)
     family = built(size=24, symmetries=("rows", "columns", "transpose", "time"))
@@ -98,6 +100,7 @@ def test_positions_turn_as_frames_do():
         torch.testing.assert_close(member.paths(x)[0], video, rtol=0, atol=0.35)
 
 
+@pytest.mark.training
 def test_it_learns_to_move_a_square():
     schedule = {"steps": 120, "batch_size": 4, "learning_rate": 5e-3, "warmup": 5, "gradient_clip": 1.0}
     family = built(tracked=64, position_batch=32, on_positions=0.8, schedule=schedule)
@@ -131,6 +134,7 @@ def test_predicted_latents_are_the_encodings_of_predicted_frames():
     torch.testing.assert_close(encoded, found["latents"], rtol=0, atol=0.02)
 
 
+@pytest.mark.training
 def test_a_killed_training_resumes_to_the_same_bits(tmp_path):
     resumes(lambda: built((0, 3)), tmp_path, squares())
 

@@ -42,10 +42,12 @@ def energy_error(model, steps=100):
     return (h - h[..., :1]).abs().mean((1, 2))
 
 
+@pytest.mark.training
 def test_a_known_energy_is_conserved_better_than_by_the_black_box_equally_trained(black_box):
     assert energy_error(trained(energy="known")).mean() < 0.8 * energy_error(black_box).mean()
 
 
+@pytest.mark.training
 def test_the_projection_conserves_it_up_to_the_integrator(black_box):
     assert energy_error(trained(energy="known", projected=True)).max() < 1e-3 * energy_error(black_box).min()
 
@@ -64,12 +66,14 @@ def test_lambda_keeps_the_gradients_at_the_weight_asked_for():
     torch.testing.assert_close((parts[1] - parts[0]).norm(dim=1), 0.5 * parts[0].norm(dim=1), rtol=1e-6, atol=0)
 
 
+@pytest.mark.training
 def test_the_learned_energy_is_the_true_one_up_to_a_scale(learned):
     z = swings(40, seed=2)["states"].flatten(0, 1)
     for of_seed in learned.energy(z.expand(len(SEEDS), -1, -1)).detach().numpy():
         assert abs(np.corrcoef(of_seed, pendulum_energy(z).numpy())[0, 1]) > 0.95
 
 
+@pytest.mark.training
 def test_the_learned_energy_is_constant_along_episodes_and_not_across_them(learned):
     found = learned.energy(swings(40, seed=2)["states"].expand(len(SEEDS), -1, -1, -1)).detach()
     assert (found.std(2).square().mean(1) < 1e-3 * found.mean(2).var(1)).all()
@@ -163,6 +167,7 @@ def test_partners_come_from_the_same_episode(episodes, rows, window):
     assert torch.equal(found[:, 0], torch.arange(episodes, dtype=torch.float64).repeat_interleave(rows - window))
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("kind", ["known", "learned"])
 def test_same_seed_same_bits(kind):
     once, again = (trained(energy=kind, schedule=SCHEDULE | {"steps": 40}).state_dict() for _ in range(2))
@@ -170,6 +175,7 @@ def test_same_seed_same_bits(kind):
         assert torch.equal(a, b)
 
 
+@pytest.mark.training
 def test_a_seed_trained_among_others_is_the_seed_trained_alone():
     """lambda is balanced, E_psi scaled, per seed: no seed feels another.
 

@@ -36,6 +36,7 @@ def solved(config, seeds=(0,), **world):
     return family, data, run
 
 
+@pytest.mark.training
 def test_a_perceptron_finds_the_diffusivity_too():
     setting = {"unknown": {"alpha": [0.05, 3.0]}, "measurements": {"count": 60, "noise": 0.01}}
     family, *_ = solved({**CONFIG, "finish_steps": 40}, **setting)
@@ -63,6 +64,7 @@ def test_what_is_left_of_the_equation_widens_the_interval():
     assert float(family._owed_to_the_equation().sqrt()) == pytest.approx(0.1 / 1.1)
 
 
+@pytest.mark.training
 def test_the_finish_lowers_the_error_by_orders():
     rough, data, _ = solved({**CONFIG, "finish_steps": 0})
     fine, _, run = solved(CONFIG)
@@ -71,6 +73,7 @@ def test_the_finish_lowers_the_error_by_orders():
     assert run.curve[-1]["residual"] < run.curve[0]["loss"]
 
 
+@pytest.mark.training
 def test_self_scaled_bfgs_finishes_as_well():
     rough, data, _ = solved({**CONFIG, "finish_steps": 0})
     fine, *_ = solved({**CONFIG, "finish": "bfgs", "finish_steps": 80})
@@ -134,6 +137,7 @@ def test_adaptive_points_gather_where_the_residual_is_large():
     assert float((family.adaptive[..., 0] < 0.1).double().mean()) > 0.45
 
 
+@pytest.mark.training
 def test_a_killed_training_ends_in_the_same_bits(tmp_path, monkeypatch):
     learning = LEARNING.model_copy(update={"checkpoint_every": 8})
     config = {**CONFIG, "finish_steps": 2}
@@ -195,6 +199,7 @@ def test_derivatives_it_reports_are_those_of_its_fields():
     assert float(found["u_xx"]) == pytest.approx(float((right - 2 * middle + left) / h**2), rel=1e-4)
 
 
+@pytest.mark.training
 def test_a_field_that_does_not_explain_its_measurements_finds_nothing(caplog):
     """The rod cools by its surface, too, which the equation does not know: no diffusivity explains that."""
     spec, views, _ = posed(unknown={"alpha": [0.05, 3.0]}, measurements={"count": 100, "noise": 0.002})
@@ -208,6 +213,7 @@ def test_a_field_that_does_not_explain_its_measurements_finds_nothing(caplog):
     assert "pinn on heat_1d, seed 0: alpha not found: neighbouring measurements are missed alike" in caplog.text
 
 
+@pytest.mark.training
 def test_a_coefficient_that_nothing_depends_on_is_not_identified():
     """A rod at rest says nothing of its diffusivity; that ends no run."""
     setting = {"initial": "0*x", "unknown": {"alpha": [0.01, 2.0]}, "measurements": {"count": 60}}
@@ -217,12 +223,14 @@ def test_a_coefficient_that_nothing_depends_on_is_not_identified():
     assert (found["low"].tolist(), found["high"].tolist()) == ([0.01] * 2, [2.0] * 2)
 
 
+@pytest.mark.training
 def test_the_same_seed_gives_the_same_bits():
     one, again = (solved({**CONFIG, "finish_steps": 4}, seeds=(1,))[0].state_dict() for _ in range(2))
     for name, tensor in one.items():
         assert torch.equal(tensor, again[name])
 
 
+@pytest.mark.training
 def test_a_restored_model_predicts_the_same():
     setting = {"unknown": {"alpha": [0.05, 3.0]}, "measurements": {"count": 20}}
     family, data, _ = solved({**CONFIG, "finish_steps": 2}, **setting)

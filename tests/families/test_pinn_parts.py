@@ -29,6 +29,7 @@ def points():
     )
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("fourier", [0, 3])
 def test_jets_are_the_derivatives_of_torch_func_at_every_order(fourier):
     found = network(fourier).traced(points(), SYMBOLS)

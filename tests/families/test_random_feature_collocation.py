@@ -45,6 +45,7 @@ def test_the_steepness_is_chosen_by_the_residual_between_the_points():
     assert error(family, data).max() < 1e-3
 
 
+@pytest.mark.training
 def test_a_layer_needs_coordinates_that_stretch():
     """Burgers' wave with a layer of width 0.06, in two slabs."""
     setting = {
@@ -79,6 +80,7 @@ def test_gauss_newton_solves_the_navier_stokes_equations():
     assert divergence.norm() < 0.02 * slope.norm()
 
 
+@pytest.mark.training
 def test_the_diffusivity_is_found_and_its_interval_is_honest():
     """Twenty noisy data sets; the 95 % interval must hold the truth in most and be no wider than it needs to be."""
     unknown = {"alpha": [0.05, 3.0]}

@@ -34,6 +34,7 @@ def test_bell_polynomials_count_the_partitions():
     assert [float(b) for b in bell_polynomials(ones, 5)] == [0, 1, 15, 25, 10, 1]
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("activation", ["tanh", "sin"])
 @pytest.mark.parametrize("stretched", [False, True])
 def test_features_have_exact_derivatives_of_any_order(activation, stretched):

@@ -53,6 +53,7 @@ def jumbled(frames, start, seed=1):
 # ---------------------------------------------------------------- nothing looks ahead
 
 
+@pytest.mark.training
 @BOTH
 @pytest.mark.parametrize("anti_collapse", ["sigreg", "ema"])
 def test_the_past_is_encoded_alike_whatever_comes(variant, anti_collapse):
@@ -138,6 +139,7 @@ def test_the_target_encoder_moves_by_tau_first_and_stands_still_last(variant):
 # ---------------------------------------------------------------- predictions
 
 
+@pytest.mark.training
 @BOTH
 @settings(max_examples=8, deadline=None)
 @given(short=st.integers(1, 6), more=st.integers(0, 6))
@@ -183,6 +185,7 @@ def test_one_latent_per_whole_tubelet():
 # ---------------------------------------------------------------- training
 
 
+@pytest.mark.training
 @BOTH
 @pytest.mark.parametrize("anti_collapse", ["sigreg", "ema"])
 def test_a_training_goes_on_bit_by_bit_where_it_was_killed(variant, anti_collapse, tmp_path):
@@ -202,6 +205,7 @@ def test_a_training_goes_on_bit_by_bit_where_it_was_killed(variant, anti_collaps
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.training
 @BOTH
 def test_a_seed_learns_the_same_alone_and_among_others(variant):
     alone, among = fitted(made(variant, (1,))), fitted(made(variant, (0, 1)))

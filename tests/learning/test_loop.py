@@ -23,6 +23,8 @@ from wm_pipelines.learning.batches import BatchSource
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.loop import clip_gradients_per_seed, learning_rate, train
 
+pytestmark = pytest.mark.training
+
 TRUTH = torch.tensor([[0.9, 0.4], [-0.4, 0.9]], dtype=torch.float64)
 
 

@@ -17,6 +17,8 @@ from wm_pipelines.learning.search_space import check_space, tuning_config
 from wm_pipelines.learning.tuning import run_study
 from wm_pipelines.mappings import Settings, deep_merge, nested
 
+pytestmark = pytest.mark.training
+
 SPAWN = multiprocessing.get_context("spawn")
 RATE = {"type": "float", "low": 1e-4, "high": 1.0, "log": True}
 SPACE = {

@@ -19,6 +19,8 @@ from wm_pipelines.pipelines import combinations as lists
 from wm_pipelines.pipelines.stages import as_text, behind, stage_names, stages
 from wm_pipelines.provenance import REPORTS, import_closure, judging_modules
 
+pytestmark = pytest.mark.pipeline
+
 
 @pytest.fixture(autouse=True)
 def base(monkeypatch):

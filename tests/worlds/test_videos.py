@@ -290,6 +290,7 @@ def test_impossible_parameters_are_refused(folder, parameters, message):
         made(folder, **parameters)
 
 
+@pytest.mark.training
 def test_the_bundled_example_is_usable():
     import yaml
 
