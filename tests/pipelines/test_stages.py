@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 from fnmatch import fnmatch
 from itertools import chain
@@ -14,10 +15,12 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
 from tests.pipelines.conftest import ROOT
+from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
 from wm_pipelines.pipeline_registry import register_pipelines
 from wm_pipelines.pipelines import combinations as lists
 from wm_pipelines.pipelines.stages import as_text, behind, stage_names, stages
 from wm_pipelines.provenance import REPORTS, import_closure, judging_modules
+from wm_pipelines.registry import tasks
 
 pytestmark = pytest.mark.pipeline
 
@@ -220,3 +223,13 @@ def test_dvc_reads_the_whole_file(repository, tmp_path, monkeypatch):
     assert {stage.addressing.removeprefix("dvc.yaml:") for stage in found} == set(stage_names(stages()))
     assert len(repo.index.outs_graph) > len(found)  # the graph has no overlapping outputs and no circle
     repo.close()
+
+
+def test_the_plot_shows_what_the_summary_has_and_every_task_judges():
+    ((_, plot),) = stages()["plots"][0].items()
+    assert {plot["x"], plot["y"]} <= {*LEADERBOARD_COLUMNS}
+    template = json.loads((ROOT / f".dvc/plots/{plot['template']}.json").read_text())
+    shown = template["transform"][0]["filter"]["oneOf"]
+    for task in lists.combinations():
+        decisive = tasks.get(task).main_metrics
+        assert [metric for metric in shown if any(fnmatch(metric, pattern) for pattern in decisive)], task

@@ -38,7 +38,7 @@ def stages() -> dict[str, Any]:
         found |= {f"fit_{c.task}_{family}": _fit(c, family) for family in c.families}
         found[f"report_{c.task}"] = _report(c)
     found["board"] = _board(list(known))
-    results = {"x": "value", "y": "model", "template": "bar_horizontal", "title": "Results"}
+    results = {"x": "value", "y": "family", "template": "results", "title": "Results"}  # .dvc/plots/results.json
     return {"stages": found, "plots": [{"data/08_reporting/summary.csv": results}]}
 
 
