@@ -57,6 +57,9 @@ class ProjectHooks:
             if f"{name}_summary" in made:
                 click.echo(f"\n{catalog.load(f'{name}_summary')}")
                 click.echo(f"Report: {(folder / tasks.get(name).file).resolve()}")
+        if "replications_summary" in made:
+            click.echo(f"\n{catalog.load('replications_summary')}")
+            click.echo(f"Table: {(folder / 'replications.csv').resolve()}")
         if "first_page" in made:
             click.echo(f"All results: {(folder / 'index.html').resolve()}")
         self._release()

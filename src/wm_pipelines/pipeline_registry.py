@@ -2,9 +2,10 @@
 
 from kedro.pipeline import Pipeline
 
-from wm_pipelines.pipelines import bench, tuning
+from wm_pipelines.pipelines import bench, replication, tuning
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """All pipelines by name; ``__default__`` is everything there is at base sizes, except the search of parameters."""
-    return {**bench.register(), "tuning": tuning.create_pipeline()}
+    """All pipelines by name; ``__default__`` is everything at base sizes but the search and replications."""
+    extra = {"tuning": tuning.create_pipeline(), "replication": replication.create_pipeline()}
+    return {**bench.register(), **extra}

@@ -191,3 +191,23 @@ def test_flops_are_those_of_the_matrix_products_forward_and_backward():
     _, run = fitted(seeds=(0, 1), steps=10, batch_size=16)
     # z A: [16, 2] x [2, 2] per seed forward, and once more for the gradient of A; 2 operations per multiply-add.
     assert run.flops == 10 * 2 * (2 * 16 * 2 * 2) * 2
+
+
+class Growing(Toy):
+    """Its roll-out grows from one product to two half-way."""
+
+    def loss(self, batch, progress):
+        z = batch["z"] @ self.A
+        if progress >= 0.5:
+            z = z @ self.A
+        error = ((z - batch["after"]) ** 2).mean((1, 2))
+        return error, {}
+
+
+def test_flops_follow_the_length_of_the_roll_out_and_not_that_of_the_first_step():
+    schedule = {"steps": 40, "batch_size": 16}
+    model = Growing(ToyConfig(schedule=schedule), SPEC, (0,))
+    run = train(model, toy_episodes(), LEARNING.model_copy(update={"log_every": 5}))
+    product = 16 * 2 * 2 * 2
+    # Forward and the gradient of A; the second product has two gradients, of A and of what goes in.
+    assert run.flops == 20 * 2 * product + 20 * (2 + 3) * product

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.learning.search_space import check_space, tuning_config
+from wm_pipelines.learning.search_space import check_space, starting_point, tuning_config, tuning_configs
 from wm_pipelines.learning.tuning import run_study
 from wm_pipelines.mappings import Settings, deep_merge, nested
 
@@ -119,6 +120,60 @@ def test_one_process_is_deterministic_and_extends_a_study(reference, tmp_path):
 def test_other_seeds_sample_other_points(reference, tmp_path):
     other = run_study(study(trials=3, seed=1), bowl, tmp_path / "study.db")
     assert not points(other).equals(points(reference).head(3))
+
+
+START = {"schedule.learning_rate": 0.1, "schedule.steps": 5, "hidden": "[4]"}
+
+
+def test_the_present_settings_are_the_first_trial_so_that_the_gain_shows(reference, tmp_path):
+    start = starting_point(study(), ToyConfig, {})
+    assert start == START
+    result = run_study(study(trials=14), bowl, tmp_path / "study.db", start=start)
+    first = result.trials.iloc[0]
+    assert {name: first[name] for name in SPACE} == START
+    assert result.start_value == first["value"] == bowl({"schedule.steps": 5, "hidden": [4]})
+    assert result.best_value <= result.start_value
+    assert reference.start_value is None
+
+
+def test_settings_outside_the_space_are_no_trial_and_a_warning_says_so(caplog):
+    assert starting_point(study(), ToyConfig, {"schedule": {"steps": 10}}) is None
+    assert "tuning.space.schedule.steps does not hold 10" in caplog.text
+    assert starting_point(study(), ToyConfig, {"hidden": [7]}) is None
+
+
+@pytest.mark.pipeline
+def test_the_first_trial_is_begun_again_where_it_was_killed(tmp_path):
+    path = tmp_path / "study.db"
+    process = SPAWN.Process(target=run_study, args=(study(trials=3), BowlWithEvent(1, die), path, "", START))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    resumed = run_study(study(trials=3), bowl, path, "", START)
+    assert list(resumed.trials["state"]) == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert all(resumed.trials.loc[i, name] == value for i in (0, 1) for name, value in START.items())
+    assert not (resumed.trials.loc[2, list(START)] == pd.Series(START)).all()
+
+
+def test_several_studies_share_what_stands_beside_their_list():
+    common = {"family": "toy", "space": SPACE, "trials": 6}
+    one, two = tuning_configs({**common, "studies": [{"world": "pendulum"}, {"world": "two_body", "trials": 2}]})
+    assert (one.world, one.trials, two.world, two.trials) == ("pendulum", 6, "two_body", 2)
+    assert tuning_configs({**common, "world": "pendulum"}) == [one]
+
+
+@pytest.mark.parametrize(
+    ("studies", "message"),
+    [
+        ([], "a list of settings"),
+        ([{"world": "pendulum"}, {"world": "pendulum"}], "'toy/pendulum/plain/energy_error' stands there twice"),
+        ([{"world": "pendulum", "trails": 3}], "trails.*trials"),
+        ({"world": "pendulum"}, "a list of settings"),
+    ],
+)
+def test_a_wrong_list_of_studies_is_one_line(studies, message):
+    with pytest.raises(UserError, match=message):
+        tuning_configs({"family": "toy", "space": SPACE, "studies": studies})
 
 
 @pytest.mark.pipeline

@@ -104,18 +104,21 @@ def _fit(
     found: Checkpoint | None,
     called: str,
 ) -> TrainingRun:
-    with CostMeter() as cost:
+    with CostMeter() as cost:  # of whatever is done with the training data
         closed_form = family.fit(episodes)
+        examples = family.examples(episodes) if closed_form is None else {}
     if closed_form is not None:
         rows = [
             {"step": 0, "seed": seed, **{k: float(v[i]) for k, v in closed_form.items()}}
             for i, seed in enumerate(family.seeds)
         ]
         return TrainingRun(rows, cost.seconds, max(cost.memory_mb, 0.0))
-    examples = family.examples(episodes)
     if not examples:
         return TrainingRun()
-    return _Gradient(family, examples, learning, store, name, fingerprint, called).run(found)
+    run = _Gradient(family, examples, learning, store, name, fingerprint, called).run(found)
+    run.seconds += cost.seconds
+    run.memory_mb = max(run.memory_mb, cost.memory_mb)
+    return run
 
 
 class _Gradient:
@@ -154,7 +157,7 @@ class _Gradient:
             self.fabric.global_rank,
             self.fabric.world_size,
         )
-        self.result = TrainingRun(steps=self.schedule.steps)
+        self.result = TrainingRun(steps=self.schedule.steps, flops=0.0)
         self._spoken = time.monotonic()
 
     def run(self, found: Checkpoint | None) -> TrainingRun:
@@ -163,10 +166,12 @@ class _Gradient:
         spent = self.result.seconds
         with CostMeter() as cost, self._progress(start) as bar:
             for step in range(start, self.schedule.steps):
-                with FlopCounter() if step == 0 else nullcontext() as counter:
+                counted = step % self.learning.log_every == 0  # roll-outs may grow during training
+                with FlopCounter() if counted else nullcontext() as counter:
                     terms = self._step(step)
                 if counter is not None:
-                    self.result.flops = float(counter.flops * self.schedule.steps * self.fabric.world_size)
+                    alike = min(self.learning.log_every, self.schedule.steps - step)
+                    self.result.flops += float(counter.flops * alike * self.fabric.world_size)
                 done = step + 1
                 if done % self.learning.log_every == 0 or done == self.schedule.steps:
                     self._log(done, terms, bar)

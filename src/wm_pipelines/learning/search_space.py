@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.mappings import Settings, deep_merge, nested
+
+logger = logging.getLogger(__name__)
 
 Parameters = Mapping[str, Any]
 
@@ -47,7 +50,7 @@ class Dimension(Settings):
         """Draw a value."""
         if self.choices is not None:
             # Optuna keeps scalars only; a list or a mapping travels as JSON.
-            kept = {json.dumps(c, sort_keys=True) if isinstance(c, list | dict) else c: c for c in self.choices}
+            kept = {_scalar(choice): choice for choice in self.choices}
             return kept[trial.suggest_categorical(name, list(kept))]
         assert self.low is not None
         assert self.high is not None
@@ -55,11 +58,24 @@ class Dimension(Settings):
             return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
+    def holds(self, value: Any) -> bool:
+        """Whether the value lies in the range, or is one of the choices."""
+        if self.choices is not None:
+            return _scalar(value) in [_scalar(choice) for choice in self.choices]
+        assert self.low is not None
+        assert self.high is not None
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
     def examples(self) -> list[Any]:
         """Values at the edges of the range, or all choices: what a family must accept."""
         if self.type == "categorical":
             return list(self.choices or [])
         return [int(v) if self.type == "int" else v for v in (self.low, self.high) if v is not None]
+
+
+def _scalar(choice: Any) -> Any:
+    """A choice as Optuna keeps it."""
+    return json.dumps(choice, sort_keys=True) if isinstance(choice, list | dict) else choice
 
 
 class TuningConfig(Settings):
@@ -115,6 +131,25 @@ def tuning_config(parameters: Parameters) -> TuningConfig:
     return validate(TuningConfig, parameters, "tuning")
 
 
+def tuning_configs(parameters: Parameters) -> list[TuningConfig]:
+    """One study, or all those listed under ``studies``, each of which changes what stands beside the list.
+
+    Raises:
+        UserError: the first key that is wrong, and why; two studies of one name.
+    """
+    common = {key: value for key, value in parameters.items() if key != "studies"}
+    listed = parameters.get("studies")
+    if listed is None:
+        return [tuning_config(common)]
+    if not isinstance(listed, list) or not listed or not all(isinstance(own, Mapping) for own in listed):
+        raise UserError(f"parameter 'tuning.studies': a list of settings, each of one study, got {listed!r}")
+    found = [validate(TuningConfig, {**common, **own}, f"tuning.studies.{i}") for i, own in enumerate(listed)]
+    names = [config.study_name for config in found]
+    if again := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"parameter 'tuning.studies': '{again[0]}' stands there twice")
+    return found
+
+
 def check_space(config: TuningConfig, family_config: type[BaseModel], base: Parameters | None = None) -> None:
     """Refuse names and ranges that the family's configuration does not take, before anything is trained.
 
@@ -130,3 +165,28 @@ def check_space(config: TuningConfig, family_config: type[BaseModel], base: Para
                 validate(family_config, deep_merge(base or {}, nested({name: value})), config.family)
             except UserError as error:
                 raise UserError(f"tuning.space.{name}: {error}") from None
+
+
+def starting_point(config: TuningConfig, family_config: type[BaseModel], base: Parameters) -> dict[str, Any] | None:
+    """The settings that stand in the parameter files, by dotted name, as Optuna keeps them: the first trial.
+
+    Args:
+        config: the study. family_config: the family's `Config`. base: the parameters that the study starts from.
+
+    Returns:
+        None where the space does not hold one of them; what the search gained cannot be said then.
+    """
+    resolved = validate(family_config, base, config.family).model_dump(mode="json")
+    found = {}
+    for name, dimension in config.space.items():
+        value: Any = resolved
+        for part in name.split("."):
+            value = value[part]
+        if not dimension.holds(value):
+            logger.warning(
+                "tuning.space.%s does not hold %r, the present setting: what the search of %s gains cannot be said.",
+                name, value, config.study_name,
+            )  # fmt: skip
+            return None
+        found[name] = _scalar(value)
+    return found

@@ -18,7 +18,7 @@ import sqlite3
 import time
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +41,8 @@ Objective = Callable[..., float]
 """``objective(parameters)`` with dotted names; with a second argument it is given ``report(step, value)``, which ends
 the trial early where the pruner says so. A `UserError` or a value that is not finite fails this trial alone."""
 
+Start = Mapping[str, Any] | None
+
 _POLL_SECONDS = 0.05
 _BUSY_SECONDS = 60
 _LEAST_FOR_IMPORTANCE = 4
@@ -55,6 +57,7 @@ class StudyResult:
 
     Attributes:
         best_parameters: nested, as in a parameter file. best_value: of the metric; best_trial: its number.
+        start_value: of the settings that the search started from, trial 0; None where that failed or was not asked for.
         trials: one row per trial: ``number, state, value, seconds, error`` and one column per dotted parameter.
         importances: share of the metric's variation that each parameter explains; empty where that cannot be told.
     """
@@ -62,30 +65,38 @@ class StudyResult:
     best_parameters: dict[str, Any]
     best_value: float
     best_trial: int
+    start_value: float | None
     trials: pd.DataFrame
     importances: dict[str, float]
 
 
-def run_study(config: TuningConfig, objective: Objective, storage: Path, context: str = "") -> StudyResult:
+def run_study(
+    config: TuningConfig,
+    objective: Objective,
+    storage: Path,
+    context: str = "",
+    start: Mapping[str, Any] | None = None,
+) -> StudyResult:
     """Run a study, or on with one, until ``config.trials`` trials have completed or been pruned.
 
     Args:
         config: what to search. objective: see `Objective`; picklable if ``config.processes > 1``.
         storage: SQLite file; its folder is made. context: anything else that the values depend on (a hash of the
             data, of the fixed parameters): a study is only resumed in the same context.
+        start: the first trial's settings, see `search_space.starting_point`; None: it is drawn like all others.
 
     Raises:
         UserError: the study in ``storage`` searches something else, no trial completed, or the sampler is missing.
     """
     storage = Path(storage)
     deadline = math.inf if config.timeout is None else time.time() + config.timeout
-    with closing(_Shared(config, storage)) as shared:
+    with closing(_Shared(config, storage, start)) as shared:
         shared.refuse_another(config.fingerprint(context))
         if config.processes == 1:
             _work(shared, objective, 0, deadline)
         else:
             _spawn(shared, objective, deadline)
-        return _result(config, shared.study)
+        return _result(config, shared.study, start)
 
 
 # ---------------------------------------------------------------- workers
@@ -96,7 +107,7 @@ def _spawn(shared: _Shared, objective: Objective, deadline: float) -> None:
     config, storage = shared.config, shared.storage
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=_worker, args=(config, storage, objective, index, deadline), daemon=True)
+        context.Process(target=_worker, args=(config, storage, objective, index, deadline, shared.start), daemon=True)
         for index in range(config.processes)
     ]
     try:
@@ -116,9 +127,11 @@ def _spawn(shared: _Shared, objective: Objective, deadline: float) -> None:
         )
 
 
-def _worker(config: TuningConfig, storage: Path, objective: Objective, index: int, deadline: float) -> None:
+def _worker(
+    config: TuningConfig, storage: Path, objective: Objective, index: int, deadline: float, start: Start
+) -> None:
     try:
-        with closing(_Shared(config, storage)) as shared:
+        with closing(_Shared(config, storage, start)) as shared:
             _work(shared, objective, index, deadline)
     except UserError as error:
         raise SystemExit(str(error)) from None
@@ -173,8 +186,8 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, config: TuningConfig, o
 class _Shared:
     """The study as one process sees it."""
 
-    def __init__(self, config: TuningConfig, storage: Path) -> None:
-        self.config, self.storage = config, storage
+    def __init__(self, config: TuningConfig, storage: Path, start: Start = None) -> None:
+        self.config, self.storage, self.start = config, storage, start
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             with self.lock(_BEGIN):  # two processes must not make the tables at once
@@ -252,6 +265,9 @@ class _Shared:
             counted = len(self.trials(*_COUNTED))
             if counted + len(self.trials(TrialState.RUNNING)) >= self.config.trials:
                 return None
+            begun = counted + len(errors) + len(self.trials(TrialState.RUNNING, TrialState.WAITING))
+            if self.start is not None and begun == 0:
+                self.study.enqueue_trial(dict(self.start))
             self.study.sampler = _sampler(self.config, counted + len(errors), index)
             trial = self.study.ask()
             trial.set_user_attr(_WORKER, worker)
@@ -285,14 +301,16 @@ def _pruner(config: TuningConfig) -> optuna.pruners.BasePruner:
 # ---------------------------------------------------------------- what comes out
 
 
-def _result(config: TuningConfig, study: optuna.Study) -> StudyResult:
+def _result(config: TuningConfig, study: optuna.Study, start: Start) -> StudyResult:
     table = _table(config, study)
     if not (table["state"] == "COMPLETE").any():
         last = table["error"].dropna().iloc[-1:].tolist() or ["none was begun in time"]
         raise UserError(f"tuning: no trial of {config.study_name} completed ({last[0]})")
     best = study.best_trial
     parameters = nested(best.user_attrs[_PARAMETERS])
-    return StudyResult(parameters, float(study.best_value), best.number, table, _importances(study))
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    started = next((t.value for t in complete if start is not None and t.params == dict(start)), None)
+    return StudyResult(parameters, float(study.best_value), best.number, started, table, _importances(study))
 
 
 def _table(config: TuningConfig, study: optuna.Study) -> pd.DataFrame:

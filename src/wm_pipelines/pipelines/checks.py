@@ -9,11 +9,12 @@ from typing import Any
 from wm_pipelines.errors import UserError, did_you_mean, unknown_parameter, validate
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig, check_seeds
 from wm_pipelines.pipelines.combinations import LISTS, TASK_KEYS, Combinations, combinations, conf_source
+from wm_pipelines.pipelines.replication import ReplicationConfig
 from wm_pipelines.registry import families, tasks
 from wm_pipelines.worlds.making import WorldConfig
 
 Parameters = Mapping[str, Any]
-_OWN = ("tasks", "tuning")
+_OWN = ("tasks", "tuning", "replication")
 
 
 def check_parameters(parameters: Parameters, given: Parameters) -> None:
@@ -41,6 +42,7 @@ def check_parameters(parameters: Parameters, given: Parameters) -> None:
     for name in dict.fromkeys((*worlds, *(world for c in wanted.values() for world in c.worlds))):
         _required(parameters, name)
         validate(WorldConfig, parameters[name], name)
+    validate(ReplicationConfig, parameters.get("replication", {}), "replication")
     for name in families.names():
         if name in parameters:
             _check_family(name, parameters[name], worlds, given)
@@ -124,9 +126,9 @@ def check_settings(parameters: Parameters, inputs: set[str]) -> None:
 
     wanted = combinations()
     if "params:tuning" in inputs:
-        from wm_pipelines.learning.search_space import tuning_config
+        from wm_pipelines.learning.search_space import tuning_configs
 
-        tuning_config(parameters["tuning"])
+        tuning_configs(parameters["tuning"])
     for task in wanted:
         if f"params:tasks.{task}.learning" in inputs:
             check_accelerator(LearningConfig(**parameters["tasks"][task].get("learning", {})), task)

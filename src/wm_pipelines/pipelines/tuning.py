@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from kedro.pipeline import Node, Pipeline
 
+from wm_pipelines.mappings import deep_merge
 from wm_pipelines.pipelines.combinations import combinations
 
 if TYPE_CHECKING:  # torch and optuna are imported by the node
@@ -39,27 +40,37 @@ def search(
         parameters: all of them. episodes_by_world: world -> loader of its episodes. storage: folder of the studies.
 
     Returns:
-        The best parameters as a tree of the parameter files, all trials, and a summary.
+        The best parameters as a tree of the parameter files, all trials, and a summary by study: what the settings that
+        stood in the parameter files reach (trial 0), what the best reach.
     """
-    from wm_pipelines.learning.search_space import check_space, tuning_config
+    from wm_pipelines.learning.search_space import check_space, starting_point, tuning_configs
     from wm_pipelines.learning.tuning import run_study
     from wm_pipelines.registry import families
 
-    config = tuning_config(parameters.get("tuning", {}))
-    objective = Objective.create(config, parameters, episodes_by_world)
-    check_space(config, families.get(config.family).Config, objective.base)
-    place = storage / f"{config.study_name.replace('/', '.')}.db"
-    logger.info("Study %s: up to %d trials; it can be stopped and started again.", config.study_name, config.trials)
-    result = run_study(config, objective, place, context=objective.context)
-    of_world = {"variants": {config.variant: result.best_parameters}}
-    summary = {
-        "study": config.study_name,
-        "best_value": result.best_value,
-        "best_trial": result.best_trial,
-        "best_parameters": result.best_parameters,
-        "importances": result.importances,
-    }
-    return {config.family: {"worlds": {config.world: of_world}}}, result.trials, summary
+    configs = tuning_configs(parameters.get("tuning", {}))
+    studies = []
+    for config in configs:  # all are checked before the first begins
+        kind, objective = families.get(config.family).Config, Objective.create(config, parameters, episodes_by_world)
+        check_space(config, kind, objective.base)
+        studies.append((config, objective, starting_point(config, kind, objective.base)))
+    tuned: dict[str, Any] = {}
+    tables, summary = [], {}
+    for config, objective, start in studies:
+        name = config.study_name
+        logger.info("Study %s: up to %d trials; it can be stopped and started again.", name, config.trials)
+        place = storage / f"{name.replace('/', '.')}.db"
+        result = run_study(config, objective, place, objective.context, start)
+        of_world = {"variants": {config.variant: result.best_parameters}}
+        tuned = deep_merge(tuned, {config.family: {"worlds": {config.world: of_world}}})
+        tables.append(result.trials.assign(study=name, metric=config.metric))
+        summary[name] = {
+            "start_value": result.start_value,
+            "best_value": result.best_value,
+            "best_trial": result.best_trial,
+            "best_parameters": result.best_parameters,
+            "importances": result.importances,
+        }
+    return tuned, pd.concat(tables, ignore_index=True).set_index(["study", "metric"]).reset_index(), summary
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,7 @@ class Objective:
         from wm_pipelines.errors import UserError
         from wm_pipelines.laws import laws_of
         from wm_pipelines.learning.fitting import fit_variant
-        from wm_pipelines.mappings import deep_merge, nested
+        from wm_pipelines.mappings import nested
         from wm_pipelines.pipelines.judging import judge_on_one_thread
         from wm_pipelines.registry import tasks
 
