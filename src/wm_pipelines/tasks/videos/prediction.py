@@ -91,8 +91,8 @@ def add_frames(judged: Judgement, futures: Futures, config: VideosConfig) -> Non
     """MSE, PSNR, SSIM of all steps together and by step; LPIPS and FVD where they are asked for.
 
     Args:
-        judged: takes the rows, the first seed's frames with their targets, each ``[M, K, H, W, C]`` uint8, and
-            which of them are to be shown in motion.
+        judged: takes the rows, the first seed's frames with their targets, each ``[M, K, H, W, C]`` uint8, how many
+            of them are of one episode, and which are to be shown in motion.
         futures: with predicted frames. config: which further metrics.
     """
     predicted, target = futures.frames, futures.target
@@ -117,3 +117,4 @@ def add_frames(judged: Judgement, futures: Futures, config: VideosConfig) -> Non
     drawn = torch.tensor(predicted[0]).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     shown = np.linspace(0, len(target) - 1, min(config.shown, len(target))).astype(int)
     judged.arrays |= {"predicted_frames": drawn, "true_frames": np.ascontiguousarray(target), "shown": shown}
+    judged.arrays["starts"] = np.array([futures.starts])
