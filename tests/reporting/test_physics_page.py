@@ -72,7 +72,8 @@ def test_headline_names_ties_the_runner_up_and_where_a_model_was_not_judged():
     (found,) = headline(main)
     assert found.models == ("hnn/default",)
     assert found.text == (
-        "The smallest state error, or one that cannot be told from it, in 3 of 4 worlds; 1 shared; hnn not judged in 1; next mlp: 2. "
+        "The smallest state error, or one that cannot be told from it, in 3 of 4 worlds; 1 shared; "
+        "hnn not judged in 1; next mlp: 2. "
         "Median of hnn 1.00 state², of the best other family there 4.50."
     )
 

@@ -159,7 +159,10 @@ def accuracy_against_cost(summary: pd.DataFrame, world: str, palette: Palette) -
         plots.log_axis([max(r["train_seconds"]["value"], _SHORTEST) for r in trained.values()], margin=0.6)
     )
     floor = [r["mse"]["value"] for m, r in rows.items() if m.split("/")[0] == "persistence"]
-    scores = [r["mse"][end] for r in trained.values() for end in ("value", "ci_low", "ci_high")]
+    # An interval that reaches zero has no end on a logarithmic axis.
+    scores = [
+        max(r["mse"][e], 1e-3 * r["mse"]["value"]) for r in trained.values() for e in ("value", "ci_low", "ci_high")
+    ]
     figure.update_yaxes(plots.log_axis([np.maximum(floor + scores, _FLOOR)]))
     for model, row in rows.items():
         if model.split("/")[0] == "persistence" and np.isfinite(row["mse"]["value"]):
