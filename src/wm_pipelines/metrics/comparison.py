@@ -51,7 +51,7 @@ def paired_difference(a: Float, b: Float, confidence: float = 0.95) -> Summary:
     if up:
         return found
     kept = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
-    seeds = np.hypot(*(seed_half_width(x[:, kept].mean(axis=1), confidence) if kept.any() else 0.0 for x in (a, b)))
+    seeds = math.hypot(*[seed_half_width(x[:, kept].mean(axis=1), confidence) for x in (a, b) if kept.any()])
     below, above = found.value - found.ci_low, found.ci_high - found.value
     low, high = found.value - np.hypot(below, seeds), found.value + np.hypot(above, seeds)
     return Summary(found.value, low, high, found.n)
@@ -76,12 +76,14 @@ def best_set(
 
     The best is the one with the best mean. Another is told from it if two one-sided tests both say that it is worse:
 
-    - over **episodes**, paired, the seeds as they are: the interval of `statistics.half_widths` excludes zero;
-    - over **seeds**, not paired: Student's t of the difference of the seeds' means. Where the range of the metric ends
-      at its good side (errors at 0, shares explained at 1), distances from that end are compared by their logarithms,
-      since seeds of a worse model scatter by factors. Two or three seeds do not tell a model's scatter: it is taken to
-      be at least the pooled one of all models, with the degrees of freedom of all. Models whose seeds agree exactly
-      (closed forms) do not scatter. One seed says nothing, and only the episodes count.
+    - over **episodes**, paired, seeds averaged: the interval of `statistics.half_widths` excludes zero;
+    - over **seeds**, not paired: Student's t of the difference of the seeds' means. Two or three seeds do not tell a
+      model's scatter: it is taken to be at least the pooled one of all models, with the degrees of freedom of all.
+      Models whose seeds agree exactly (closed forms) do not scatter. One seed says nothing, and only episodes count.
+
+    Both compare logarithms of the distance from the good end of the metric's range where it has one (errors at 0,
+    shares explained at 1) and no value lies on it: hard episodes and bad seeds are worse by factors, and the sum of a
+    few of them would hide that a model is a million times worse on all.
 
     Whoever has the best mean was picked for its luck, too: each of ``k - 1`` tests is made at level
     ``(1 - confidence) / (k - 1)`` (Bonferroni), so that the model that is best in truth is left out with a probability
@@ -105,12 +107,12 @@ def best_set(
     worse = {name: sign * np.atleast_2d(np.asarray(v, np.float64)) for name, v in values.items()}
     first = min(worse, key=lambda name: worse[name].mean())
     level = (1.0 - confidence) / max(1, len(worse) - 1)
-    seeds = _of_seeds(worse, within[0] if lower_is_better else -within[1])
+    limit = within[0] if lower_is_better else -within[1]
+    episodes, seeds = (_distances(worse, limit, axis) for axis in (0, 1))
     floor, degrees = _pooled_variance(seeds)
 
     def told(name: str) -> bool:
-        episodes = paired_difference(worse[name].mean(axis=0), worse[first].mean(axis=0), 1.0 - 2.0 * level)
-        if not episodes.ci_low > 0.0:
+        if not paired_difference(episodes[name], episodes[first], 1.0 - 2.0 * level).ci_low > 0.0:
             return False
         pair = (seeds[name], seeds[first])
         if not degrees or not all(np.isfinite(x).all() for x in pair) or all(np.ptp(x) == 0.0 for x in pair):
@@ -121,9 +123,9 @@ def best_set(
     return [name for name in worse if name == first or not told(name)]
 
 
-def _of_seeds(worse: Mapping[str, Float], limit: float) -> dict[str, Float]:
-    """Means of every seed ``[S]``, as logarithms of the distance from the limit where all have one."""
-    means = {name: v.mean(axis=1) for name, v in worse.items()}
+def _distances(worse: Mapping[str, Float], limit: float, axis: int) -> dict[str, Float]:
+    """Means over an axis, as logarithms of the distance from the limit where all have one."""
+    means = {name: v.mean(axis=axis) for name, v in worse.items()}
     if math.isinf(limit) or min(float(m.min()) for m in means.values()) <= limit:
         return means
     return {name: np.log(m - limit) for name, m in means.items()}

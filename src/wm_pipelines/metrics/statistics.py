@@ -27,6 +27,7 @@ error that is zero in nine episodes of ten. Their sample gives no hint of what i
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ class Summary(NamedTuple):
         return cls(np.asarray(value, np.float64), np.asarray(ci_low, np.float64), np.asarray(ci_high, np.float64), n)
 
 
+@lru_cache(maxsize=256)
 def t_quantile(degrees: float, confidence: float) -> float:
     """Quantile of Student's t that a two-sided interval reaches to."""
     return float(stats.t.ppf(0.5 + confidence / 2, degrees))

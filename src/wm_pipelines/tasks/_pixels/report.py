@@ -129,7 +129,7 @@ def _findings(own: pd.DataFrame) -> list[str]:
         }
         equals = [o for o in reversed(others) if o["best"] and best["best"]]
         second = [f"not told from it: {_named(o)}" for o in equals]
-        second += [f"next {_named(o)}" for o in [o for o in others if o not in equals][-1:]]
+        second += [f"runner-up {_named(o)}" for o in [o for o in others if o not in equals][-1:]]
         beside = ", ".join(second + [f"{name} {_share(f['value'].max())}" for name, f in floors.items() if len(f)])
         lines.append(
             f"From {model_label(best['family'] + '/' + best['variant'])}, "
