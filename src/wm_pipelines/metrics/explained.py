@@ -24,9 +24,18 @@ def explained_variance(predicted: Float, truth: Float, confidence: float = 0.95)
     (`benchmarks/interval_coverage.py`), for errors that are independent at every step, and for those that are one per
     episode:
 
-    R2TABLE
+    ===============================  =============  ===============
+    errors                           of every step  one per episode
+    ===============================  =============  ===============
+    normal                           96.5           97.4
+    Laplace                          96.4           96.9
+    exponential                      97.0           95.0
+    Student t, 5 degrees of freedom  97.0           94.9
+    Student t, 4 degrees of freedom  94.0           93.5
+    Student t, 3 degrees of freedom  89.4           87.9
+    ===============================  =============  ===============
 
-    Squares of Student's t with 3 or 4 degrees of freedom have no variance, and nothing covers their mean at n = 20.
+    Squares of Student's t with 3 degrees of freedom have no variance, and nothing covers their mean at n = 20.
 
     Args:
         predicted, truth: ``[E, M, Q]``, episodes, time steps, columns. confidence: of the interval.
