@@ -73,8 +73,8 @@ def test_the_families_of_the_page_train_and_are_judged(tmp_path):
         "mass_spring": {"splits": {**SMALL, "test": {"episodes": 4, "steps": 40}}},
         "pendulum_video": CLIPS,
         "linear_latents": {"schedule": {"steps": 20}, "tasks": {"physics": {"schedule": {"steps": 400}}}},
-        "videos": {"resamples": 20, "context": 4, "steps": 4},
-        "physics": {"animation_frames": 3, "animation_size": 32, "resamples": 20},
+        "videos": {"context": 4, "steps": 4},
+        "physics": {"animation_frames": 3, "animation_size": 32},
     }
     with added("add-a-family.md", tmp_path, listed, **small) as project:
         project.run()
@@ -106,7 +106,7 @@ def test_the_worlds_of_the_page_are_simulated_solved_and_drawn(tmp_path):
         "fields": {"worlds": ["transport_1d"], "families": ["random_feature_collocation"], **FLOAT64},
     }
     small = {
-        "physics": {"animation_frames": 3, "animation_size": 32, "resamples": 20},
+        "physics": {"animation_frames": 3, "animation_size": 32},
         "mlp": {"schedule": {"steps": 100}},
         "random_feature_collocation": {"features": 200, "steepness": [3.0]},
     }

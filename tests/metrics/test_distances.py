@@ -89,6 +89,21 @@ def test_mmd_agrees_with_its_definition(monkeypatch):
         np.testing.assert_allclose(error**2, 22 * left_a.var() + 16 * left_b.var(), rtol=1e-9)
 
 
+def test_the_error_of_an_mmd_counts_episodes_and_not_their_parts():
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(40, 4)), 0.5 + rng.normal(size=(40, 4))
+    alone, thrice = d.mmd(a, b, of_one_episode=1), d.mmd(np.repeat(a, 3, 0), np.repeat(b, 3, 0), of_one_episode=3)
+    assert alone.value == d.mmd(a, b).value
+    np.testing.assert_allclose(alone.standard_error, d.mmd(a, b).standard_error, rtol=0.2)  # a and b are independent
+    np.testing.assert_allclose(thrice.standard_error, alone.standard_error, rtol=0.1)
+    assert d.mmd(np.repeat(a, 3, 0), np.repeat(b, 3, 0)).standard_error < 0.7 * alone.standard_error
+    # What makes an episode unlike others does so in both: the distance hardly feels which episodes were drawn.
+    shared = np.array([d.mmd(x + 1.0, x, of_one_episode=1) for x in rng.normal(size=(200, 40, 4))])
+    assert 0.7 < shared[:, 1].mean() / shared[:, 0].std() < 1.4
+    with pytest.raises(ValueError, match="not 3 each"):
+        d.mmd(a, b, of_one_episode=3)
+
+
 def test_mmd_is_zero_on_average_under_equality_and_its_error_is_honest_otherwise():
     rng = np.random.default_rng(4)
     equal = np.array([d.mmd(rng.normal(size=(30, 4)), rng.normal(size=(40, 4))).value for _ in range(400)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -31,6 +32,21 @@ def test_two_sets_of_episodes_make_no_part(other):
     results = {"mlp": result("mlp", train="aa", test="bb"), "hnn": result("hnn", **other)}
     with pytest.raises(UserError, match=r"hnn was judged on other episodes of 'pendulum' \(test .*run training and"):
         part_of_leaderboard(results)
+
+
+def test_a_part_says_who_cannot_be_told_from_the_best():
+    easy_and_hard, both = np.linspace(1.0, 100.0, 12), {}
+    for name, factor in (("mlp", 1.1), ("hnn", 1.0), ("persistence", 0.5)):
+        both[name] = result(name, train="aa", test="bb")
+        both[name]["arrays"] = {
+            "plain/test/by_episode/mse": factor * easy_and_hard[None],
+            "plain/test/other": np.ones(3),
+        }
+    both["mlp"]["scores"]["value"] = 1.1
+    _, made_from = part_of_leaderboard(both)
+    assert made_from["best"] == {"pendulum": {"test": {"mse": ["hnn/plain"]}}}  # persistence does not compete
+    both["mlp"]["arrays"]["plain/test/by_episode/mse"] = easy_and_hard[None, ::-1]
+    assert part_of_leaderboard(both)[1]["best"]["pendulum"]["test"]["mse"] == ["hnn/plain", "mlp/plain"]
 
 
 def test_a_part_that_was_edited_is_refused():

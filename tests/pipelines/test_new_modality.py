@@ -145,7 +145,7 @@ class Cells(Task):
         cells = episodes[split]["cells"]
         future = model.predict({"cells": torch.tensor(cells[:, :1])}, config.steps)["cells"].numpy()
         right = (future == cells[:, 1 : config.steps + 1]).mean(axis=(2, 3))
-        judged = Judgement(model.seeds, split, config.resamples, arrays={"future": future[0]})
+        judged = Judgement(model.seeds, split, arrays={"future": future[0]})
         judged.add("accuracy", right, "1")
         return judged
 
@@ -179,7 +179,7 @@ def ran(registered, tmp_path_factory) -> Project:
         "variants": {"plain": {}, "informed": {"informed": True, "schedule": {"steps": 5}}},
     }
     world = {"world": "ring", "parameters": {"cells": 6, "shift": 2}}
-    task = {"resamples": 50, "untrained": True}
+    task = {"untrained": True}
     project.configure("parameters.yml", {"carousel": world, "next_cells": family, "cells": task})
     project.said = project.run("--pipeline=cell_eval").stdout
     return project

@@ -198,7 +198,7 @@ def test_after_a_run_nothing_is_to_be_done(repository, monkeypatch):
         (("src/wm_pipelines/worlds/making.py",), INGEST),
         (("conf/base/parameters_mass_spring.yml", "mass: 1.0 kg", "mass: 2.0 kg"), {"ingest_mass_spring@mass_spring"}),
         (("conf/base/parameters_hnn.yml", "order: 4", "order: 2"), HNN),
-        (("conf/base/parameters_physics.yml", "resamples: 1000", "resamples: 999"), MLP | HNN),
+        (("conf/base/parameters_physics.yml", "rollout_episodes: 3", "rollout_episodes: 2"), MLP | HNN),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

@@ -28,7 +28,7 @@ PARAMETERS = {
     "raw_pixels": {"side": 4},
     "mlp": {},
     "tasks": {"videos": {"seeds": [0], "learning": {"precision": "32-true"}}},
-    "videos": {"resamples": 20, "context": 8},
+    "videos": {"context": 8},
 }
 
 

@@ -88,3 +88,29 @@ def test_directions_of_metrics():
     assert style.lower_is_better("horizon") is False
     assert style.lower_is_better("return") is False
     assert style.lower_is_better("something_else") is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.99987512, 0.9998889, "0.999875 … 0.999889"),
+        (-0.412, 0.31, "−0.41 … 0.31"),
+        (1.2e-9, 3.4e-9, "(1.2 … 3.4)·10⁻⁹"),
+        (8e-10, 1.2e-8, "(0.1 … 1.2)·10⁻⁸"),
+        (9.98e-4, 1.03e-3, "0.000998 … 0.001030"),
+        (0.0, 2.5e-8, "(0 … 2.5)·10⁻⁸"),
+        (0.45, math.inf, "0.45 … ∞"),
+        (12345.0, 99999.0, "12,345 … 99,999"),
+        (-2.3e-8, -1e-8, "(−2.3 … −1.0)·10⁻⁸"),
+        (0.9, 0.9000000000001, ""),
+        (math.nan, 1.0, ""),
+    ],
+)
+def test_an_interval_has_one_notation_and_digits_that_tell_its_ends_apart(low, high, text):
+    assert style.pretty_interval(low, high) == text
+
+
+@given(st.floats(-1e300, 1e300), st.floats(0, 1e300))
+def test_every_interval_can_be_written(low, width):
+    text = style.plain_interval(low, low + width)
+    assert text == "" or text.count(" … ") == 1

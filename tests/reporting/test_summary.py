@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from wm_pipelines.metrics.statistics import summarise
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
-from wm_pipelines.reporting.summary import format_markdown, format_terminal, summary_table
+from wm_pipelines.reporting.summary import contest, format_markdown, format_terminal, summary_table
 from wm_pipelines.tasks.physics import Physics
 
 
@@ -59,6 +60,33 @@ def test_best_respects_direction_world_and_references():
     assert best == {("a", "hnn", "mse"), ("a", "mlp", "horizon")}
 
 
+def test_the_best_are_all_whose_intervals_meet_that_of_the_best():
+    rows = [("w", "hnn", 1.0, 0.8, 1.3), ("w", "mlp", 1.5, 1.2, 1.8), ("w", "momentum_gnn", 9.0, 7.0, 11.0)]
+    table = summary_table(board(*((w, f, 0, "mse", *ends) for w, f, *ends in rows)))
+    assert list(table.loc[table["best"], "family"]) == ["hnn", "mlp"]
+
+
+def test_pairs_decide_where_there_are_values_of_every_episode():
+    hard = np.random.default_rng(0).lognormal(0, 1.5, 20)
+    kept = {
+        "hnn/default": hard[None],
+        "mlp/default": 1.2 * hard[None],
+        "momentum_gnn/default": (hard * np.linspace(0.98, 1.2, 20))[None],
+    }
+    rows = []
+    for model, values in kept.items():
+        s = summarise(values[0])
+        rows.append(("w", model.split("/")[0], 0, "mse", *(float(x) for x in s[:3])))
+    scores = board(*rows, ("w", "oracle", 0, "mse", 0.0, 0.0, 0.0))
+    assert summary_table(scores)["best"].sum() == 3  # episodes differ more than models: all intervals meet
+    best = contest(scores, {"w": {"test": {"mse": kept}}})
+    assert best == {"w": {"test": {"mse": ["hnn/default"]}}}
+    table = summary_table(scores, {"physics": best})
+    assert list(table.loc[table["best"], "family"]) == ["hnn"]
+    # Without the values of one who competes nothing is compared in pairs.
+    assert contest(scores, {"w": {"test": {"mse": dict(list(kept.items())[:2])}}}) == {}
+
+
 def test_steps_are_left_out_and_row_order_does_not_matter(content):
     shuffled = content.results.scores.sample(frac=1.0, random_state=1)
     pd.testing.assert_frame_equal(summary_table(shuffled), summary_table(content.results.scores))
@@ -90,7 +118,7 @@ def test_an_empty_leaderboard_says_so():
         summary_table(pd.DataFrame({"value": [1.0]}))
 
 
-@pytest.mark.parametrize(("metric", "most"), [("r2_position_probed", 1.0), ("knn_probe", 1.0), ("psnr", np.inf)])
+@pytest.mark.parametrize(("metric", "most"), [("r2_position_probed", 1.0), ("knn_probe", 1.0), ("psnr", 100.0)])
 def test_an_interval_ends_where_its_metric_does(metric, most):
     seeds = [("w", "vjepa", seed, metric, value, np.nan, np.nan) for seed, value in enumerate((0.9, 0.99))]
     row = summary_table(board(*seeds)).iloc[0]

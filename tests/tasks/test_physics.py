@@ -21,7 +21,7 @@ def episodes():
 
 @pytest.fixture(scope="module")
 def judged(episodes):
-    laws, config = laws_of(episodes["test"].spec), Physics().config({"resamples": 50, "error_steps": [1, 99]})
+    laws, config = laws_of(episodes["test"].spec), Physics().config({"error_steps": [1, 99]})
     families = {
         kind.name: build(kind, kind.Config(), episodes["train"].spec.showing(Physics.shows), [0, 3], laws)
         for kind in (Oracle, Persistence)

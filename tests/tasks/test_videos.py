@@ -75,7 +75,7 @@ def judged(kind, seeds=(0,), states=True, laws=LAWS, context=10, **splits):
     data = {"train": dots(40, states=states), "test": dots(20, seed=1, states=states), **splits}
     task = Videos()
     family = kind(FamilyConfig(), data["train"].spec.showing(task.shows), seeds)
-    config = task.config({"context": context, "steps": 8, "every": 10, "resamples": 50, "shown": 3})
+    config = task.config({"context": context, "steps": 8, "every": 10, "shown": 3})
     return task.judge(family, data, "test", laws, config)
 
 
@@ -152,6 +152,16 @@ def test_frames_are_judged_in_the_units_of_openstl():
     assert found.arrays["predicted_frames"].shape == found.arrays["true_frames"].shape == (40, 8, 12, 12, 1)
 
 
+def test_predictions_of_one_episode_are_one_observation():
+    found = judged(Stubborn)
+    of_predictions = {"mse", "psnr", "ssim", "r2_position_probed", "horizon_probed", "r2_position_predicted_probed"}
+    assert {row["n"] for row in found.rows if row["metric"] in of_predictions} == {20}  # two predictions of each
+    for metric in ("mse", "r2_position_probed", "energy_error_probed"):
+        kept = found.arrays[f"by_episode/{metric}"]
+        assert kept.shape == (1, 20)
+        assert kept.mean() == pytest.approx(value(found, metric))
+
+
 def test_every_seed_has_rows_of_its_own():
     found = judged(Reader, seeds=(3, 5))
     assert value(found, "mse", seed=3) == value(found, "mse", seed=5)
@@ -198,3 +208,4 @@ def test_predictions_are_compared_in_the_jurys_features():
     )
     assert right["value"] < still["value"]
     assert right["value"] < right["ci_high"]
+    assert still["n"] == 20  # episodes, of two predictions each

@@ -66,7 +66,7 @@ class Discrepancy(NamedTuple):
     standard_error: float
 
 
-def mmd(a: Float, b: Float, degree: int = 3, offset: float = 1.0) -> Discrepancy:
+def mmd(a: Float, b: Float, degree: int = 3, offset: float = 1.0, of_one_episode: int | None = None) -> Discrepancy:
     """Squared maximum mean discrepancy by the unbiased U-statistic, kernel ``(x·y / D + offset)^degree``.
 
     Gretton et al., *A Kernel Two-Sample Test*, JMLR 13 (2012), equation 3. The default kernel is that of the KID
@@ -74,22 +74,26 @@ def mmd(a: Float, b: Float, degree: int = 3, offset: float = 1.0) -> Discrepancy
     2024), whose released code reports 100 times the *biased* statistic. Unlike the Fréchet distance this one does not
     depend on N and assumes no Gaussian; equal distributions give zero on average, and so negative values too.
 
-    The standard error is the jackknife's, over examples of both sets. It is that of independent examples, and somewhat
-    too large where the distributions are equal.
+    The standard error is the jackknife's, over examples of both sets, or over the episodes that both sets are of: the
+    influences of one episode's examples are added up. It is somewhat too large where the distributions are equal.
 
     Args:
         a: ``[N, D]``, N ≥ 3.
         b: ``[M, D]``, M ≥ 3.
         degree: of the polynomial, ≥ 1.
         offset: added to the inner product.
+        of_one_episode: so many neighbours in ``a``, and in ``b``, are of one episode, the same in both, and depend on
+            each other; None: all examples are independent.
 
     Returns:
         value and standard error; both infinite where a feature is not finite or the kernel overflows.
 
     Raises:
-        ValueError: the shapes do not fit, or the degree is not positive.
+        ValueError: the shapes do not fit, the degree is not positive, or the sets are not of the same episodes.
     """
     a, b = _two_samples(a, b, at_least=3)
+    if of_one_episode is not None and (len(a) != len(b) or len(a) % of_one_episode or len(a) == of_one_episode):
+        raise ValueError(f"{len(a)} and {len(b)} examples are not {of_one_episode} each of the same, several episodes")
     if degree < 1:
         raise ValueError(f"mmd needs a kernel of degree 1 or more, got {degree}")
     n, m = len(a), len(b)
@@ -102,7 +106,12 @@ def mmd(a: Float, b: Float, degree: int = 3, offset: float = 1.0) -> Discrepancy
         value = mean_a + mean_b - 2 * across / (n * m)
         without_a = (within_a - 2 * aa) / ((n - 1) * (n - 2)) + mean_b - 2 * (across - ab) / ((n - 1) * m)
         without_b = (within_b - 2 * bb) / ((m - 1) * (m - 2)) + mean_a - 2 * (across - ba) / (n * (m - 1))
-        variance = (n - 1) * without_a.var() + (m - 1) * without_b.var()
+        if of_one_episode is None:
+            variance = (n - 1) * without_a.var() + (m - 1) * without_b.var()
+        else:
+            parts = [(len(w) - 1) / len(w) * (w.mean() - w) for w in (without_a, without_b)]
+            of_episodes = sum(part.reshape(-1, of_one_episode).sum(axis=1) for part in parts)
+            variance = np.square(of_episodes).sum() * len(of_episodes) / (len(of_episodes) - 1)
     if not (np.isfinite(value) and np.isfinite(variance)):
         return Discrepancy(np.inf, np.inf)
     return Discrepancy(float(value), float(np.sqrt(variance)))

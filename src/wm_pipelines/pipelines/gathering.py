@@ -16,9 +16,10 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.metrics.table import check_unique, content_hash
 from wm_pipelines.provenance import REPORTS, judging_modules, source_hash
 from wm_pipelines.registry import tasks
+from wm_pipelines.reporting.summary import PairedValues, contest
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Results, Task
-from wm_pipelines.tasks.judgement import table
+from wm_pipelines.tasks.judgement import BY_EPISODE, table
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, A
     scores = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
     scores = _ordered(scores)
     made_from = {"code": code_hash(task.name), "revision": git_revision(), "data": _data(results)}
-    return scores, {**made_from, "table": content_hash(scores)}
+    best = contest(scores, _values_by_episode(results))
+    return scores, {**made_from, "table": content_hash(scores), "best": best}
 
 
 def _data(results: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
@@ -90,6 +92,19 @@ def _arrays_by_model(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]
         for key, array in one["arrays"].items():
             variant, name = key.split("/", 1)
             found.setdefault(f"{one['facts']['family']}/{variant}", {})[name] = array
+    return found
+
+
+def _values_by_episode(results: list[dict[str, Any]]) -> PairedValues:
+    """World -> split -> metric -> ``"family/variant"`` -> ``[S, E]``, of what the judges kept."""
+    found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+    for one in results:
+        for key, array in one["arrays"].items():
+            variant, split, name = key.split("/", 2)
+            if name.startswith(BY_EPISODE):
+                by_metric = found.setdefault(one["facts"]["world"], {}).setdefault(split, {})
+                model = f"{one['facts']['family']}/{variant}"
+                by_metric.setdefault(name.removeprefix(BY_EPISODE), {})[model] = array
     return found
 
 
@@ -155,6 +170,7 @@ def results_of(scores: pd.DataFrame, collected: Collected) -> Results:
             for world, own in by_world.items()
         },
         arrays={world: _arrays_by_model(own) for world, own in by_world.items()},
+        best=contest(scores, _values_by_episode(results)),
         curves=dict(_curves(collected)),
         not_applicable=[(f["world"], who, why) for f in facts for who, why in _reasons(f)],
         provenance=provenance(scores, {f["world"]: f["data"].get("train", "") for f in facts}),

@@ -79,7 +79,7 @@ def report(scores: pd.DataFrame, **collected: Any) -> tuple[str, str, dict[str, 
 
     task = tasks.get(str(scores["task"].iloc[0]))()
     results = results_of(scores, collected)
-    return task.page(results), task.summary(scores) + "\n", task.figures(results)
+    return task.page(results), task.summary(scores, results.best) + "\n", task.figures(results)
 
 
 def leaderboard(parts: dict[str, Any], **written: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -95,10 +95,15 @@ def leaderboard(parts: dict[str, Any], **written: pd.DataFrame) -> tuple[pd.Data
     return table, table
 
 
-def board(leaderboard: pd.DataFrame) -> tuple[str, pd.DataFrame, str, dict[str, float]]:
-    """The first page; all results with seeds pooled as a table and as Markdown; a few numbers for `dvc metrics`."""
+def board(leaderboard: pd.DataFrame, parts: dict[str, Any]) -> tuple[str, pd.DataFrame, str, dict[str, float]]:
+    """The first page; all results with seeds pooled as a table and as Markdown; a few numbers for `dvc metrics`.
+
+    Args:
+        leaderboard: the union of the parts. parts: of which the provenance holds the sets of the best.
+    """
     from wm_pipelines.reporting.board import first_page, headline_numbers
     from wm_pipelines.reporting.summary import format_markdown, summary_table
 
-    summary = summary_table(leaderboard)
-    return first_page(leaderboard), summary, format_markdown(summary) + "\n", headline_numbers(summary)
+    best = {task: made_from.get("best", {}) for task, (_, made_from) in parts.items()}
+    summary = summary_table(leaderboard, best)
+    return first_page(leaderboard, best), summary, format_markdown(summary) + "\n", headline_numbers(summary)

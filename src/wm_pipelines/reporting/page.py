@@ -24,6 +24,7 @@ from wm_pipelines.reporting.style import (
     metric_title,
     model_label,
     model_order,
+    pretty_interval,
     pretty_number,
 )
 from wm_pipelines.reporting.summary import rows_by_model
@@ -102,10 +103,9 @@ def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
         return {"text": "", "interval": "", "key": "", "best": False, "diverged": False}
     value = float(row["value"])
     low, high = float(row["ci_low"]), float(row["ci_high"])
-    known = not np.isnan([low, high]).any() and np.isfinite(value) and pretty_number(low) != pretty_number(high)
     return {
         "text": pretty_number(value),
-        "interval": f"{pretty_number(low)} … {pretty_number(high)}" if known else "",
+        "interval": pretty_interval(low, high) if np.isfinite(value) else "",
         "key": f"{value:.17g}",
         "best": bool(row["best"]),
         "diverged": bool(np.isinf(value)),

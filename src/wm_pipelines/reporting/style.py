@@ -122,6 +122,39 @@ def pretty_number(value: float, digits: int = 3) -> str:
     return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPTS)}" if e else text.replace("-", "−")
 
 
+def plain_interval(low: float, high: float) -> str:
+    """An interval for a terminal: both ends in one notation, with digits enough to show how far they are apart.
+
+    ``0.99987 … 0.99991``, ``-0.05 … 0.41``, ``(1.2 … 3.4)e-09``, ``0.45 … inf``; an empty string where an end is
+    unknown or no digit tells them apart.
+    """
+    if math.isnan(low) or math.isnan(high) or low == high:
+        return ""
+    ends = [abs(x) for x in (low, high) if math.isfinite(x)]
+    largest = max(ends, default=0.0)
+    if largest == 0.0:
+        return f"{plain_number(low)} … {plain_number(high)}"
+    exponent = 0 if 1e-3 <= largest < 1e6 else max(-300, math.floor(math.log10(largest)))
+    scale = 10.0**exponent
+    width = (high - low if len(ends) == 2 else largest) / scale
+    # Two digits of the width, and never fewer than those of a small number; twelve are more than anyone reads.
+    decimals = min(12, max(0, 1 - math.floor(math.log10(width))))
+    texts = [f"{x / scale:,.{decimals}f}" for x in (low, high)]
+    texts = [text.lstrip("-") if not text.strip("-0.") else text for text in texts]
+    if texts[0] == texts[1]:
+        return ""
+    text = " … ".join("0" if not text.strip("0.") else text for text in texts)
+    return f"({text})e{exponent:+03d}" if exponent else text
+
+
+def pretty_interval(low: float, high: float) -> str:
+    """The same for a page: ``(1.2 … 3.4)·10⁻⁹``."""
+    text = plain_interval(low, high).replace("inf", "∞")
+    digits, e, exponent = text.partition(")e")
+    raised = f")·10{str(int(exponent)).translate(_SUPERSCRIPTS)}" if e else ""
+    return digits.replace("-", "−") + raised
+
+
 METRIC_TITLES = {
     "horizon": "Horizon",
     "horizon_lyapunov": "Lyapunov horizon",
@@ -194,15 +227,6 @@ _LOWER_IS_BETTER = {
     *COST_METRICS,
 }
 
-_AT_MOST_ONE = {
-    "violation_rate",
-    "collapsed",
-    "ssim",
-    "success_rate",
-    "coefficient_covered",
-    "coefficient_identified",
-}
-
 
 def lower_is_better(metric: str) -> bool | None:
     """Which way is good; None where a metric has no better or worse."""
@@ -216,12 +240,6 @@ def lower_is_better(metric: str) -> bool | None:
     if name in _HIGHER_IS_BETTER or name in _LOWER_IS_BETTER:
         return name in _LOWER_IS_BETTER
     return None
-
-
-def largest_value(metric: str) -> float:
-    """The most that a metric can be: 1 for shares, correlations and the like, infinity where nothing limits it."""
-    name = metric.removesuffix("_probed")
-    return 1.0 if name in _AT_MOST_ONE or name.startswith("r2_") or name.endswith(("_auc", "_probe")) else math.inf
 
 
 def metric_title(metric: str) -> str:

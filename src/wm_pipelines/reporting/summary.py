@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from numpy.typing import NDArray
 
+from wm_pipelines.metrics.comparison import best_set, overlapping_set
+from wm_pipelines.metrics.ranges import value_range
+from wm_pipelines.metrics.statistics import pool_seeds
 from wm_pipelines.registry import tasks
 from wm_pipelines.reporting.style import (
     COST_METRICS,
     REFERENCES,
     UNTRAINED,
-    largest_value,
     lower_is_better,
     metric_order,
     metric_title,
@@ -42,49 +44,48 @@ class Key(NamedTuple):
         return f"{self.family}/{self.variant}"
 
 
+BestSets = Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
+"""World -> split -> metric -> models that cannot be told from the best."""
+
+PairedValues = Mapping[str, Mapping[str, Mapping[str, Mapping[str, NDArray[np.float64]]]]]
+"""World -> split -> metric -> model -> value of every seed on every episode ``[S, E]``."""
+
 _GROUP = [*Key._fields, "metric", "unit"]
 _MODEL = ["task", "world", "family", "variant"]
 
 
 def _pool_seeds(rows: pd.DataFrame, metric: str) -> dict[str, float | int]:
-    """One metric of one model over its seeds.
-
-    The seeds are judged on the same episodes, so the uncertainty that the choice of episodes brings does not shrink by
-    averaging over seeds: its mean half-width stays, and Student's t of the seeds is added to it in quadrature. An
-    interval ends where the metric does: few seeds would else promise more than all.
-    """
-    value = rows["value"].to_numpy(dtype=np.float64)
-    low, high = rows["ci_low"].to_numpy(dtype=np.float64), rows["ci_high"].to_numpy(dtype=np.float64)
-    seeds, mean = len(value), float(value.mean())
-    summary = {"value": mean, "median": float(np.median(value)), "seeds": seeds, "n": int(rows["n"].sum())}
-    if not np.isfinite(mean):
-        finite = low[np.isfinite(low)]
-        return summary | {"ci_low": float(finite.min()) if len(finite) else mean, "ci_high": mean}
-    below, above = value - low, high - value
-    known = ~np.isnan(below) & ~np.isnan(above)
-    if not known.any() and seeds == 1:
-        return summary | {"ci_low": np.nan, "ci_high": np.nan}
-    of_seeds = stats.t.ppf(0.975, seeds - 1) * value.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else 0.0
-    of_episodes = (below[known].mean(), above[known].mean()) if known.any() else (0.0, 0.0)
-    ci_low, ci_high = mean - np.hypot(of_episodes[0], of_seeds), mean + np.hypot(of_episodes[1], of_seeds)
-    if value.min() >= 0.0:
-        ci_low = max(ci_low, 0.0)
-    ci_high = min(ci_high, largest_value(metric))
-    return summary | {"ci_low": float(ci_low), "ci_high": float(ci_high)}
+    """One metric of one model over its seeds; an interval ends where the metric does: few seeds would promise more."""
+    value, low, high = (rows[name].to_numpy(dtype=np.float64) for name in ("value", "ci_low", "ci_high"))
+    pooled, (least, most) = pool_seeds(value, low, high), value_range(metric)
+    mean = float(pooled.value)
+    # Where a value is outside the range that its name promises, the name promises nothing.
+    ends = (max(float(pooled.ci_low), min(least, mean)), min(float(pooled.ci_high), max(most, mean)))
+    unknown = np.isnan(pooled.ci_low)
+    return {
+        "value": mean,
+        "median": float(np.median(value)),
+        "ci_low": np.nan if unknown else ends[0],
+        "ci_high": np.nan if unknown else ends[1],
+        "seeds": len(value),
+        "n": int(rows["n"].sum()),
+    }
 
 
-def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
-    """Pool the seeds of a leaderboard and mark the best family of every world.
+def summary_table(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None = None) -> pd.DataFrame:
+    """Pool the seeds of a leaderboard and mark the best models of every world: all that cannot be told from the best.
 
     Args:
         leaderboard: long table; rows by step (``step >= 0``) are left out.
+        best: task -> world -> split -> metric -> models that paired comparisons do not tell from the best
+            (`contest`). Where there is none, those whose intervals meet the best's are not told from it.
 
     Returns:
         One row per task, world, split, family, variant, view, knows, metric, unit with ``value`` (mean over seeds),
-        ``median``, ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: no
-        other trained family is better there (several may tie). Oracle, persistence, raw pixels, untrained models and
-        models of which a seed collapsed are never the best; a metric that diverged is not either. Sorted by task,
-        world, split, family as in the report, metric.
+        ``median``, ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: in the
+        set of the best trained models there. Oracle, persistence, raw pixels, untrained models and models of which a
+        seed collapsed are never among them; a metric that diverged is not either; and where all are equal nobody is.
+        Sorted by task, world, split, family as in the report, metric.
     """
     overall = leaderboard[leaderboard["step"] < 0]
     rows = [
@@ -96,19 +97,52 @@ def summary_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     table = pd.DataFrame(rows)
     table["best"] = False
-    contends = competes(table)
-    for key, group in table.groupby(["task", "world", "split", "metric"], observed=True):
-        contenders = group[contends[group.index]]
-        direction = lower_is_better(str(key[3]))
-        if len(contenders) and direction is not None:
-            top = contenders["value"].min() if direction else contenders["value"].max()
-            first = contenders.index[contenders["value"] == top]
-            # Where all are equal, nobody is best.
-            table.loc[first if len(first) < len(contenders) or len(contenders) == 1 else [], "best"] = True
-    models = model_order(table["family"] + "/" + table["variant"])
-    table["_model"] = (table["family"] + "/" + table["variant"]).map({m: i for i, m in enumerate(models)})
+    for (task, world, split, metric), contenders in _contests(table):
+        paired = (best or {}).get(task, {}).get(world, {}).get(split, {}).get(metric)
+        chosen = _overlapping(contenders, metric) if paired is None else paired
+        table.loc[contenders.index[_model_names(contenders).isin(chosen)], "best"] = True
+    models = model_order(_model_names(table))
+    table["_model"] = _model_names(table).map({m: i for i, m in enumerate(models)})
     table["_metric"] = table["metric"].map({m: i for i, m in enumerate(metric_order(table["metric"]))})
     return table.sort_values(["task", "world", "split", "_model", "_metric"], ignore_index=True)[columns]
+
+
+def _contests(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], pd.DataFrame]]:
+    """(task, world, split, metric) and the rows of those who compete there, where somebody can be better."""
+    rows = table[competes(table)]
+    for key, contenders in rows.groupby(["task", "world", "split", "metric"], observed=True):
+        alike = len(contenders) > 1 and contenders["value"].min() == contenders["value"].max()
+        if lower_is_better(str(key[3])) is not None and not alike:
+            task, world, split, metric = map(str, key)
+            yield (task, world, split, metric), contenders
+
+
+def _overlapping(contenders: pd.DataFrame, metric: str) -> list[str]:
+    ends = contenders[["value", "ci_low", "ci_high"]].itertuples(index=False, name=None)
+    return overlapping_set(dict(zip(_model_names(contenders), ends, strict=True)), bool(lower_is_better(metric)))
+
+
+def _model_names(table: pd.DataFrame) -> pd.Series:
+    return table["family"] + "/" + table["variant"]
+
+
+def contest(scores: pd.DataFrame, values: PairedValues) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """The sets of the best of one task by paired comparisons, world -> split -> metric -> models; see `best_set`.
+
+    Args:
+        scores: the task's part of the leaderboard.
+        values: world -> split -> metric -> model -> ``[S, E]``, of the same episodes. A metric that lacks one of those
+            who compete is left out.
+    """
+    found: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for (_, world, split, metric), contenders in _contests(summary_table(scores)):
+        known = values.get(world, {}).get(split, {}).get(metric, {})
+        competing = list(_model_names(contenders))
+        if set(competing) <= set(known):
+            own = {model: known[model] for model in competing}
+            among = best_set(own, bool(lower_is_better(metric)), value_range(metric))
+            found.setdefault(world, {}).setdefault(split, {})[metric] = among
+    return found
 
 
 def competes(table: pd.DataFrame) -> pd.Series:
@@ -149,7 +183,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def wide_table(summary: pd.DataFrame, patterns: Sequence[str]) -> list[list[str]]:
-    """Cells of a table with one row per world, split and model; the first row holds titles, ``*`` marks the best.
+    """Cells of a table with one row per world, split and model; the first row holds titles, ``*`` marks the best set.
 
     Training is no part of any evaluation split: its cost is repeated on every row of the model.
     """
@@ -172,7 +206,7 @@ def _cell(row: Mapping[Any, Any]) -> str:
 
 
 def format_terminal(summary: pd.DataFrame, patterns: Sequence[str], over: str = "seeds and held-out episodes") -> str:
-    """The summary as aligned text; worlds separated by rules, ``*`` marks the best trained model of a world.
+    """The summary as aligned text; worlds separated by rules, ``*`` marks the best trained models of a world.
 
     Args:
         summary: see `summary_table`. patterns: of the metrics to show, see `chosen`. over: what means are taken over.
@@ -198,7 +232,7 @@ def format_terminal(summary: pd.DataFrame, patterns: Sequence[str], over: str = 
         again = row[:2] == previous
         lines += [line(["", "", *row[2:]])] if again else [rule, line(row)]
         previous = row[:2]
-    return "\n".join([*lines, rule, f"* best trained model of that world; means over {over}"])
+    return "\n".join([*lines, rule, f"* cannot be told from the best trained model of that world; means over {over}"])
 
 
 def format_markdown(summary: pd.DataFrame) -> str:

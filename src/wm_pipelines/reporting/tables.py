@@ -10,13 +10,13 @@ import pandas as pd
 from wm_pipelines.reporting import page as frame
 from wm_pipelines.reporting.plots import learning_curves
 from wm_pipelines.reporting.style import Palette, metric_order, model_order
-from wm_pipelines.reporting.summary import summary_table
 
 
 def page(
     task: str,
     title: str,
     scores: pd.DataFrame,
+    summary: pd.DataFrame,
     curves: Mapping[str, pd.DataFrame],
     not_applicable: Sequence[tuple[str, str, str]],
     provenance: Mapping[str, Any],
@@ -24,10 +24,10 @@ def page(
     """One HTML page that needs nothing else; equal content gives equal bytes.
 
     Args:
-        task: its name. title: of the page. scores: its part of the leaderboard. curves: ``"world/family/variant"`` ->
-            learning curve. not_applicable: (world, family, reason). provenance: names to text, numbers or mappings.
+        task: its name. title: of the page. scores: its part of the leaderboard. summary: of them.
+        curves: ``"world/family/variant"`` -> learning curve. not_applicable: (world, family, reason).
+        provenance: names to text, numbers or mappings.
     """
-    summary = summary_table(scores)
     models = model_order(summary["family"] + "/" + summary["variant"])
     palette = Palette(models)
     worlds = []

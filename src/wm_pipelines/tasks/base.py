@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -24,13 +25,13 @@ if TYPE_CHECKING:  # torch and pandas are imported by those who judge, not by th
     from wm_pipelines.episodes import Episodes
     from wm_pipelines.families.base import Family
     from wm_pipelines.laws import Laws
+    from wm_pipelines.reporting.summary import BestSets
     from wm_pipelines.tasks.judgement import Judgement
 
 
 class TaskConfig(Settings):
     """Base of every task's parameters, ``parameters_<task>.yml``."""
 
-    resamples: int = Field(1000, ge=10, description="bootstrap resamples of every confidence interval")
     untrained: bool = Field(False, description="also judge every trained model as it was before training")
     worlds: dict[str, dict[str, Any]] = Field(default_factory=dict, description="what single worlds change")
 
@@ -43,6 +44,7 @@ class Results:
         scores: this task's part of the leaderboard.
         specs: world -> split -> spec of the episodes that were judged.
         arrays: world -> model (``"family/variant"``) -> what its judge kept: ``split/name`` -> array.
+        best: world -> split -> metric -> models that cannot be told from the best, of metrics judged by episodes.
         curves: ``"world/family/variant"`` -> learning curve, of what was trained in more than one step.
         not_applicable: (world, family, reason) of combinations that do not exist.
         provenance: where the numbers come from; names to text, numbers, lists or further such mappings.
@@ -51,9 +53,18 @@ class Results:
     scores: pd.DataFrame
     specs: Mapping[str, Mapping[str, Spec]] = field(default_factory=dict)
     arrays: Mapping[str, Mapping[str, Mapping[str, NDArray[Any]]]] = field(default_factory=dict)
+    best: BestSets = field(default_factory=dict)
     curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     not_applicable: Sequence[tuple[str, str, str]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """The scores with seeds pooled and the sets of the best marked: `reporting.summary.summary_table`."""
+        from wm_pipelines.reporting.summary import summary_table
+
+        task = str(self.scores["task"].iloc[0]) if len(self.scores) else ""
+        return summary_table(self.scores, {task: self.best})
 
 
 class Task(ABC):
@@ -128,18 +139,18 @@ class Task(ABC):
         del jury, episodes, arrays
         return []
 
-    def summary(self, scores: pd.DataFrame) -> str:
-        """The main metrics, seeds pooled, as text for the terminal."""
+    def summary(self, scores: pd.DataFrame, best: BestSets | None = None) -> str:
+        """The main metrics, seeds pooled and the sets of the best marked, as text for the terminal."""
         from wm_pipelines.reporting.summary import format_terminal, summary_table
 
-        return format_terminal(summary_table(scores), self.main_metrics)
+        return format_terminal(summary_table(scores, {self.name: best or {}}), self.main_metrics)
 
     def page(self, results: Results) -> str:
         """The report: one HTML page that needs nothing else; here: tables and learning curves."""
         from wm_pipelines.reporting.tables import page
 
         r = results
-        return page(self.name, self.title, r.scores, r.curves, r.not_applicable, r.provenance)
+        return page(self.name, self.title, r.scores, r.summary, r.curves, r.not_applicable, r.provenance)
 
     def figures(self, results: Results) -> dict[str, Any]:
         """Plotly figures for kedro viz, ``"world_name"`` -> figure; here: none."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wm_pipelines.metrics.ranges import value_range
 from wm_pipelines.metrics.statistics import Summary, summarise
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
 
@@ -24,35 +25,51 @@ COST_UNITS = {
 }
 
 
+BY_EPISODE = "by_episode/"
+"""How the names of arrays begin that hold a metric on every episode, ``[S, E]``: what comparisons are made of."""
+
+
 @dataclass
 class Judgement:
     """What was found out about one model: leaderboard rows (without task, world, family …), arrays for the report.
 
     Attributes:
-        seeds: of the model. split: what it was judged on. resamples: of the bootstrap.
-        rows: as `table` takes them. arrays: by name.
+        seeds: of the model. split: what it was judged on.
+        rows: as `table` takes them. arrays: by name; those that begin with `BY_EPISODE` are kept by `add`.
     """
 
     seeds: Sequence[int]
     split: str = "test"
-    resamples: int = 1000
     rows: list[dict[str, Any]] = field(default_factory=list)
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def add(
-        self, metric: str, values: NDArray[np.float64] | Sequence[Summary], unit: str, n: int = 1, step: int = -1
+        self,
+        metric: str,
+        values: NDArray[np.float64] | Sequence[Summary],
+        unit: str,
+        n: int = 1,
+        step: int = -1,
+        by_episode: NDArray[np.float64] | None = None,
     ) -> None:
-        """Add a value per seed.
+        """Add a value per seed; keep the value of every episode, so that models can be compared in pairs.
 
         Args:
-            metric: its name. unit: of the value. n: what a value is a mean of. step: of the prediction; -1: of none.
-            values: ``[S]``; ``[S, N]`` observations, to be averaged with an interval; or a summary per seed.
+            metric: its name, which also says between which values it lies (`metrics.ranges`). unit: of the value.
+            values: ``[S]``; ``[S, E]`` of independent episodes, to be averaged with an interval (what belongs to one
+                episode is averaged before); or a summary per seed.
+            n: what a value is a mean of, for ``[S]``. step: of the prediction; -1: of none.
+            by_episode: ``[S, E]``, every episode's part in a summary, with the summary's value as its mean.
         """
+        if step < 0 and by_episode is None and not isinstance(values, Sequence) and np.ndim(values) == 2:
+            by_episode = values
+        if step < 0 and by_episode is not None:
+            self.arrays[BY_EPISODE + metric] = np.ascontiguousarray(by_episode, np.float64)
         for seed, value in zip(self.seeds, values, strict=True):
             if isinstance(value, Summary):
                 summary = value
             elif np.ndim(value):
-                summary = summarise(np.asarray(value, np.float64), resamples=self.resamples)
+                summary = summarise(np.asarray(value, np.float64), within=value_range(metric))
             else:
                 summary = Summary.scalar(float(value), n=n)
             self.rows.append(

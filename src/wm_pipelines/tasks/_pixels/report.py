@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from wm_pipelines.reporting.style import (
     model_label,
     model_order,
 )
-from wm_pipelines.reporting.summary import competes, summary_table
+from wm_pipelines.reporting.summary import competes
 from wm_pipelines.tasks.base import Results
 
 _FINDINGS = {
@@ -63,7 +63,7 @@ DESCRIPTIONS = {
 
 def page(task: str, title: str, results: Results) -> str:
     """The report as one HTML page; equal results give equal bytes."""
-    table = summary_table(results.scores)
+    table = results.summary
     models = model_order(table["family"] + "/" + table["variant"])
     palette, worlds = Palette(models), sorted(set(table["world"]))
     return frame.render(
@@ -113,7 +113,7 @@ def _kept(results: Results, world: str, what: str) -> dict[str, NDArray[Any]]:
 
 
 def _findings(own: pd.DataFrame) -> list[str]:
-    """The best trained model beside the runner-up and the floors, in words."""
+    """The best trained model beside those that cannot be told from it, the next one and the floors, in words."""
     lines = []
     for metric, words in _FINDINGS.items():
         rows = own[own["metric"] == metric]
@@ -127,15 +127,19 @@ def _findings(own: pd.DataFrame) -> list[str]:
                 (rows["family"] == best["family"]) & (rows["variant"] == best["variant"] + UNTRAINED)
             ],
         }
-        second = [
-            f"runner-up {model_label(o['family'] + '/' + o['variant'])} {_share(o['value'])}" for o in others[-1:]
-        ]
+        equals = [o for o in reversed(others) if o["best"] and best["best"]]
+        second = [f"not told from it: {_named(o)}" for o in equals]
+        second += [f"runner-up {_named(o)}" for o in [o for o in others if o not in equals][-1:]]
         beside = ", ".join(second + [f"{name} {_share(f['value'].max())}" for name, f in floors.items() if len(f)])
         lines.append(
             f"From {model_label(best['family'] + '/' + best['variant'])}, "
             f"{words.format(_share(best['value']))}" + (f" ({beside})." if beside else ".")
         )
     return lines
+
+
+def _named(row: Mapping[Hashable, Any]) -> str:
+    return f"{model_label(row['family'] + '/' + row['variant'])} {_share(row['value'])}"
 
 
 def _share(value: float) -> str:

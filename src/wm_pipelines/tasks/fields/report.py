@@ -28,7 +28,6 @@ from wm_pipelines.reporting.style import (
     model_order,
     pretty_number,
 )
-from wm_pipelines.reporting.summary import summary_table
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Results
 
@@ -111,7 +110,7 @@ def metric_columns(metrics: Sequence[str]) -> list[str]:
 
 def page(results: Results) -> str:
     """The report as one HTML page; equal results give equal bytes."""
-    table = summary_table(results.scores)
+    table = results.summary
     models = model_order(table["family"] + "/" + table["variant"])
     palette, drawn = Palette(models), [world for world, models in results.arrays.items() if models]
     return frame.render(

@@ -47,7 +47,7 @@ def judge(
     learned, _ = encode(model, frames[some])
     held_out, tokens = encode(model, test)
     learned, held_out = learned[:, :, 0], held_out[:, :, 0]
-    judged = Judgement(family.seeds, split, config.resamples)
+    judged = Judgement(family.seeds, split)
     pairs = list(zip(learned, held_out, strict=True))
     linear = np.stack([linear_probe(x, labels, y, true) for x, y in pairs])
     judged.add("linear_probe", linear, "1")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wm_pipelines.reporting import plots
 from wm_pipelines.reporting.plots import Figure, thinned
 from wm_pipelines.reporting.style import INK, REFERENCES, Palette, model_label, model_order, pretty_number
-from wm_pipelines.reporting.summary import main_split, rows_by_model, summary_table
+from wm_pipelines.reporting.summary import main_split, rows_by_model
 from wm_pipelines.tasks.physics.content import Content, WorldRollouts
 from wm_pipelines.tasks.physics.trajectories import trajectories
 
@@ -159,7 +159,10 @@ def accuracy_against_cost(summary: pd.DataFrame, world: str, palette: Palette) -
         plots.log_axis([max(r["train_seconds"]["value"], _SHORTEST) for r in trained.values()], margin=0.6)
     )
     floor = [r["mse"]["value"] for m, r in rows.items() if m.split("/")[0] == "persistence"]
-    scores = [r["mse"][end] for r in trained.values() for end in ("value", "ci_low", "ci_high")]
+    # An interval that reaches zero has no end on a logarithmic axis.
+    scores = [
+        max(r["mse"][e], 1e-3 * r["mse"]["value"]) for r in trained.values() for e in ("value", "ci_low", "ci_high")
+    ]
     figure.update_yaxes(plots.log_axis([np.maximum(floor + scores, _FLOOR)]))
     for model, row in rows.items():
         if model.split("/")[0] == "persistence" and np.isfinite(row["mse"]["value"]):
@@ -211,7 +214,7 @@ def world_figures(
     """The figures of one world by name; those without data are missing.
 
     Args:
-        content: of the page. world: its name. summary: `summary_table` of the scores, where it is known already.
+        content: of the page. world: its name. summary: of the scores, where it is another than that of the results.
         names: those that are wanted.
     """
     palette, results = Palette(content.models), content.results
@@ -221,7 +224,7 @@ def world_figures(
     draw: dict[str, Callable[[], Figure | None]] = {
         "error_growth": lambda: error_growth(scores, world, time, palette),
         "accuracy_against_cost": lambda: accuracy_against_cost(
-            summary_table(scores) if summary is None else summary, world, palette
+            results.summary if summary is None else summary, world, palette
         ),
         "learning_curves": lambda: plots.learning_curves(curves, world, palette),
     }

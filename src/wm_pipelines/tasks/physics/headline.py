@@ -39,8 +39,8 @@ class Finding:
 def headline(main: Rows) -> list[Finding]:
     """One finding per question, counted over the worlds.
 
-    A model wins a world if no other trained model is better there on average; models may share a win. Oracle and
-    persistence do not compete.
+    A model wins a world if it cannot be told from the best trained model there (`summary_table`); models may share a
+    win. Oracle and persistence do not compete.
     """
     return [f for question, (metric, claim) in _QUESTIONS.items() if (f := _finding(main, question, metric, claim))]
 
@@ -49,11 +49,12 @@ def _finding(main: Rows, question: str, metric: str, claim: str) -> Finding | No
     values = _values(main, metric)
     if not values:
         return None
-    won = {world: _best(own, metric) for world, own in values.items()}
+    won = {world: _best(main, world, own, metric) for world, own in values.items()}
     wins = {m: sum(m in best for best in won.values()) for m in model_order(m for best in won.values() for m in best)}
     most = max(wins.values())
     winners = tuple(m for m, count in wins.items() if count == most)
-    parts = [f"The {claim} in {most} of {len(values)} world{'s' * (len(values) > 1)}{' each' * (len(winners) > 1)}"]
+    where = f"in {most} of {len(values)} world{'s' * (len(values) > 1)}{' each' * (len(winners) > 1)}"
+    parts = [f"The {claim}, or one that cannot be told from it, {where}"]
     if ties := sum(len(best) > 1 for best in won.values()):
         parts.append(f"{ties} shared")
     first = winners[0]
@@ -75,9 +76,9 @@ def _values(main: Rows, metric: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def _best(own: Mapping[str, float], metric: str) -> list[str]:
-    top = min(own.values()) if lower_is_better(metric) else max(own.values())
-    return [model for model, value in own.items() if value == top]
+def _best(main: Rows, world: str, own: Mapping[str, float], metric: str) -> list[str]:
+    """The set of the best; where all are equal, all."""
+    return [model for model in own if main[world, model][metric]["best"]] or list(own)
 
 
 def _size(main: Rows, values: Mapping[str, Mapping[str, float]], metric: str, model: str) -> str:

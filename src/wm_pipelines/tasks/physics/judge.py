@@ -50,7 +50,7 @@ def judge(family: Family, episodes: Episodes, split: str, laws: Laws, config: Ph
         config.tolerance,
         config.horizon_threshold,
     )
-    judged = Judgement(seeds, split, config.resamples, arrays=_kept(rollout, config.rollout_episodes))
+    judged = Judgement(seeds, split, arrays=_kept(rollout, config.rollout_episodes))
     _add_metrics(judged, rollout, config.error_steps)
     judged.add("step_ms", np.full(len(seeds), 1e3 * seconds / steps / len(seeds)), COST_UNITS["step_ms"])
     judged.arrays |= {

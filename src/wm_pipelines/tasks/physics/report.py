@@ -18,7 +18,7 @@ from wm_pipelines.reporting.style import (
     pretty_number,
     split_model,
 )
-from wm_pipelines.reporting.summary import main_split, rows_by_model, summary_table
+from wm_pipelines.reporting.summary import main_split, rows_by_model
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.physics.content import Content, WorldRollouts
 from wm_pipelines.tasks.physics.figures import alone, world_figures
@@ -51,7 +51,7 @@ def build(content: Content, title: str = _TITLE) -> str:
     It embeds everything it shows, reads no network, holds no clock and no random name: equal content gives equal bytes.
     """
     scores, models = content.results.scores, content.models
-    summary = summary_table(scores)
+    summary = content.results.summary
     main = _main_rows(summary)
     matrix = _matrix(content, main, models)
     worlds = [_world_section(content, world, i, summary, main) for i, world in enumerate(content.worlds)]

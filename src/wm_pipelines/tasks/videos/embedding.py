@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 
 from wm_pipelines.families.base import Family
 from wm_pipelines.metrics.distances import mmd
-from wm_pipelines.metrics.statistics import Summary
+from wm_pipelines.metrics.statistics import Summary, t_quantile
 from wm_pipelines.tasks._pixels.features import Float, Frames, encode, encoder
 from wm_pipelines.tasks.judgement import Judgement
-
-_Z95 = 1.959964
 
 
 def distances(jury: Family, arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:
@@ -26,7 +24,8 @@ def distances(jury: Family, arrays: Mapping[str, Mapping[str, NDArray[Any]]]) ->
 
     Args:
         jury: the encoder.
-        arrays: model -> ``split/predicted_frames`` and ``split/true_frames``, ``[M, K, H, W, C]``, and others.
+        arrays: model -> ``split/predicted_frames`` and ``split/true_frames``, ``[M, K, H, W, C]``, how many ``starts``
+            an episode has, and others.
     """
     rows: list[dict[str, Any]] = []
     for model, kept in arrays.items():
@@ -34,11 +33,14 @@ def distances(jury: Family, arrays: Mapping[str, Mapping[str, NDArray[Any]]]) ->
             split, _, what = key.rpartition("/")
             if what != "predicted_frames":
                 continue
-            distance = mmd(_embedded(jury, predicted), _embedded(jury, kept[f"{split}/true_frames"]))
-            half = _Z95 * distance.standard_error
+            starts = int(kept[f"{split}/starts"][0])
+            true = kept[f"{split}/true_frames"]
+            distance = mmd(_embedded(jury, predicted), _embedded(jury, true), of_one_episode=starts)
+            episodes = len(predicted) // starts
+            half = t_quantile(episodes - 1, 0.95) * distance.standard_error
             ends = (distance.value - half, distance.value + half)
             judged = Judgement([0], split)
-            judged.add("embedding_mmd", [Summary.scalar(distance.value, *ends, n=len(predicted))], "1")
+            judged.add("embedding_mmd", [Summary.scalar(distance.value, *ends, n=episodes)], "1")
             rows += [{"model": model, **row} for row in judged.rows]
     return rows
 

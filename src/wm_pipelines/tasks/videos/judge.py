@@ -14,11 +14,10 @@ import numpy as np
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.families.base import Family
 from wm_pipelines.laws import Laws
-from wm_pipelines.metrics.explained import explained_variance
+from wm_pipelines.metrics.explained import explained_by_episode, explained_variance
 from wm_pipelines.metrics.probes import knn_probe, linear_probe
 from wm_pipelines.metrics.readout import ridge_probe
 from wm_pipelines.metrics.registry import STATE_METRICS, Rollout
-from wm_pipelines.metrics.statistics import summarise
 from wm_pipelines.tasks._pixels.features import Float, Labels, add_spread, encode, encoder, has_learned, labels_of
 from wm_pipelines.tasks.judgement import Judgement
 from wm_pipelines.tasks.videos.prediction import Futures, add_frames, predict
@@ -44,7 +43,7 @@ def judge(
     """
     model, test = encoder(family), episodes[split]
     some = episodes["train"].first(config.probe_episodes)
-    judged = Judgement(family.seeds, split, config.resamples)
+    judged = Judgement(family.seeds, split)
     learned, _ = encode(model, some["frames"])
     held_out, _ = encode(model, test["frames"])
     frames = test["frames"].reshape(-1, *test["frames"].shape[2:]) if trained and has_learned(family) else None
@@ -62,7 +61,7 @@ def judge(
         floor = predict(model, some, config, only_context=True)
         _add_futures(judged, probe, futures, floor, laws, config)
     if futures.frames is not None:
-        add_frames(judged, futures.frames, futures.target, config)
+        add_frames(judged, futures, config)
     add_surprise(judged, model, episodes, split)
     return judged
 
@@ -84,7 +83,8 @@ def _add_read(judged: Judgement, probe: PhysicsProbe, latents: Float, states: Fl
         ("r2_position_probed", where, probe.observables.position(at)),
         ("r2_velocity_probed", how_fast, probe.observables.velocity(at)),
     ):
-        judged.add(name, [explained_variance(f, target, resamples=judged.resamples) for f in found], "1")
+        by_episode = np.stack([explained_by_episode(f, target) for f in found])
+        judged.add(name, [explained_variance(f, target) for f in found], "1", by_episode=by_episode)
 
 
 def _add_futures(
@@ -108,7 +108,7 @@ def _add_futures(
         for name, read in ((f"r2_{quantity}_predicted_probed", found), (f"r2_{quantity}_ridge_probed", floor)):
             for k in range(ahead):
                 pairs = [(_by_episode(r[:, k], futures), _by_episode(target[:, k], futures)) for r in read]
-                values = [explained_variance(*pair, resamples=judged.resamples) for pair in pairs]
+                values = [explained_variance(*pair) for pair in pairs]
                 judged.add(name, values, "1", step=(k + 1) * stride)
     rollout = Rollout(
         observables.states(where, how_fast),
@@ -124,8 +124,7 @@ def _add_futures(
     )
     for name, metric in STATE_METRICS.items():
         if metric.applies(rollout):
-            values = metric(rollout).reshape(len(judged.seeds), futures.episodes, futures.starts).mean(2)
-            judged.add(f"{name}_probed", [summarise(v, resamples=judged.resamples) for v in values], metric.unit)
+            judged.add(f"{name}_probed", futures.over_starts(metric(rollout)), metric.unit)
 
 
 def _by_episode(values: Float, futures: Futures) -> Float:

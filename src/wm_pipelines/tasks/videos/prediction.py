@@ -47,6 +47,10 @@ class Futures:
         """How many episodes the predictions are of."""
         return len(self.target) // self.starts
 
+    def over_starts(self, values: Float) -> Float:
+        """``[S, M] -> [S, E]``: predictions of one episode are no independent observations, their mean is one."""
+        return values.reshape(len(values), self.episodes, self.starts).mean(axis=2)
+
 
 def predict(model: Any, episodes: Episodes, config: VideosConfig, only_context: bool = False) -> Futures:
     """Predict from every ``config.every``-th frame on.
@@ -83,14 +87,16 @@ def predict(model: Any, episodes: Episodes, config: VideosConfig, only_context: 
     )
 
 
-def add_frames(judged: Judgement, predicted: NDArray[np.float32], target: Frames, config: VideosConfig) -> None:
+def add_frames(judged: Judgement, futures: Futures, config: VideosConfig) -> None:
     """MSE, PSNR, SSIM of all steps together and by step; LPIPS and FVD where they are asked for.
 
     Args:
-        judged: takes the rows, the first seed's frames with their targets, each ``[M, K, H, W, C]`` uint8, and
-            which of them are to be shown in motion.
-        predicted: ``[S, M, K, H, W, C]`` in [0, 1]. target: ``[M, K, H, W, C]`` uint8. config: which further metrics.
+        judged: takes the rows, the first seed's frames with their targets, each ``[M, K, H, W, C]`` uint8, how many
+            of them are of one episode, and which are to be shown in motion.
+        futures: with predicted frames. config: which further metrics.
     """
+    predicted, target = futures.frames, futures.target
+    assert predicted is not None
     true = np.asarray(target, np.float32) / 255
     of_steps = {
         "mse": (frame_mse(predicted, true, data_range=1.0), "1"),
@@ -101,13 +107,14 @@ def add_frames(judged: Judgement, predicted: NDArray[np.float32], target: Frames
     if config.lpips:
         of_steps["lpips"] = (lpips(predicted, true, data_range=1.0), "1")
     for name, (values, unit) in of_steps.items():
-        judged.add(name, values.mean(2), unit)
+        judged.add(name, futures.over_starts(values.mean(2)), unit)
         if name != "mse_per_frame":
             for k in range(values.shape[2]):
-                judged.add(name, values[:, :, k], unit, step=k + 1)
+                judged.add(name, futures.over_starts(values[:, :, k]), unit, step=k + 1)
     if config.i3d is not None:
         features = I3DFeatures(config.i3d.path, config.i3d.sha256)
         judged.add("fvd", np.array([fvd(target, p, features) for p in predicted]), "1", len(target))
     drawn = torch.tensor(predicted[0]).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     shown = np.linspace(0, len(target) - 1, min(config.shown, len(target))).astype(int)
     judged.arrays |= {"predicted_frames": drawn, "true_frames": np.ascontiguousarray(target), "shown": shown}
+    judged.arrays["starts"] = np.array([futures.starts])

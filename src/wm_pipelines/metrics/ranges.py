@@ -1,0 +1,37 @@
+"""Between which values a metric can lie: where its interval has to end, and whether it is a rate."""
+
+from __future__ import annotations
+
+import math
+
+from wm_pipelines.metrics.registry import STATE_METRICS
+
+RATE = (0.0, 1.0)
+"""The range of rates: shares of examples, episodes or steps, probabilities."""
+
+_ANY, _ERROR = (-math.inf, math.inf), (0.0, math.inf)
+
+_RANGES = {
+    **dict.fromkeys(STATE_METRICS, _ERROR),
+    **dict.fromkeys(("violation_rate", "collapsed", "success_rate", "codebook_usage"), RATE),
+    **dict.fromkeys(("coefficient_covered", "coefficient_identified"), RATE),
+    **dict.fromkeys(("mse_per_frame", "lpips", "fid", "fvd", "perplexity", "residual_norm", "divergence"), _ERROR),
+    **dict.fromkeys(("boundary_error", "coefficient_error", "feature_std", "effective_rank", "rankme"), _ERROR),
+    **dict.fromkeys(("train_seconds", "train_flops", "step_ms", "parameters", "peak_memory_mb"), _ERROR),
+    "psnr": (0.0, 100.0),
+    "ssim": (-1.0, 1.0),
+}
+
+
+def value_range(metric: str) -> tuple[float, float]:
+    """Least and largest value of a metric by its name; infinite where nothing limits it or nothing is known."""
+    name = metric.removesuffix("_probed")
+    if name in _RANGES:
+        return _RANGES[name]
+    if name.startswith("r2_"):
+        return -math.inf, 1.0
+    if name.endswith(("_auc", "_probe", "_probe_by_labels")):
+        return RATE
+    if name.startswith("relative_l2_") or name.endswith("_balance_error"):
+        return _ERROR
+    return _ANY
