@@ -133,6 +133,8 @@ def main_split(splits: Iterable[str]) -> str:
 
 def on_main_split(summary: pd.DataFrame) -> pd.Series:
     """Which rows of a summary are of their world's `main_split`, training costs among them."""
+    if summary.empty:
+        return pd.Series(index=summary.index, dtype=bool)
     cost = summary["metric"].isin(COST_METRICS)
     judged = summary[~cost] if (~cost).any() else summary
     main = judged.groupby(["task", "world"])["split"].agg(main_split)

@@ -17,7 +17,7 @@ from wm_pipelines.reporting.summary import main_split, rows_by_model
 Float = NDArray[Any]
 
 _SYMBOLS = {"1": "", "mass": "m m′ ", "charge": "e e′ "}
-_ELSEWHERE = ("horizon", "violation_rate", "energy_error", "mse")
+_ELSEWHERE = ("horizon", "violation_rate", "energy_error", "mse", "force_error")
 
 
 def written(law: PairForce | None) -> str:
