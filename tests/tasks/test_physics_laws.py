@@ -151,11 +151,15 @@ def of(kind, episodes, split="test"):
 @pytest.mark.parametrize("split", ["test", "ood", "dt"])
 def test_the_oracle_knows_every_law_on_every_split(gravity, split):
     judged = judge(of(Oracle, gravity, split), gravity, laws_of(gravity[split].spec), split)
-    assert judged.value("force_error") < 1e-6
-    assert judged.value("force_exponent") == pytest.approx(-2.0, abs=1e-3)
-    assert judged.value("force_exponent_error") < 1e-3
-    assert judged.value("symplecticity_error") < 1e-6
-    assert judged.value("reversal_error") < 1e-6
+    if split != "dt":  # where the law is that of test
+        assert judged.value("force_error") < 1e-6
+        assert judged.value("force_exponent") == pytest.approx(-2.0, abs=1e-3)
+        assert judged.value("force_exponent_error") < 1e-3
+    if split == "test":
+        assert judged.value("symplecticity_error") < 1e-6
+        assert judged.value("reversal_error") < 1e-6
+    else:
+        assert judged.value("symplecticity_error") is None
     assert judged.value("horizon") == pytest.approx(20 * gravity[split].spec.step)
     assert {row["split"] for row in judged.rows} == {split}
 

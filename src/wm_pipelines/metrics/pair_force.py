@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 Float = NDArray[np.float64]
 
@@ -95,19 +95,31 @@ class PairForces:
         y = forces.reshape(-1)
         if not (np.isfinite(y).all() and y.any()):
             return None
-        count = len(self._grid) if softened else len(_EXPONENTS)
-        exponent, softening = self._grid[int(_explained(self._bases[coupling][:count], y).argmax())]
-
-        def unexplained(x: Float) -> float:
-            return 1.0 - float(_explained(self._force(coupling, x[0], self._softening(x))[None], y)[0])
-
-        start = [exponent, max(softening, 0.05 * self._typical) / self._typical] if softened else [exponent]
-        bounds, ends = [_LIMITS, (1e-3, 5.0)][: len(start)], {"xatol": 1e-5, "fatol": 1e-14}
-        found = minimize(unexplained, start, method="Nelder-Mead", bounds=bounds, options=ends).x
-        exponent, softening = float(found[0]), self._softening(found)
+        exponent, softening = self._softened(y, coupling) if softened else (self._exponent(y, coupling), 0.0)
         basis = self._force(coupling, exponent, softening)
         strength, share = float(basis @ y / (basis @ basis)), float(_explained(basis[None], y)[0])
         return PairForce("power", coupling, strength, exponent, softening, share)
+
+    def _exponent(self, y: Float, coupling: str) -> float:
+        best = float(_EXPONENTS[int(_explained(self._bases[coupling][: len(_EXPONENTS)], y).argmax())])
+        width = float(_EXPONENTS[1] - _EXPONENTS[0])
+
+        def unexplained(a: float) -> float:
+            return 1.0 - float(_explained(self._force(coupling, a, 0.0)[None], y)[0])
+
+        bounds = (best - width, best + width)
+        return float(minimize_scalar(unexplained, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+
+    def _softened(self, y: Float, coupling: str) -> tuple[float, float]:
+        exponent, softening = self._grid[int(_explained(self._bases[coupling], y).argmax())]
+
+        def unexplained(x: Float) -> float:
+            return 1.0 - float(_explained(self._force(coupling, x[0], x[1] * self._typical)[None], y)[0])
+
+        start = [exponent, max(softening / self._typical, 0.05)]
+        ends = {"xatol": 1e-4, "fatol": 1e-14}
+        found = minimize(unexplained, start, method="Nelder-Mead", bounds=[_LIMITS, (1e-3, 5.0)], options=ends).x
+        return float(found[0]), float(found[1]) * self._typical
 
     def spring(self, forces: Float, coupling: str) -> PairForce | None:
         """The best spring with a rest length with that coupling; None as in `fit`, or where its stiffness is zero."""
@@ -121,9 +133,6 @@ class PairForces:
         left = y - stiffness * bases[0] - tension * bases[1]
         share = 1.0 - float(left @ left) / float(y @ y)
         return PairForce("spring", coupling, float(stiffness), float(-tension / stiffness), 0.0, share)
-
-    def _softening(self, x: Float) -> float:
-        return abs(float(x[1])) * self._typical if len(x) > 1 else 0.0
 
     def _force(self, coupling: str, exponent: float, softening: float) -> Float:
         """``Σ_j κ_ij r_ij (r_ij² + ε²)^((a - 1) / 2) e_ij``, flat ``[N * P * space]``."""

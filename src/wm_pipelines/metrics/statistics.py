@@ -42,6 +42,7 @@ def resampling_weights(n: int, resamples: int, seed: int) -> Float:
     return counts / n
 
 
+@lru_cache(maxsize=64)
 def _expanded_tail(n: int, confidence: float) -> float:
     """Probability to cut off at each end so that ``n`` normal observations are covered as by Student's t."""
     quantile = stats.t.ppf(0.5 + confidence / 2, n - 1) * np.sqrt(n / (n - 1))

@@ -32,7 +32,7 @@ class PhysicsConfig(TaskConfig):
         8, ge=0, description="episodes at whose states the learned flow is asked for its laws; 0: it is not asked"
     )
     asked_rows: int = Field(4, ge=1, description="rows of every episode at which it is asked for forces")
-    reversal_steps: int = Field(10, ge=1, description="steps there, and back, of `reversal_error`")
+    reversal_steps: int = Field(5, ge=1, description="steps there, and back, of `reversal_error`")
     rollout_episodes: int = Field(3, ge=1, description="episodes kept for the report's figures")
     animation_frames: int = Field(40, ge=2)
     animation_size: int = Field(96, ge=16, description="pixels")
