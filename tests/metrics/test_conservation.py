@@ -79,7 +79,7 @@ def test_momentum_error_under_a_constant_force_grows_as_its_impulse():
 def test_violation_rate_counts_steps_outside_the_tolerance_of_any_law():
     energy = np.array([[[0.0, 0.005, 0.02, 0.02, 0.0]]])
     momentum = np.array([[[0.0, 0.0, 0.0, 0.5, 0.5]]])
-    laws = {"energy": (energy, np.array([1.0])), "momentum": (momentum, np.array([10.0]))}
+    laws = {"energy": (energy, 1.0), "momentum": (momentum, 10.0)}
     np.testing.assert_allclose(c.violation_rate(laws, 0.01), 3 / 4)
     np.testing.assert_allclose(c.violation_rate({"energy": laws["energy"]}, 0.01), 2 / 4)
     with pytest.raises(ValueError, match="at least one"):
@@ -89,7 +89,7 @@ def test_violation_rate_counts_steps_outside_the_tolerance_of_any_law():
 @given(arrays(np.float64, (1, 2, 6), elements=st.floats(0, 1)), st.floats(0.01, 0.5), st.floats(1.0, 3.0))
 @settings(max_examples=50, deadline=None)
 def test_violation_rate_falls_with_the_tolerance(departed, tolerance, factor):
-    laws = {"energy": (departed, np.ones(2))}
+    laws = {"energy": (departed, 1.0)}
     assert (c.violation_rate(laws, tolerance * factor) <= c.violation_rate(laws, tolerance)).all()
 
 
@@ -101,6 +101,8 @@ def test_scales_survive_a_vanishing_total():
     kinetic = 0.25
     energy = lambda z: 0.5 * np.square(z[..., 4:]).sum(axis=-1) - kinetic  # noqa: E731
     np.testing.assert_allclose(c.energy_scale(truth, energy), kinetic)
+    above = lambda z: energy(z) + 17.0  # noqa: E731
+    np.testing.assert_allclose(c.energy_scale(truth, above), kinetic)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -109,5 +111,45 @@ def test_a_diverged_rollout_is_an_infinite_error_and_a_violation(bad):
     energy = np.array([[[1.0, 1.0, bad, bad, bad], [1.0] * 5]])
     for value in (c.energy_error(energy), c.energy_drift(energy, time), c.energy_mse(energy, np.ones((2, 5)))):
         np.testing.assert_array_equal(value, [[np.inf, 0.0]])
-    laws = {"energy": (c.departure(energy[..., None]), np.ones(2))}
+    laws = {"energy": (c.departure(energy[..., None]), 1.0)}
     np.testing.assert_allclose(c.violation_rate(laws, 0.01), [[3 / 4, 0.0]])
+
+
+# ---------------------------------------------------------------- what the truth itself loses
+
+
+def damped(gamma, time, episodes=3):
+    """Energy ``[E, K, 1]`` of q'' = -q - 2 gamma q', decaying with 2 gamma and wiggling twice per period."""
+    phase = np.linspace(0.0, 2.0, episodes)[:, None]
+    return (np.exp(-2 * gamma * time) * (1.0 + 0.3 * gamma * np.sin(2 * time + phase)))[..., None]
+
+
+def test_where_the_truth_loses_energy_keeping_it_is_the_error():
+    time = np.linspace(0.0, 10.0, 201)
+    true = damped(0.1, time)[..., 0]
+    kept = np.broadcast_to(true[:, :1], true.shape)[None]
+    np.testing.assert_allclose(c.energy_error(true[None], true), 0.0)
+    np.testing.assert_allclose(c.energy_error(kept, true)[0], np.abs(true - true[:, :1])[:, 1:].mean(axis=1))
+    np.testing.assert_allclose(c.energy_drift(kept, time, true), c.energy_drift(true[None], time))
+    departed = c.departure(kept[..., None], true[..., None])
+    assert c.violation_rate({"energy": (departed, 0.5)}, 0.01).min() > 0.9
+
+
+def test_a_steady_loss_is_told_from_integration_error_from_noise_and_from_a_swing():
+    rng, time = np.random.default_rng(0), np.linspace(0.0, 20.0, 201)
+    assert c.steady_change(damped(0.15, time), time, 1.0)
+    assert c.steady_change(damped(1e-4, time), time, 1.0)
+    assert c.steady_change(damped(2.0, time), time, 1.0), "gone at once"
+    assert c.steady_change(2.0 - damped(0.15, time), time, 1.0), "a gain"
+    assert not c.steady_change(np.ones((3, 201, 1)), time, 1.0)
+    assert not c.steady_change(1.0 + 1e-9 * time[None, :, None], time, 1.0), "a simulator's drift"
+    assert not c.steady_change(1.0 + 0.05 * rng.normal(size=(3, 201, 1)), time, 1.0), "measured"
+    assert not c.steady_change(1.0 + 0.05 * np.sin(1.3 * time)[None, :, None], time, 1.0), "a symplectic simulator"
+    assert not c.steady_change(damped(0.15, time)[:, :3], time[:3], 1.0), "too short to tell"
+
+
+def test_a_vector_that_decays_in_any_direction_changes():
+    time, angle = np.linspace(0.0, 5.0, 50), np.linspace(0, 6, 8)[:, None]
+    direction = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    assert c.steady_change(np.exp(-0.3 * time)[:, None] * direction, time, 1.0)
+    assert not c.steady_change(np.ones((50, 1)) * direction, time, 1.0)

@@ -87,3 +87,76 @@ def test_error_by_step_averages_to_the_error(exact):
     noisy = replace(exact, predicted=exact.predicted + np.random.default_rng(1).normal(size=exact.predicted.shape))
     by_step = STATE_METRICS["mse"].by_step(noisy)
     np.testing.assert_allclose(by_step[..., 1:].mean(axis=-1), STATE_METRICS["mse"](noisy))
+
+
+# ---------------------------------------------------------------- what must not matter
+
+
+MASSES = np.array([1.0, 3.0])
+
+
+def bound_pair(episodes=5, velocity=(0.0, 0.0), origin=(0.0, 0.0), damping=0.0):
+    """Two bodies on circles about their centre of mass, joined by a spring, seen from any frame; exact."""
+    rng, time = np.random.default_rng(1), DT * np.arange(STEPS + 1)
+    reduced = MASSES.prod() / MASSES.sum()
+    omega, radius = 1.0 / np.sqrt(reduced), rng.uniform(1.0, 2.0, (episodes, 1))
+    radius = radius * np.exp(-damping * time)
+    angle = omega * time + rng.uniform(0, 6, (episodes, 1))
+    r = radius[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    v = omega * radius[..., None] * np.stack([-np.sin(angle), np.cos(angle)], axis=-1)
+    share = np.array([MASSES[1], -MASSES[0]]) / MASSES.sum()
+    q = share[:, None] * r[..., None, :] + np.asarray(origin) + time[:, None, None] * np.asarray(velocity)
+    p = MASSES[:, None] * (share[:, None] * v[..., None, :] + np.asarray(velocity))
+    return np.concatenate([a.reshape(episodes, len(time), 4) for a in (q, p)], axis=-1), time
+
+
+def pair_energy(zero=0.0):
+    def law(z):
+        q, p = z[..., :4].reshape(*z.shape[:-1], 2, 2), z[..., 4:].reshape(*z.shape[:-1], 2, 2)
+        kinetic = (np.square(p).sum(-1) / (2 * MASSES)).sum(-1)
+        return kinetic + 0.5 * np.square(q[..., 0, :] - q[..., 1, :]).sum(-1) + zero
+
+    return law
+
+
+def pair_rollout(zero=0.0, **frame):
+    """A prediction with errors in positions and momenta that are the same in every frame."""
+    truth, time = bound_pair(**frame)
+    rng = np.random.default_rng(2)
+    wrong = truth + 0.02 * (time / time[-1])[:, None] * rng.normal(size=(2, *truth.shape))
+    laws = {"energy": pair_energy(zero), "momentum": momentum, "angular_momentum": angular_momentum}
+    return Rollout(wrong, truth, time, **laws, masses=tuple(MASSES), tolerance=0.02)
+
+
+def test_violations_know_no_zero_of_the_potential_no_origin_and_no_common_velocity():
+    expected = STATE_METRICS["violation_rate"](pair_rollout())
+    assert 0.1 < expected.mean() < 0.9
+    for frame in ({"zero": 1e3}, {"zero": -7.0}, {"origin": (40.0, -90.0)}, {"velocity": (5.0, -3.0)}):
+        np.testing.assert_allclose(STATE_METRICS["violation_rate"](pair_rollout(**frame)), expected, err_msg=str(frame))
+
+
+def test_what_the_truth_loses_is_found_and_is_no_violation_of_those_who_follow_it():
+    truth, time = bound_pair(damping=0.05)
+    laws = {"energy": pair_energy(), "momentum": momentum, "angular_momentum": angular_momentum}
+    follows = Rollout(truth[None], truth, time, **laws, masses=tuple(MASSES))
+    assert follows.changing == {"energy", "angular_momentum"}
+    values = evaluate(follows)
+    for name in ("energy_error", "energy_drift", "angular_momentum_error", "violation_rate"):
+        np.testing.assert_allclose(values[name], 0.0, atol=1e-12, err_msg=name)
+    rests = evaluate(replace(follows, predicted=np.broadcast_to(truth[None, :, :1], (1, *truth.shape)).copy()))
+    assert rests["energy_error"].min() > 0.1
+    assert rests["violation_rate"].min() > 0.9
+
+
+def test_a_conserving_truth_is_judged_as_ever(exact):
+    assert exact.changing == frozenset()
+    noisy = replace(exact, predicted=exact.predicted + np.random.default_rng(1).normal(size=exact.predicted.shape))
+    energies = energy(noisy.predicted)
+    expected = np.abs(energies - energies[..., :1])[..., 1:].mean(axis=-1)
+    np.testing.assert_array_equal(STATE_METRICS["energy_error"](noisy), expected)
+
+
+def test_what_a_world_says_it_does_not_keep_is_not_asked_of_the_truth(exact):
+    driven = replace(exact, conserved=("momentum", "angular_momentum"))
+    assert driven.changing == {"energy"}
+    np.testing.assert_allclose(STATE_METRICS["energy_error"](driven), 0.0)

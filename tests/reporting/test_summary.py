@@ -1,11 +1,19 @@
 import numpy as np
 import pandas as pd
 import pytest
+from html_page import Page
 from scipy import stats
 
 from wm_pipelines.metrics.statistics import summarise
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
-from wm_pipelines.reporting.summary import contest, format_markdown, format_terminal, summary_table
+from wm_pipelines.reporting.board import first_page
+from wm_pipelines.reporting.summary import (
+    contest,
+    format_markdown,
+    format_terminal,
+    on_main_split,
+    summary_table,
+)
 from wm_pipelines.tasks.physics import Physics
 
 
@@ -108,6 +116,29 @@ def test_text_tables_hold_every_model_its_cost_and_a_star(content):
     assert len({line.count("|") for line in markdown.splitlines()[2:]}) == 1
     assert "| angles, structure |" in markdown
     assert "**0.400**" in markdown
+
+
+def test_other_splits_stand_in_tables_of_their_own_and_training_costs_in_the_main_one():
+    rows = board(("w", "hnn", 0, "mse", 2.0, 1.5, 3.0), ("w", "hnn", 0, "step_ms", 5.0, 5.0, 5.0))
+    far = rows.assign(split="ood", value=70.0)
+    cost = board(("w", "hnn", 0, "train_seconds", 9.0, 9.0, 9.0)).assign(split="train")
+    fields = rows[:1].assign(task="fields", split="other")  # a world without a split called test
+    summary = summary_table(pd.concat([rows, far, cost, fields], ignore_index=True))
+    main = summary[on_main_split(summary)]
+    assert set(zip(main["task"], main["split"], main["metric"], strict=True)) == {
+        ("physics", "test", "mse"),
+        ("physics", "test", "step_ms"),
+        ("physics", "train", "train_seconds"),
+        ("fields", "other", "mse"),
+    }
+    first, second = format_terminal(summary[summary["task"] == "physics"], ("mse", "train_seconds")).split(
+        "Other splits"
+    )
+    assert "70.0" not in first
+    assert "9.00" in first
+    assert "70.0" in second
+    assert "### Mechanics: other splits\n\n| world | split |" in format_markdown(summary)
+    assert "70" not in Page(first_page(pd.concat([rows, far, cost], ignore_index=True))).text
 
 
 def test_an_empty_leaderboard_says_so():

@@ -215,3 +215,33 @@ def test_laws_come_back_from_the_spec_of_every_world(name):
                 if getattr(laws, law) is not None:
                     np.testing.assert_array_equal(getattr(laws, law)(z), getattr(world.laws(), law)(z))
             np.testing.assert_array_equal(laws.simulate(z, 0.1, 2), world.laws().simulate(z, 0.1, 2))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mass_spring",
+        "pendulum",
+        "double_pendulum",
+        "two_body",
+        "three_body",
+        "n_body",
+        "n_body_charges",
+        "n_body_gravity",
+    ],
+)
+def test_out_of_distribution_lies_outside_the_energies_of_training(name):
+    config = validate(WorldConfig, yaml.safe_load((CONF / "base" / f"parameters_{name}.yml").read_text())[name], name)
+    energies = {}
+    for split in ("train", "ood"):
+        world = build_world(config, split)
+        starts = np.random.default_rng(np.random.SeedSequence(stream(config.seed, split)).spawn(3)[0])
+        energies[split] = world.energy(world.sample_initial_state(starts, config.splits[split].episodes))
+    assert energies["ood"].min() > energies["train"].max() or energies["ood"].max() < energies["train"].min()
+
+
+def test_a_split_that_is_null_is_not_made():
+    splits = {"train": TEST, "test": TEST, "ood": None}
+    assert set(ingest(config(splits=splits))) == {"train", "test"}
+    with pytest.raises(UserError, match="no split to judge on"):
+        config(splits={"train": TEST, "test": None})

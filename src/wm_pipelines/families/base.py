@@ -74,6 +74,7 @@ class Family(nn.Module, ABC):
     name: ClassVar[str]
     Config: ClassVar[type[FamilyConfig]] = FamilyConfig
     needs: ClassVar[tuple[str, ...]] = ("states",)
+    any_step: ClassVar[bool] = True  # whether `predict` can be asked for other steps than the world's
     dtype: ClassVar[torch.dtype] = torch.float64  # of the trained weights, in which they are kept and judged
 
     def __init__(self, config: FamilyConfig, spec: Spec, seeds: Sequence[int]) -> None:

@@ -1,7 +1,8 @@
 """Does a roll-out keep what nature keeps: energy, linear and angular momentum.
 
-The functions take the conserved quantity already evaluated along the roll-out, by the *true* law of the world, never by
-a law the model has learned.
+The functions take the quantity already evaluated along the roll-out, by the *true* law of the world, never by a law
+the model has learned. What nature keeps is compared with its start. What nature changes (friction, a drive) is compared
+with the truth at the same time: keeping it would be a mistake. `steady_change` tells the two apart by the truth alone.
 """
 
 from __future__ import annotations
@@ -11,16 +12,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from wm_pipelines.metrics.prediction import infinite_where_undefined, mean_over_steps
 
 Float = NDArray[np.float64]
 
 
-def departure(vector: Float) -> Float:
-    """Distance of a conserved vector from its own start, ``‖P(t) - P(0)‖``: ``[..., K, c] -> [..., K]``, its unit."""
+def departure(vector: Float, truth: Float | None = None) -> Float:
+    """Distance of a vector from where nature has it: ``[..., K, c] -> [..., K]``, its unit.
+
+    Args:
+        vector: along the prediction. truth: along the truth ``[E, K, c]``, where it changes: ``‖P(t) - P_true(t)‖``;
+            None where it is conserved: ``‖P(t) - P(0)‖``, the prediction's own start.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
-        return infinite_where_undefined(np.linalg.norm(vector - vector[..., :1, :], axis=-1))
+        reference = vector[..., :1, :] if truth is None else truth
+        return infinite_where_undefined(np.linalg.norm(vector - reference, axis=-1))
 
 
 def energy_mse(energy: Float, true_energy: Float) -> Float:
@@ -36,22 +44,22 @@ def energy_mse(energy: Float, true_energy: Float) -> Float:
         return mean_over_steps(infinite_where_undefined(np.square(energy - true_energy)))
 
 
-def energy_error(energy: Float) -> Float:
-    """``1/T Σ_t |E(t) - E(0)|`` from energies ``[S, E, K]`` in J: ``[S, E]``, J."""
-    return mean_over_steps(departure(energy[..., None]))
+def energy_error(energy: Float, truth: Float | None = None) -> Float:
+    """``1/T Σ_t |E(t) - E(0)|`` from energies ``[S, E, K]`` in J: ``[S, E]``, J; ``truth [E, K]``: see `departure`."""
+    return mean_over_steps(departure(energy[..., None], None if truth is None else truth[..., None]))
 
 
-def momentum_error(momentum: Float) -> Float:
-    """``1/T Σ_t ‖P(t) - P(0)‖`` from total momenta ``[S, E, K, space]``: ``[S, E]``, kg m/s."""
-    return mean_over_steps(departure(momentum))
+def momentum_error(momentum: Float, truth: Float | None = None) -> Float:
+    """``1/T Σ_t ‖P(t) - P(0)‖`` from total momenta ``[S, E, K, space]``: ``[S, E]``, kg m/s; truth: see `departure`."""
+    return mean_over_steps(departure(momentum, truth))
 
 
-def angular_momentum_error(angular_momentum: Float) -> Float:
-    """``1/T Σ_t ‖L(t) - L(0)‖`` from total angular momenta ``[S, E, K, 1 | 3]``: ``[S, E]``, kg m²/s."""
-    return mean_over_steps(departure(angular_momentum))
+def angular_momentum_error(angular_momentum: Float, truth: Float | None = None) -> Float:
+    """``1/T Σ_t ‖L(t) - L(0)‖`` from ``[S, E, K, 1 | 3]``: ``[S, E]``, kg m²/s; truth: see `departure`."""
+    return mean_over_steps(departure(angular_momentum, truth))
 
 
-def energy_drift(energy: Float, time: Float) -> Float:
+def energy_drift(energy: Float, time: Float, truth: Float | None = None) -> Float:
     """Steady gain or loss of energy: size of the least-squares slope of ``E(t) - E(0)`` over time.
 
     A symplectic roll-out lets the energy swing about a constant: its error is not zero, its drift is. The sign is
@@ -60,56 +68,114 @@ def energy_drift(energy: Float, time: Float) -> Float:
     Args:
         energy: ``[S, E, K]``, J.
         time: ``[K]`` or ``[E, K]``, s, at least two distinct instants.
+        truth: ``[E, K]``, J, where the true energy changes: the slope is that of ``E(t) - E_true(t)``.
 
     Returns:
         ``[S, E]``, W (joules per second).
     """
-    centred = time - time.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", over="ignore"):
-        gained = energy - energy[..., :1]
-        slope = (centred * gained).sum(axis=-1) / np.square(centred).sum(axis=-1)
+        slope = _slope(energy - (energy[..., :1] if truth is None else truth), time)
     return infinite_where_undefined(np.abs(slope))
+
+
+def _slope(values: Float, time: Float) -> Float:
+    """Least-squares slope along the last axis, ``[..., K] -> [...]``."""
+    centred = time - time.mean(axis=-1, keepdims=True)
+    return (centred * values).sum(axis=-1) / np.square(centred).sum(axis=-1)
+
+
+# ---------------------------------------------------------------- what the truth itself does
+
+_NOT_INTEGRATION = 1e-4  # share of the scale; simulators keep their energy to 1e-9 of the kinetic energy
+_NOT_NOISE = 0.2  # of the squared rank correlation with time; of white noise 1/K, of a swing over n periods 0.6/n²
+
+
+def steady_change(truth: Float, time: Float, scale: float) -> bool:
+    """Whether a quantity changes along the truth by more than integration error and noise.
+
+    It does where time orders it, the square of Spearman's rank correlation being a fifth or more (a mean over episodes
+    and components, each by its variation), *and* a straight line through it changes by more than 1e-4 of the scale.
+    Noise of a measurement and the swing of a symplectic simulator fail the first, the drift of an accurate simulator
+    fails the second. A quantity that only swings is not recognised; a world says so in its facts
+    (``conserved``).
+
+    Args:
+        truth: ``[E, K, c]``. time: ``[K]`` or ``[E, K]``, s. scale: what counts as 100 %, unit of the quantity.
+    """
+    if truth.shape[1] < 4:
+        return False
+    by_component = np.moveaxis(truth - truth.mean(axis=1, keepdims=True), -1, -2)  # [E, c, K]
+    clock = np.broadcast_to(time, truth.shape[:2])[:, None]
+    slope = _slope(by_component, clock)
+    variation = np.square(by_component).mean(axis=-1)
+    ranks = stats.rankdata(by_component, axis=-1)
+    ranks -= ranks.mean(axis=-1, keepdims=True)
+    order = np.arange(ranks.shape[-1]) - (ranks.shape[-1] - 1) / 2.0
+    squares = np.square(ranks).sum(axis=-1) * np.square(order).sum()
+    ordered = np.divide(np.square(ranks @ order), squares, out=np.zeros_like(squares), where=squares > 0.0)
+    change = np.linalg.norm(slope, axis=-1) * np.ptp(clock[:, 0], axis=-1)
+    by_time = (ordered * variation).sum() >= _NOT_NOISE * variation.sum()
+    return bool(by_time and change.mean() > _NOT_INTEGRATION * scale)
 
 
 # ---------------------------------------------------------------- violations: errors relative to a natural scale
 
 
-def energy_scale(truth: Float, energy: Callable[[Any], Any]) -> Float:
-    """Energy that counts as 100 % in an episode: the larger of ``|E(0)|`` and the mean kinetic energy, ``[E]``, J.
-
-    ``|E(0)|`` alone depends on where the potential was given the value zero, and can vanish. The kinetic energy
-    ``E(q, p) - E(q, 0)`` does not.
+def centre_of_mass_frame(states: Float, truth: Float, masses: Float, moving: bool = True) -> Float:
+    """States of particles as seen from the truth's centre of mass: nothing depends on origin or inertial frame there.
 
     Args:
-        truth: ``[E, K, 2d]``.
+        states: ``[..., E, K, 2d]``. truth: ``[E, K, 2d]``. masses: ``[N]``, kg; d = N · space.
+        moving: go along with the centre; False where the total momentum changes, so that its frame is not inertial:
+            only the origin is moved, to where the centre is at the start.
+
+    Returns:
+        Shape of ``states``.
+    """
+    q, p = (half.reshape(*truth.shape[:2], len(masses), -1) for half in np.split(truth, 2, axis=-1))
+    mass = np.asarray(masses, dtype=np.float64)[:, None]
+    centre = (mass * q).sum(axis=-2, keepdims=True) / mass.sum()
+    velocity = p.sum(axis=-2, keepdims=True) / mass.sum()
+    if not moving:
+        centre, velocity = centre[:, :1], np.zeros_like(velocity)
+    shift = [np.broadcast_to(part, p.shape).reshape(*truth.shape[:2], -1) for part in (centre, mass * velocity)]
+    return states - np.concatenate(shift, axis=-1)
+
+
+def energy_scale(truth: Float, energy: Callable[[Any], Any]) -> float:
+    """Energy that counts as 100 %: the mean kinetic energy ``E(q, p) - E(q, 0)`` over all episodes and times, J.
+
+    The energy itself cannot serve: it depends on where the potential was given the value zero, and can vanish.
+
+    Args:
+        truth: ``[E, K, 2d]``; of particles in the frame of their centre of mass.
         energy: ``z [..., 2d] -> [...]``, J.
     """
     at_rest = truth.copy()
     at_rest[..., truth.shape[-1] // 2 :] = 0.0
-    along = np.asarray(energy(truth), dtype=np.float64)
-    kinetic = np.abs(along - np.asarray(energy(at_rest), dtype=np.float64)).mean(axis=-1)
-    return np.maximum(np.abs(along[..., 0]), kinetic)
+    kinetic = np.asarray(energy(truth), dtype=np.float64) - np.asarray(energy(at_rest), dtype=np.float64)
+    return float(np.abs(kinetic).mean())
 
 
-def momentum_scale(truth: Float) -> Float:
-    """Momentum that counts as 100 %: time mean of ``‖p‖`` over all coordinates, ``[E, K, 2d] -> [E]``, kg m/s.
+def momentum_scale(truth: Float) -> float:
+    """Momentum that counts as 100 %: mean of ``‖p‖`` over episodes and times, ``[E, K, 2d] ->`` kg m/s.
 
     The total momentum itself cannot serve: it is zero in the centre-of-mass frame.
     """
-    return np.linalg.norm(truth[..., truth.shape[-1] // 2 :], axis=-1).mean(axis=-1)
+    return float(np.linalg.norm(truth[..., truth.shape[-1] // 2 :], axis=-1).mean())
 
 
-def angular_momentum_scale(truth: Float) -> Float:
-    """Angular momentum that counts as 100 %: time mean of ``‖q‖ ‖p‖``, which bounds ``|L|``; ``[E]``, kg m²/s."""
+def angular_momentum_scale(truth: Float) -> float:
+    """Angular momentum that counts as 100 %: mean of ``‖q‖ ‖p‖``, which bounds ``|L|``; kg m²/s."""
     q, p = np.split(truth, 2, axis=-1)
-    return (np.linalg.norm(q, axis=-1) * np.linalg.norm(p, axis=-1)).mean(axis=-1)
+    return float((np.linalg.norm(q, axis=-1) * np.linalg.norm(p, axis=-1)).mean())
 
 
-def violation_rate(laws: Mapping[str, tuple[Float, Float]], tolerance: float) -> Float:
-    """Share of predicted steps at which at least one conserved quantity is further from its start than tolerated.
+def violation_rate(laws: Mapping[str, tuple[Float, float]], tolerance: float) -> Float:
+    """Share of predicted steps at which at least one quantity is further from where nature has it than tolerated.
 
     Args:
-        laws: per law the `departure` ``[S, E, K]`` and its scale ``[E]``, same unit.
+        laws: per law the `departure` ``[S, E, K]`` and its scale, same unit.
         tolerance: largest allowed departure, as a share of the scale. A departure that is not finite is outside.
 
     Returns:
@@ -121,5 +187,5 @@ def violation_rate(laws: Mapping[str, tuple[Float, Float]], tolerance: float) ->
     if not laws:
         raise ValueError("violation_rate needs at least one conserved quantity")
     # `not <=` rather than `>`: what cannot be compared is not inside.
-    outside = [~(departed <= tolerance * scale[..., None]) for departed, scale in laws.values()]
+    outside = [~(departed <= tolerance * scale) for departed, scale in laws.values()]
     return mean_over_steps(np.logical_or.reduce(outside).astype(np.float64))

@@ -1,9 +1,9 @@
-"""The metrics of roll-outs in state space, as a table that an evaluation loops over."""
+"""The metrics of states: of roll-outs, as a table that an evaluation loops over, and of the learned flow, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,8 +29,10 @@ class Rollout:
         angular_momentum: ``z -> [..., 1 | 3]``, kg m²/s.
         angles: entries of the state that are angles.
         lyapunov_time: s, of a chaotic world.
-        tolerance: departure from a conserved quantity, as a share of its scale, that counts as a violation.
+        tolerance: departure from where nature has a quantity, as a share of its scale, that counts as a violation.
         horizon_threshold: error in units of the truth's spread at which the horizon ends.
+        masses: of particles, kg; empty in generalised coordinates.
+        conserved: names of the quantities that the world says it keeps; None: it says nothing, the truth is asked.
     """
 
     predicted: Float
@@ -43,6 +45,47 @@ class Rollout:
     lyapunov_time: float | None = None
     tolerance: float = 0.01
     horizon_threshold: float = 0.4
+    masses: tuple[float, ...] = ()
+    conserved: tuple[str, ...] | None = None
+
+    @cached_property
+    def changing(self) -> frozenset[str]:
+        """Quantities that the truth itself does not keep, by what the world says or by `conservation.steady_change`."""
+        found = {}
+        if self.momentum is not None:
+            found["momentum"] = (self.truth_momentum, conservation.momentum_scale(self.truth))
+        if self.angular_momentum is not None:
+            found["angular_momentum"] = (
+                _along(self.angular_momentum, self.truth),
+                conservation.angular_momentum_scale(self.truth),
+            )
+        if self.energy is not None:
+            scale = conservation.energy_scale(self.truth, self.energy)
+            found["energy"] = (self.truth_energy[..., None], scale)
+        kept = None if self.conserved is None else set(self.conserved)
+        return frozenset(
+            name
+            for name, (truth, scale) in found.items()
+            if (kept is not None and name not in kept) or conservation.steady_change(truth, self.time, scale)
+        )
+
+    def truth_where_changing(self, name: str, law: Law | None) -> Float | None:
+        """What a quantity is compared with at the same time; None where it is compared with its start."""
+        return _along(law, self.truth) if name in self.changing else None
+
+    @cached_property
+    def in_own_frame(self) -> Rollout:
+        """The same seen from the truth's centre of mass, where translations are a symmetry; else the same."""
+        if self.momentum is None or not self.masses:
+            return self
+        moving = "momentum" not in self.changing
+        masses = np.asarray(self.masses)
+        with np.errstate(all="ignore"):
+            predicted, truth = (
+                conservation.centre_of_mass_frame(states, self.truth, masses, moving)
+                for states in (self.predicted, self.truth)
+            )
+        return replace(self, predicted=predicted, truth=truth)
 
     @cached_property
     def predicted_energy(self) -> Float:
@@ -53,6 +96,11 @@ class Rollout:
     def truth_energy(self) -> Float:
         """Energy along the truth, ``[E, K]``, J."""
         return _along(self.energy, self.truth)
+
+    @cached_property
+    def truth_momentum(self) -> Float:
+        """Total momentum along the truth, ``[E, K, space]``, kg m/s."""
+        return _along(self.momentum, self.truth)
 
     @cached_property
     def predicted_momentum(self) -> Float:
@@ -78,17 +126,37 @@ def _along(law: Law | None, states: Float) -> Float:
 
 
 def _violation_rate(rollout: Rollout) -> Float:
-    laws = {}
-    if rollout.energy is not None:
-        departed = conservation.departure(rollout.predicted_energy[..., None])
-        laws["energy"] = (departed, conservation.energy_scale(rollout.truth, rollout.energy))
-    if rollout.momentum is not None:
-        departed = conservation.departure(rollout.predicted_momentum)
-        laws["momentum"] = (departed, conservation.momentum_scale(rollout.truth))
-    if rollout.angular_momentum is not None:
-        departed = conservation.departure(rollout.predicted_angular_momentum)
-        laws["angular momentum"] = (departed, conservation.angular_momentum_scale(rollout.truth))
+    r, laws = rollout.in_own_frame, {}
+
+    def departed(name: str, law: Law, axis: bool = False) -> Float:
+        predicted, truth = _along(law, r.predicted), _along(law, r.truth) if name in rollout.changing else None
+        if axis:
+            predicted, truth = predicted[..., None], None if truth is None else truth[..., None]
+        return conservation.departure(predicted, truth)
+
+    if r.energy is not None:
+        laws["energy"] = (departed("energy", r.energy, axis=True), conservation.energy_scale(r.truth, r.energy))
+    if r.momentum is not None:
+        laws["momentum"] = (departed("momentum", r.momentum), conservation.momentum_scale(r.truth))
+    if r.angular_momentum is not None:
+        scale = conservation.angular_momentum_scale(r.truth)
+        laws["angular momentum"] = (departed("angular_momentum", r.angular_momentum), scale)
     return conservation.violation_rate(laws, rollout.tolerance)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a reader must know of a metric.
+
+    Attributes:
+        unit: of the value.
+        lower_is_better: which way is good; None: there is no better or worse.
+        description: what it means, in plain words.
+    """
+
+    unit: str
+    lower_is_better: bool | None
+    description: str
 
 
 @dataclass(frozen=True)
@@ -97,9 +165,7 @@ class Metric:
 
     Attributes:
         function: `Rollout` -> value of every roll-out ``[S, E]``.
-        unit: of the value.
-        lower_is_better: which way is good.
-        description: what it means, in plain words.
+        unit, lower_is_better, description: see `Described`.
         needs: attributes of `Rollout` of which at least one must exist.
         by_step: the value at every row ``[S, E, K]``, where a metric has one.
     """
@@ -168,38 +234,47 @@ STATE_METRICS: dict[str, Metric] = {
         needs=("energy",),
     ),
     "energy_error": Metric(
-        lambda r: conservation.energy_error(r.predicted_energy),
+        lambda r: conservation.energy_error(r.predicted_energy, r.truth_where_changing("energy", r.energy)),
         "J",
         True,
-        "How far the energy of the predicted states strays from the energy at the start, on average over time.",
+        "How far the energy of the predicted states strays from the energy at the start, on average over time; where "
+        "the truth itself loses or gains energy, from the true energy at the same time.",
         needs=("energy",),
     ),
     "energy_drift": Metric(
-        lambda r: conservation.energy_drift(r.predicted_energy, r.time),
+        lambda r: conservation.energy_drift(r.predicted_energy, r.time, r.truth_where_changing("energy", r.energy)),
         "W",
         True,
-        "Steady gain or loss of energy per second. Zero for an error that only swings back and forth.",
+        "Steady gain or loss of energy per second beyond that of the truth. Zero for an error that only swings back "
+        "and forth.",
         needs=("energy",),
     ),
     "momentum_error": Metric(
-        lambda r: conservation.momentum_error(r.predicted_momentum),
+        lambda r: conservation.momentum_error(r.predicted_momentum, r.truth_where_changing("momentum", r.momentum)),
         "kg m/s",
         True,
-        "How far the total momentum strays from its value at the start, on average over time.",
+        "How far the total momentum strays from its value at the start (where the truth changes it: from the truth), "
+        "on average over time.",
         needs=("momentum",),
     ),
     "angular_momentum_error": Metric(
-        lambda r: conservation.angular_momentum_error(r.predicted_angular_momentum),
+        lambda r: conservation.angular_momentum_error(
+            r.predicted_angular_momentum, r.truth_where_changing("angular_momentum", r.angular_momentum)
+        ),
         "kg m²/s",
         True,
-        "How far the total angular momentum strays from its value at the start, on average over time.",
+        "How far the total angular momentum strays from its value at the start (where the truth changes it: from the "
+        "truth), on average over time.",
         needs=("angular_momentum",),
     ),
     "violation_rate": Metric(
         _violation_rate,
         "1",
         True,
-        "Share of predicted steps at which energy, momentum or angular momentum is outside the tolerance.",
+        "Share of predicted steps at which energy, momentum or angular momentum is outside the tolerance: further from "
+        "its start (where the truth changes it: from the truth) than that share of the mean kinetic energy, of the "
+        "mean ‖p‖ or of the mean ‖q‖ ‖p‖ of the true motion, particles seen from their true centre of mass. Neither "
+        "the zero of the potential nor the origin nor a common velocity of the particles changes it.",
         needs=("energy", "momentum", "angular_momentum"),
     ),
 }
@@ -208,3 +283,40 @@ STATE_METRICS: dict[str, Metric] = {
 def evaluate(rollout: Rollout) -> dict[str, Float]:
     """Every metric that exists for this roll-out's world: name -> value of every roll-out ``[S, E]``."""
     return {name: metric(rollout) for name, metric in STATE_METRICS.items() if metric.applies(rollout)}
+
+
+FLOW_METRICS: dict[str, Described] = {
+    "force_error": Described(
+        "1",
+        True,
+        "How far the rate of change of the momenta that a model predicts at held-out states is from the true law, "
+        "relative to the root mean square of the true one: 1 for a model without any force.",
+    ),
+    "force_exponent": Described(
+        "1",
+        None,
+        "Exponent of the distance in the pair force that fits a model's predictions best, over the distances that "
+        "occur. Softened forces have no single exponent: compare it with that of the truth, the oracle's.",
+    ),
+    "force_exponent_error": Described(
+        "1", True, "Distance of that exponent from the one found in the same way in the true forces at the same states."
+    ),
+    "symplecticity_error": Described(
+        "1",
+        True,
+        "‖JᵀΩJ − Ω‖ / ‖Ω‖ of one predicted step, J its Jacobian: zero for a Hamiltonian flow, and also for “nothing "
+        "changes”.",
+    ),
+    "reversal_error": Described(
+        "1",
+        True,
+        "Predict, turn the momenta round, predict as long again, turn them back: how far from the start that ends, in "
+        "units of how far the true state ranges. Zero for a reversible law, and also for “nothing changes”.",
+    ),
+}
+"""Metrics of the flow that a model has learned, asked at held-out states; `flow` and `pair_force` define them."""
+
+
+def described(name: str) -> Described | Metric | None:
+    """What there is to know of a metric of states; None for any other."""
+    return STATE_METRICS.get(name) or FLOW_METRICS.get(name)

@@ -43,6 +43,7 @@ def judge_models(
     config = task.config(evaluation, world)
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Any] = {}
+    not_applicable = dict(models.not_applicable)
     for variant, model in models.variants.items():
         called, cost = f"{family}/{variant} on {world}", training["cost"].get(variant, {})
         check_data(model, episodes["train"], called)
@@ -51,20 +52,28 @@ def judge_models(
         told = {"variant": variant, "view": model.card["view"], "knows": ",".join(model.card["knows"])}
         paid = {name: value for name, value in cost.items() if name not in task.costs_left_out}
         rows += [{**told, **row} for row in cost_rows(paid, model.card["seeds"])]
+        refused = []
         for split in task.splits(episodes):
             laws = laws_of(episodes[split].spec)
-            judged = judge_on_one_thread(task, model.restore(laws), episodes, split, laws, config)
+            restored = model.restore(laws)
+            if (reason := task.refuses(restored, episodes[split])) is not None:
+                logger.info("%s is not judged on '%s': it %s.", called, split, reason)
+                refused.append(reason)
+                continue
+            judged = judge_on_one_thread(task, restored, episodes, split, laws, config)
             _call_collapsed(judged, called)
             rows += [{**told, **row} for row in judged.rows]
             arrays |= {f"{variant}/{split}/{name}": array for name, array in judged.arrays.items()}
             if config.untrained and cost["parameters"]:
                 control = judge_on_one_thread(task, model.untrained(), episodes, split, laws, config, trained=False)
                 rows += [{**told, "variant": f"{variant}_untrained", **row} for row in control.rows]
+        if refused and len(refused) == len(task.splits(episodes)):
+            not_applicable[variant] = refused[0]
     facts = {
         "family": family,
         "world": world,
         "task": task_name,
-        "not_applicable": dict(models.not_applicable),
+        "not_applicable": not_applicable,
         "data": {split: part.content_hash for split, part in sorted(episodes.items())},
         "specs": {split: episodes[split].spec.to_json() for split in task.splits(episodes)},
     }

@@ -10,7 +10,15 @@ import pandas as pd
 from wm_pipelines.registry import tasks
 from wm_pipelines.reporting import page
 from wm_pipelines.reporting.style import COST_METRICS, lower_is_better, model_order
-from wm_pipelines.reporting.summary import BestSets, chosen, competes, main_split, rows_by_model, summary_table
+from wm_pipelines.reporting.summary import (
+    BestSets,
+    chosen,
+    competes,
+    main_split,
+    on_main_split,
+    rows_by_model,
+    summary_table,
+)
 
 _TITLE = "World models"
 
@@ -18,6 +26,7 @@ _TITLE = "World models"
 def first_page(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None = None) -> str:
     """One HTML page that needs nothing else: the main metrics of every task, to be filtered, searched and sorted."""
     summary = summary_table(leaderboard, best)
+    summary = summary[on_main_split(summary)]  # what else was judged stands on the tasks' pages
     main = {name: chosen(own["metric"], tasks.get(name).main_metrics) for name, own in _by_task(summary)}
     metrics = list(dict.fromkeys(m for name in main for m in main[name]))
     metrics = sorted(metrics, key=lambda m: (m == "train_seconds", metrics.index(m)))  # every task has it: last

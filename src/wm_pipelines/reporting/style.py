@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from wm_pipelines.metrics.registry import STATE_METRICS
+from wm_pipelines.metrics.registry import described
 
 REFERENCES = ("oracle", "persistence", "raw_pixels")
 """Ceiling and floors: always shown, never the winner."""
@@ -176,6 +176,11 @@ METRIC_TITLES = {
     "energy_mse": "Energy MSE",
     "momentum_error": "Momentum error",
     "angular_momentum_error": "Angular momentum error",
+    "force_error": "Force error",
+    "force_exponent": "Force exponent",
+    "force_exponent_error": "Force exponent error",
+    "symplecticity_error": "Symplecticity error",
+    "reversal_error": "Reversal error",
     "feature_std": "Feature std",
     "effective_rank": "Effective rank",
     "rankme": "RankMe",
@@ -231,8 +236,8 @@ _LOWER_IS_BETTER = {
 def lower_is_better(metric: str) -> bool | None:
     """Which way is good; None where a metric has no better or worse."""
     name = metric.removesuffix("_probed")
-    if name in STATE_METRICS:
-        return STATE_METRICS[name].lower_is_better
+    if (known := described(name)) is not None:
+        return known.lower_is_better
     if name.startswith("relative_l2_") or name.endswith("_balance_error"):
         return True
     if name.startswith("r2_") or name.endswith("_auc"):

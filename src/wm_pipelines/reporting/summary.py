@@ -165,6 +165,17 @@ def main_split(splits: Iterable[str]) -> str:
     return "test" if "test" in names else next(iter(names), "")
 
 
+def on_main_split(summary: pd.DataFrame) -> pd.Series:
+    """Which rows of a summary are of their world's `main_split`, training costs among them."""
+    if summary.empty:
+        return pd.Series(index=summary.index, dtype=bool)
+    cost = summary["metric"].isin(COST_METRICS)
+    judged = summary[~cost] if (~cost).any() else summary
+    main = judged.groupby(["task", "world"])["split"].agg(main_split)
+    places = pd.MultiIndex.from_frame(summary[["task", "world"]])
+    return (summary["split"].to_numpy() == main.reindex(places).to_numpy()) | (cost & (summary["split"] == "train"))
+
+
 def rows_by_model(summary: pd.DataFrame) -> Iterator[tuple[Key, dict[str, dict[str, Any]]]]:
     """Every model on every evaluation split, and its summary rows by metric, its training cost included."""
     is_cost = summary["metric"].isin(COST_METRICS)
@@ -205,14 +216,30 @@ def _cell(row: Mapping[Any, Any]) -> str:
     return plain_number(row["value"]) + ("*" if row["best"] else "")
 
 
+def _other_splits(summary: pd.DataFrame) -> pd.DataFrame:
+    """What was judged beside every world's main split; training costs stand in the main table."""
+    return summary[~on_main_split(summary) & (summary["split"] != "train")]
+
+
 def format_terminal(summary: pd.DataFrame, patterns: Sequence[str], over: str = "seeds and held-out episodes") -> str:
     """The summary as aligned text; worlds separated by rules, ``*`` marks the best trained models of a world.
+
+    Splits beside the main one have a table of their own under it.
 
     Args:
         summary: see `summary_table`. patterns: of the metrics to show, see `chosen`. over: what means are taken over.
     """
     if summary.empty:
         return "The leaderboard is empty."
+    others = _other_splits(summary)
+    note = f"* cannot be told from the best trained model of that world; means over {over}"
+    tables = [_terminal_table(summary[on_main_split(summary)], patterns)]
+    if len(others):
+        tables += ["", "Other splits", _terminal_table(others, patterns)]
+    return "\n".join([*tables, note])
+
+
+def _terminal_table(summary: pd.DataFrame, patterns: Sequence[str]) -> str:
     header, *body = [row[:-1] for row in wide_table(summary, patterns)]
     widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
@@ -232,17 +259,23 @@ def format_terminal(summary: pd.DataFrame, patterns: Sequence[str], over: str = 
         again = row[:2] == previous
         lines += [line(["", "", *row[2:]])] if again else [rule, line(row)]
         previous = row[:2]
-    return "\n".join([*lines, rule, f"* cannot be told from the best trained model of that world; means over {over}"])
+    return "\n".join([*lines, rule])
 
 
 def format_markdown(summary: pd.DataFrame) -> str:
-    """The summary as one Markdown table per task, of the task's main metrics, the best in bold."""
+    """The summary as Markdown: a table of every task's main metrics, the best in bold; another of its other splits."""
     parts = []
     for name, own in summary.groupby("task", sort=False):
-        task = tasks.get(str(name))
-        header, *body = wide_table(own, task.main_metrics)
-        rows = [[f"**{c[:-1]}**" if c.endswith("*") else c for c in row] for row in body]
-        rule = ["---"] * 3 + ["--:"] * (len(header) - 4) + ["---"]
-        lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows)]
-        parts.append(f"## {task.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+        task, others = tasks.get(str(name)), _other_splits(own)
+        parts.append(f"## {task.title}\n\n" + _markdown_table(own[on_main_split(own)], task.main_metrics))
+        if len(others):
+            parts.append(f"### {task.title}: other splits\n\n" + _markdown_table(others, task.main_metrics))
     return "\n\n".join(parts)
+
+
+def _markdown_table(summary: pd.DataFrame, patterns: Sequence[str]) -> str:
+    header, *body = wide_table(summary, patterns)
+    rows = [[f"**{c[:-1]}**" if c.endswith("*") else c for c in row] for row in body]
+    rule = ["---"] * 3 + ["--:"] * (len(header) - 4) + ["---"]
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

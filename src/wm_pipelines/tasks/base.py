@@ -107,6 +107,11 @@ class Task(ABC):
         """The splits to judge on, in order."""
         return sorted(set(episodes) - self.not_judged)
 
+    def refuses(self, model: Family, episodes: Episodes) -> str | None:
+        """Why a model cannot be judged on these episodes, in a few words; None (here) where it can."""
+        del model, episodes
+        return None
+
     @abstractmethod
     def judge(
         self,

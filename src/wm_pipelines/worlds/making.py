@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
@@ -107,6 +107,12 @@ class WorldConfig(Settings):
     captions: bool = False
     paper_files: str | None = Field(None, description="folder of the HNN paper's files to read instead of simulating")
     splits: dict[str, SplitConfig] = Field(default_factory=dict, description="empty: the world brings its own episodes")
+
+    @field_validator("splits", mode="before")
+    @classmethod
+    def _without_null(cls, splits: Any) -> Any:
+        """A split that is null in an environment is not made there."""
+        return {n: s for n, s in splits.items() if s is not None} if isinstance(splits, Mapping) else splits
 
     @model_validator(mode="after")
     def _complete(self) -> WorldConfig:

@@ -34,6 +34,7 @@ class MemberFamily(Family):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("frames",)
+    any_step: ClassVar[bool] = False
     dtype: ClassVar[torch.dtype] = torch.float32
     config: Any
     members: nn.ModuleList

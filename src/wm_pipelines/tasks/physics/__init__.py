@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +28,11 @@ class PhysicsConfig(TaskConfig):
         0.4, gt=0, allow_inf_nan=False, description="share of the truth's spread at which a prediction is lost"
     )
     error_steps: list[int] = Field([1, 2, 5, 10, 20, 50, 100, 200], description="steps at which `mse` is also reported")
+    asked_episodes: int = Field(
+        8, ge=0, description="episodes at whose states the learned flow is asked for its laws; 0: it is not asked"
+    )
+    asked_rows: int = Field(4, ge=1, description="rows of every episode at which it is asked for forces")
+    reversal_steps: int = Field(5, ge=1, description="steps there, and back, of `reversal_error`")
     rollout_episodes: int = Field(3, ge=1, description="episodes kept for the report's figures")
     animation_frames: int = Field(40, ge=2)
     animation_size: int = Field(96, ge=16, description="pixels")
@@ -58,7 +64,13 @@ class Physics(Task):
         """Roll out from the first true state of every episode; measure against the rest of it."""
         from wm_pipelines.tasks.physics.judge import judge
 
-        return judge(model, episodes[split], split, laws, config)
+        return judge(model, episodes[split], split, laws, config, episodes.get("train"))
+
+    def refuses(self, model: Family, episodes: Episodes) -> str | None:
+        """Another step than the one a model was trained on, where it knows no other."""
+        if model.any_step or math.isclose(episodes.spec.step, model.spec.step):
+            return None
+        return f"predicts steps of {model.spec.step:g} s only"
 
     def page(self, results: Results) -> str:
         """Who conserves energy, whose predictions last, what it cost; figures and animations of every world."""

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wm_pipelines.laws import world_of
+from wm_pipelines.metrics.pair_force import PairForce
 from wm_pipelines.reporting.style import model_order
 from wm_pipelines.reporting.summary import main_split
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Results
+from wm_pipelines.tasks.physics.codes import QUANTITIES, decoded
 
 Float = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
@@ -38,6 +40,9 @@ class WorldRollouts:
         frames: ``"truth"`` or model -> ``[F, H, W, 3]`` uint8, of one episode, all alike in shape.
         caption: a sentence about the episode drawn.
         thresholds: relative error that is a violation; error, in units of the truth's spread, that ends a horizon.
+        changing: quantities that the truth itself does not keep: ``energy``, ``momentum``, ``angular_momentum``.
+        pair_force: ``"truth"`` or model -> the pair force found, None where there is none.
+        resolution: model -> what the differences of its symplecticity error can resolve.
     """
 
     time: Float
@@ -52,6 +57,9 @@ class WorldRollouts:
     frames: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     caption: str = ""
     thresholds: tuple[float, float] | None = None
+    changing: tuple[str, ...] = ()
+    pair_force: Mapping[str, PairForce | None] = field(default_factory=dict)
+    resolution: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def length(self) -> float:
@@ -61,16 +69,29 @@ class WorldRollouts:
 
 @dataclass(frozen=True)
 class Content:
-    """Everything the page shows. Whatever is empty vanishes from it."""
+    """Everything the page shows. Whatever is empty vanishes from it.
+
+    Attributes:
+        ranges: (world, split) -> lowest and highest energy in training and there, ``[2, 2]``, J.
+    """
 
     results: Results
     rollouts: Mapping[str, WorldRollouts] = field(default_factory=dict)
+    ranges: Mapping[tuple[str, str], Float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, results: Results, *, frames: bool) -> Content:
         """With roll-outs on every world's first held-out split; ``frames``: also draw those of the animations."""
         kept = {world: models for world, models in results.arrays.items() if models}
-        return cls(results, {w: _rollouts(models, results.specs[w], frames) for w, models in kept.items()})
+        drawn = {w: _rollouts(models, results.specs[w], frames) for w, models in kept.items()}
+        ranges = {
+            (world, name.removesuffix("/energies")): array
+            for world, models in kept.items()
+            for arrays in models.values()
+            for name, array in arrays.items()
+            if name.endswith("/energies")
+        }
+        return cls(results, drawn, ranges)
 
     @property
     def worlds(self) -> list[str]:
@@ -114,7 +135,18 @@ def _rollouts(models: Mapping[str, Arrays], specs: Mapping[str, Spec], frames: b
         frames=_frames(world, {"truth": truth, **predicted}, min(count, len(time)), size) if frames else {},
         caption=world.describe(truth[0]),
         thresholds=(tolerance, lost),
+        changing=tuple(name for name, does in zip(QUANTITIES, kept[any_model, "changing"], strict=True) if does),
+        pair_force=_pair_forces(kept),
+        resolution={m: float(a) for (m, what), a in kept.items() if what == "symplecticity_resolution"},
     )
+
+
+def _pair_forces(kept: Mapping[tuple[str, str], NDArray[Any]]) -> dict[str, PairForce | None]:
+    found: dict[str, PairForce | None] = {}
+    for (model, what), array in kept.items():
+        if what == "pair_force":
+            found["truth"], found[model] = decoded(array[0]), decoded(array[1])
+    return found
 
 
 def _frames(world: Any, states: Arrays, count: int, size: int) -> dict[str, NDArray[np.uint8]]:

@@ -55,21 +55,25 @@ def energy_over_time(rollouts: WorldRollouts, palette: Palette, episode: int = 0
         figure,
         "Energy over time",
         "Energy of the predicted states of one held-out episode, computed with the true law. A model that obeys "
-        "physics stays on the dotted line of the truth; one that leaves it creates or destroys energy.",
+        "physics stays on the dotted line of the truth"
+        + ("; one that leaves it creates or destroys energy." if "energy" not in rollouts.changing else "."),
     )
 
 
 def energy_error_over_time(rollouts: WorldRollouts, palette: Palette) -> Figure | None:
-    """Median over episodes of ``|E(t) - E(0)|``, J over s, logarithmic."""
+    """Median over episodes of ``|E(t) - E(0)|``, or of ``|E - E_true|`` where the truth changes; J over s, log."""
     if not rollouts.energy:
         return None
     keep = thinned(len(rollouts.time))[1:]
-    figure = go.Figure(layout=plots.layout("time [s]", "|E(t) − E(0)| [J]", log_y=True))
+    true = rollouts.truth_energy if "energy" in rollouts.changing else None
+    against = "the true energy at the same time" if true is not None else "its start"
+    title = "|E(t) − E(0)| [J]" if true is None else "|E(t) − true E(t)| [J]"
+    figure = go.Figure(layout=plots.layout("time [s]", title, log_y=True))
     drawn = {}
     for model in model_order(rollouts.energy):
         energy = rollouts.energy[model]
         with np.errstate(invalid="ignore", over="ignore"):
-            error = np.abs(energy - energy[:, :1])
+            error = np.abs(energy - (energy[:, :1] if true is None else true))
         middle = np.median(np.where(np.isnan(error), np.inf, error), axis=0)[keep]
         drawn[model] = np.maximum(middle, _FLOOR)
         figure.add_trace(plots.line(rollouts.time[keep], drawn[model], model, palette))
@@ -77,10 +81,10 @@ def energy_error_over_time(rollouts: WorldRollouts, palette: Palette) -> Figure 
     return Figure(
         figure,
         "Energy error over time",
-        f"Distance of the energy from its start, median of {len(rollouts.truth)} held-out episode(s), logarithmic. A "
-        "flat line is an error that only swings back and forth; a rising one is drift. Persistence conserves energy, "
-        "too, so read this together with the growth of the error. The axis fits the trained models: oracle and "
-        "persistence may lie below it.",
+        f"Distance of the energy from {against}, median of {len(rollouts.truth)} held-out episode(s), logarithmic. A "
+        "flat line is an error that only swings back and forth; a rising one is drift. "
+        + ("Persistence conserves energy, too, so read this together with the growth of the error. " * (true is None))
+        + "The axis fits the trained models: oracle and persistence may lie below it.",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,18 @@ class Finding:
     text: str
 
 
-def headline(main: Rows) -> list[Finding]:
+def headline(main: Rows, losing: Collection[str] = ()) -> list[Finding]:
     """One finding per question, counted over the worlds.
 
     A model wins a world if it cannot be told from the best trained model there (`summary_table`); models may share a
-    win. Oracle and persistence do not compete.
+    win. Oracle and persistence do not compete. Worlds that are ``losing`` (or gaining) energy do not count where energy
+    is to be kept.
     """
-    return [f for question, (metric, claim) in _QUESTIONS.items() if (f := _finding(main, question, metric, claim))]
+    found = []
+    for question, (metric, claim) in _QUESTIONS.items():
+        rows = {at: r for at, r in main.items() if metric != "energy_error" or at[0] not in losing}
+        found += [finding] if (finding := _finding(rows, question, metric, claim)) else []
+    return found
 
 
 def _finding(main: Rows, question: str, metric: str, claim: str) -> Finding | None:

@@ -16,13 +16,25 @@ from wm_pipelines.families.base import Family
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.registry import STATE_METRICS, Rollout
 from wm_pipelines.tasks.judgement import COST_UNITS, Judgement
+from wm_pipelines.tasks.physics.codes import QUANTITIES
+from wm_pipelines.tasks.physics.probing import energy_range, probe
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.physics import PhysicsConfig
 
 
-def judge(family: Family, episodes: Episodes, split: str, laws: Laws, config: PhysicsConfig) -> Judgement:
-    """Roll out from the first true state of every episode; measure against the rest of it.
+def judge(
+    family: Family,
+    episodes: Episodes,
+    split: str,
+    laws: Laws,
+    config: PhysicsConfig,
+    train: Episodes | None = None,
+) -> Judgement:
+    """Roll out from the first true state of every episode; measure against the rest of it; ask for the learned law.
+
+    Args:
+        family: the model. episodes: of the split. laws: of its world. config: how. train: what the model has seen.
 
     Raises:
         UserError: the family returned no states, or of the wrong shape.
@@ -38,6 +50,7 @@ def judge(family: Family, episodes: Episodes, split: str, laws: Laws, config: Ph
     if predicted is None or tuple(predicted.shape) != expected:
         got = None if predicted is None else tuple(predicted.shape)
         raise UserError(f"family {family.name}: predict returned states of shape {got}, expected {expected}")
+    facts = episodes.spec.facts
     rollout = Rollout(
         predicted.numpy(),
         np.asarray(states),
@@ -45,15 +58,22 @@ def judge(family: Family, episodes: Episodes, split: str, laws: Laws, config: Ph
         laws.energy,
         laws.momentum,
         laws.angular_momentum,
-        tuple(episodes.spec.facts.get("angles", ())),
+        tuple(facts.get("angles", ())),
         laws.lyapunov_time,
         config.tolerance,
         config.horizon_threshold,
+        tuple(facts.get("attributes", {}).get("mass", ())) if "particles" in facts else (),
+        tuple(facts["conserved"]) if "conserved" in facts else None,
     )
     judged = Judgement(seeds, split, arrays=_kept(rollout, config.rollout_episodes))
     _add_metrics(judged, rollout, config.error_steps)
     judged.add("step_ms", np.full(len(seeds), 1e3 * seconds / steps / len(seeds)), COST_UNITS["step_ms"])
+    if config.asked_episodes:
+        probe(family, rollout, episodes.spec, laws, config, judged)
+    if laws.energy is not None and train is not None:
+        judged.arrays["energies"] = energy_range(laws.energy, train["states"], rollout.truth)
     judged.arrays |= {
+        "changing": np.array([float(name in rollout.changing) for name in QUANTITIES]),
         "animation": np.array([config.animation_frames, config.animation_size]),
         "thresholds": np.array([config.tolerance, config.horizon_threshold]),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from wm_pipelines.metrics.registry import STATE_METRICS
+from wm_pipelines.metrics.registry import described
 from wm_pipelines.reporting import page as frame
 from wm_pipelines.reporting.animation import animate
 from wm_pipelines.reporting.style import (
@@ -18,11 +18,12 @@ from wm_pipelines.reporting.style import (
     pretty_number,
     split_model,
 )
-from wm_pipelines.reporting.summary import main_split, rows_by_model
+from wm_pipelines.reporting.summary import main_split, on_main_split, rows_by_model
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.physics.content import Content, WorldRollouts
 from wm_pipelines.tasks.physics.figures import alone, world_figures
 from wm_pipelines.tasks.physics.headline import Rows, headline
+from wm_pipelines.tasks.physics.questions import changing_note, elsewhere, laws_table
 
 _SAVED = ("energy_error", "error_growth")  # figures for kedro viz
 _PER_SECOND = 12.0  # frames of an animation
@@ -63,11 +64,11 @@ def build(content: Content, title: str = _TITLE) -> str:
         told=frame.told(scores),
         provenance=content.results.provenance,
         title=title,
-        findings=headline(main),
+        findings=headline(main, {w for w, r in content.rollouts.items() if "energy" in r.changing}),
         thresholds=next((r.thresholds for r in content.rollouts.values() if r.thresholds), None),
         matrix=matrix,
         worlds=worlds,
-        leaderboard=_leaderboard(summary),
+        leaderboard=_leaderboard(summary[on_main_split(summary)]),
         glossary=_glossary(summary),
         seeds=int(scores["seed"].nunique()),
     )
@@ -150,7 +151,8 @@ def _glossary(summary: pd.DataFrame) -> list[dict[str, str]]:
     """Plain words for every metric that appears."""
     entries = []
     for metric in metric_order(summary["metric"]):
-        text = STATE_METRICS[metric].description if metric in STATE_METRICS else COST_DESCRIPTIONS.get(metric)
+        known = described(metric)
+        text = known.description if known is not None else COST_DESCRIPTIONS.get(metric)
         if text is not None:
             entries.append({"name": metric, "title": metric_title(metric), "text": text})
     return entries
@@ -170,8 +172,17 @@ def _world_section(content: Content, world: str, index: int, summary: pd.DataFra
         "figures": [frame.embedded(f"{anchor}-{name}", f, name == "trajectories") for name, f in drawn.items()],
         "animation": None if rollouts is None or not rollouts.frames else _animation(rollouts),
         "costs": _cost_table(summary, main, world),
+        "changing": "" if rollouts is None else changing_note(rollouts.changing, rollouts.truth_energy),
+        "laws": laws_table(summary, world, {} if rollouts is None else rollouts.pair_force),
+        "resolution": _resolution(rollouts),
+        "elsewhere": elsewhere(summary, world, content.results.specs.get(world, {}), content.ranges),
         "not_applicable": [(who, reason) for w, who, reason in content.results.not_applicable if w == world],
     }
+
+
+def _resolution(rollouts: WorldRollouts | None) -> str:
+    """What the differences behind the symplecticity errors can resolve, at worst."""
+    return pretty_number(max(rollouts.resolution.values()), 2) if rollouts is not None and rollouts.resolution else ""
 
 
 def _animation(rollouts: WorldRollouts) -> dict[str, Any]:
