@@ -236,9 +236,9 @@ def test_the_predictor_looks_at_positions_not_at_order(positions):
 def test_chunks_are_clips_of_their_own():
     encoder = spread(video_encoder())
     video = (255 * clips(2, 20, 16, 24, 3)).to(torch.uint8)
-    found = encode_in_chunks(encoder, video)
+    found = encode_in_chunks(encoder, video, encoder.frames)
     assert not found.requires_grad
     separate = [encoder(video[:, k : k + 8].float() / 255) for k in (0, 8, 16)]
     assert torch.equal(found, torch.cat(separate, 1))
     with pytest.raises(UserError, match="19 frames are not a multiple"):
-        encode_in_chunks(encoder, video[:, :19])
+        encode_in_chunks(encoder, video[:, :19], encoder.frames)

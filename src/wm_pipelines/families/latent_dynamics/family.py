@@ -163,6 +163,18 @@ class LatentDynamics(Predictor):
             future = torch.cat([past["states"][:, -1:], future], 1)
         return {self.view: future, "latents": torch.cat([z for _, z in found])}
 
+    @torch.no_grad()
+    def round_trip(self, views: Views) -> Tensor:
+        """Features of decoded encodings, as if they were observed: ``[E, T, …] -> [S, E, T, D]``."""
+        found = []
+        for member in self._evaluated():
+            parts = []
+            for x in self._inputs(views).split(_AT_ONCE):
+                decoded = member.decode(member.encode(x))
+                parts.append(member.pooled(decoded.clamp(0, 1) if self.space.kind == "frames" else decoded))
+            found.append(torch.cat(parts))
+        return torch.stack(found)
+
     def _predicted(self, member: Any, past: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         latents = member.roll_out(member.encode(past), steps)
         future = member.decode(latents)

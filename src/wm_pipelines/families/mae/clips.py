@@ -17,17 +17,18 @@ def unpatchify(patches: Tensor, grid: Grid, patch: int, tubelet: int = 1) -> Ten
 
 
 @torch.no_grad()
-def encode_in_chunks(encoder: VisionTransformer, video: Tensor) -> Tensor:
-    """Encode a long video clip by clip, without gradients: ``[B, T, H, W, C]`` in 0 … 255 -> ``[B, N, D]``.
+def encode_in_chunks(encoder: VisionTransformer, video: Tensor, frames: int) -> Tensor:
+    """Encode a long video piece by piece, without gradients: ``[B, T, H, W, C]`` in 0 … 255 -> ``[B, N, D]``.
 
-    Clips have the length that the encoder was built for (the last may be shorter): tokens attend to tokens of the same
-    clip only, and its positions in time start at zero. Memory beyond video and result is that of one clip.
+    Pieces have so many ``frames``, at most those that the encoder was built for (the last may be shorter): tokens
+    attend to tokens of the same piece only, and its positions in time start at zero. Memory beyond video and result is
+    that of one piece.
     """
     _, height, width = encoder.grid
     time = token_grid(encoder.size, encoder.patch, video.shape[1], encoder.tubelet)[0]
     dtype, result = next(encoder.parameters()).dtype, torch.empty(0)
-    for start in range(0, video.shape[1], encoder.frames):
-        tokens = encoder(video[:, start : start + encoder.frames].to(dtype) / 255)
+    for start in range(0, video.shape[1], frames):
+        tokens = encoder(video[:, start : start + frames].to(dtype) / 255)
         if start == 0:
             result = tokens.new_empty(len(video), time * height * width, tokens.shape[-1])
         first = start // encoder.tubelet * height * width

@@ -166,13 +166,14 @@ class MAE(MemberFamily):
         return torch.cat([normalised, mean, spread], dim=-1) if self._moments else normalised
 
     def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
-        """All patches, clip by clip: the mean of the tokens of a latent step, and the tokens.
+        """All patches, tubelet by tubelet: the mean of the tokens of a latent step, and the tokens.
 
-        Frames beyond the last whole tubelet are left out.
+        Attention over a clip would let features of a step see what comes after it. Frames beyond the last whole tubelet
+        are left out.
         """
         grid, tubelet, frames = member.encoder.grid, self.frames_per_latent, views["frames"]
         whole = frames[:, : frames.shape[1] // tubelet * tubelet]
-        tokens = encode_in_chunks(member.encoder, whole)
+        tokens = encode_in_chunks(member.encoder, whole, tubelet)
         tokens = tokens.unflatten(1, (-1, grid[1] * grid[2]))
         return tokens.mean(2), tokens
 

@@ -59,18 +59,26 @@ class Observables:
 class PhysicsProbe:
     """Ridge regressions from frozen features to physics, a pair per seed.
 
-    Positions are read from one latent step, velocities from a window of them.
+    Positions are read from one latent step, velocities from a window of them: so many that they span the same frames,
+    and the same seconds, whatever a family's latent step spans.
 
     Args:
-        observables: of the world. window: latent steps. stride: frames per latent step.
+        observables: of the world. frames: of a window. stride: frames per latent step.
         latents: ``[S, E, I, D]``. states: ``[E, T, 2d]``, of the same training episodes.
 
+    Attributes:
+        window: latent steps that a velocity is read from.
+
     Raises:
-        UserError: episodes are shorter than a window.
+        UserError: a window is no whole number of latent steps, or episodes are shorter.
     """
 
-    def __init__(self, observables: Observables, window: int, stride: int, latents: Float, states: Float) -> None:
-        self.observables, self.window, self.stride = observables, window, stride
+    def __init__(self, observables: Observables, frames: int, stride: int, latents: Float, states: Float) -> None:
+        if frames % stride:
+            raise UserError(
+                f"videos.window: {frames} frames are no whole number of latent steps of {stride}; use a multiple of it"
+            )
+        self.observables, self.window, self.stride = observables, (window := frames // stride), stride
         if latents.shape[2] < window:
             raise UserError(
                 f"videos.window: {window} latents of {stride} frame(s) do not fit into episodes of "
