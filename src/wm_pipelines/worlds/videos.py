@@ -1,4 +1,4 @@
-"""The user's own videos: a folder, or a list of path,label (as of Kinetics-400), becomes a world by parameters alone."""
+"""The user's own videos: a folder or a list of path,label (as of Kinetics-400) becomes a world by parameters alone."""
 
 from __future__ import annotations
 

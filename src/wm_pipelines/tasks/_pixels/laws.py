@@ -122,6 +122,6 @@ def over_time(
         figure,
         f"{words.capitalize()} over time",
         f"Read from the latents of one held-out future, beside the true {words} at the same time. A line is worth what "
-        f"its probe is, R² of the {words} read from true frames: {told or 'unknown'}. A flat line of a probe with an R² "
-        "near 0 conserves nothing; it is the mean.",
+        f"its probe is, R² of the {words} read from true frames: {told or 'unknown'}. A flat line of a probe whose R² "
+        "is near 0 conserves nothing; it is the mean.",
     )
