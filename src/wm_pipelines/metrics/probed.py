@@ -7,8 +7,7 @@ never with itself. There is no drift among these metrics: a constant has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +19,26 @@ from wm_pipelines.metrics.conservation import (
     violation_rate,
 )
 from wm_pipelines.metrics.prediction import infinite_where_undefined, mean_over_steps
-from wm_pipelines.metrics.registry import STATE_METRICS, Metric, Rollout
+from wm_pipelines.metrics.registry import STATE_METRICS, Law, Metric, Rollout
 
 Float = NDArray[np.float64]
 
-_SCALES: Mapping[str, Callable[[Rollout], Float]] = {
-    "energy": lambda r: energy_scale(r.truth, r.energy),  # type: ignore[arg-type]  # asked for where it exists
-    "momentum": lambda r: momentum_scale(r.truth),
-    "angular_momentum": lambda r: angular_momentum_scale(r.truth),
-}
+LAWS = ("energy", "momentum", "angular_momentum")
+"""Attributes of `Rollout` and of `Laws`: functions of the state, None where a world has none."""
 
 
-def along(rollout: Rollout, law: str, states: Float) -> Float:
-    """A conserved quantity of states ``[..., 2d]`` by the true law, as a vector ``[..., c]``; energy has c = 1."""
+def along(law: str, formula: Law, states: Float) -> Float:
+    """A quantity of states ``[..., 2d]`` by the true law, as a vector ``[..., c]``; energy has c = 1."""
     with np.errstate(all="ignore"):  # a diverged roll-out overflows, and becomes an infinite error
-        value = np.asarray(getattr(rollout, law)(states), np.float64)
+        value = np.asarray(formula(states), np.float64)
     return value[..., None] if law == "energy" else value
+
+
+def natural_scale(law: str, formula: Law, truth: Float) -> Float:
+    """What counts as 100 % of a quantity in an episode of true states, ``[E, K, 2d] -> [E]``, unit of the law."""
+    if law == "energy":
+        return energy_scale(truth, formula)
+    return momentum_scale(truth) if law == "momentum" else angular_momentum_scale(truth)
 
 
 def from_truth(rollout: Rollout, law: str) -> Float:
@@ -45,7 +48,8 @@ def from_truth(rollout: Rollout, law: str) -> Float:
         rollout: states that were read, and the true ones. law: ``energy``, ``momentum`` or ``angular_momentum``.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        off = along(rollout, law, rollout.predicted) - along(rollout, law, rollout.truth)
+        formula = getattr(rollout, law)
+        off = along(law, formula, rollout.predicted) - along(law, formula, rollout.truth)
         return infinite_where_undefined(np.linalg.norm(off, axis=-1))
 
 
@@ -58,8 +62,9 @@ def _by_step(law: str) -> Callable[[Rollout], Float]:
 
 
 def _violations(rollout: Rollout) -> Float:
-    there = [law for law in _SCALES if getattr(rollout, law) is not None]
-    return violation_rate({law: (from_truth(rollout, law), _SCALES[law](rollout)) for law in there}, rollout.tolerance)
+    there = {law: formula for law in LAWS if (formula := getattr(rollout, law)) is not None}
+    departed = {law: (from_truth(rollout, law), natural_scale(law, f, rollout.truth)) for law, f in there.items()}
+    return violation_rate(departed, rollout.tolerance)
 
 
 def _against(law: str, unit: str) -> Metric:
@@ -79,12 +84,12 @@ PROBED_METRICS: dict[str, Metric] = {
         True,
         "Share of predicted steps at which energy, momentum or angular momentum, as read, are further from the true "
         "ones than the tolerance.",
-        needs=tuple(_SCALES),
+        needs=LAWS,
     ),
 }
 """As `STATE_METRICS`, for states that were read by a probe: leaderboard rows end in ``_probed``."""
 
 
-def evaluate_probed(rollout: Rollout) -> dict[str, Any]:
+def evaluate_probed(rollout: Rollout) -> dict[str, Float]:
     """Every metric that exists for this world: name -> value of every roll-out ``[S, E]``."""
     return {name: metric(rollout) for name, metric in PROBED_METRICS.items() if metric.applies(rollout)}

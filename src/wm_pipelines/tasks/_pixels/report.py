@@ -135,7 +135,9 @@ def _notes(kept: Mapping[str, Mapping[str, NDArray[Any]]]) -> list[str]:
     windows = sorted({(float(a["window"][0]), int(a["window"][1])) for a in kept.values() if "window" in a})
     for seconds, frames in windows:
         notes.append(f"Velocities are read from windows of {seconds:.3g} s ({frames} frames), whatever the model.")
-    for repeated, count in {tuple(map(int, a["repeated"])) for a in kept.values() if a.get("repeated", [0])[0]}:
+    for repeated, count in sorted({tuple(map(int, a["repeated"])) for a in kept.values() if "repeated" in a}):
+        if not repeated:
+            continue
         notes.append(
             f"{repeated} of the {count} test frames ({_share(repeated / count)}) are byte for byte frames of the "
             "training set: other episodes that come by the same places."

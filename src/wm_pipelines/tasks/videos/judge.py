@@ -14,6 +14,7 @@ from wm_pipelines.episodes import Episodes
 from wm_pipelines.families.base import Family
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.explained import explained_variance
+from wm_pipelines.metrics.probed import LAWS, along, natural_scale
 from wm_pipelines.metrics.probes import knn_probe, linear_probe
 from wm_pipelines.tasks._pixels.features import (
     Float,
@@ -27,13 +28,15 @@ from wm_pipelines.tasks._pixels.features import (
     repeated_frames,
 )
 from wm_pipelines.tasks.judgement import Judgement
-from wm_pipelines.tasks.videos.physics import LAWS, add_futures
+from wm_pipelines.tasks.videos.physics import add_futures
 from wm_pipelines.tasks.videos.prediction import add_frames, predict
 from wm_pipelines.tasks.videos.probing import Observables, PhysicsProbe
 from wm_pipelines.tasks.videos.surprise import add_surprise
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.videos import VideosConfig
+
+_VARIES = 1e-9  # of its natural scale: what varies less is the same in all episodes, and explains nothing
 
 
 def judge(
@@ -105,12 +108,11 @@ def _add_read(judged: Judgement, probe: PhysicsProbe, latents: Float, states: Fl
         judged.add(name, [explained_variance(f, target, resamples=judged.resamples) for f in found], "1")
     read = probe.observables.states(where, how_fast)
     for law in LAWS:
-        if (formula := getattr(laws, law)) is not None:
-            rows = [_vectors(formula(z), z) for z in (*read, at)]
-            values = [explained_variance(f, rows[-1], resamples=judged.resamples) for f in rows[:-1]]
-            judged.add(f"r2_{law}_probed", values, "1")
-
-
-def _vectors(values: Float, states: Float) -> Float:
-    """A quantity of states ``[E, I, 2d]``, with an axis of components."""
-    return np.asarray(values, np.float64).reshape(*states.shape[:2], -1)
+        if (formula := getattr(laws, law)) is None:
+            continue
+        true = along(law, formula, at)
+        if true.std((0, 1)).max() > _VARIES * natural_scale(law, formula, at).mean():
+            found = [along(law, formula, z) for z in read]
+            judged.add(
+                f"r2_{law}_probed", [explained_variance(f, true, resamples=judged.resamples) for f in found], "1"
+            )

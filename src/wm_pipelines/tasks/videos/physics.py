@@ -13,7 +13,7 @@ import numpy as np
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.defects import law_errors
 from wm_pipelines.metrics.explained import explained_variance
-from wm_pipelines.metrics.probed import PROBED_METRICS, along
+from wm_pipelines.metrics.probed import LAWS, PROBED_METRICS, along
 from wm_pipelines.metrics.readout import ridge_probe
 from wm_pipelines.metrics.registry import Rollout
 from wm_pipelines.metrics.statistics import summarise
@@ -24,8 +24,6 @@ from wm_pipelines.tasks.videos.probing import PhysicsProbe
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.videos import VideosConfig
-
-LAWS = ("energy", "momentum", "angular_momentum")
 
 
 def add_futures(
@@ -95,9 +93,9 @@ def _add_laws(judged: Judgement, rollout: Rollout, futures: Futures, stride: int
                 judged.add(f"{name}_probed", steps[:, :, k], metric.unit, step=k * stride)
     some = np.linspace(0, len(futures.target) - 1, min(shown, len(futures.target))).astype(int)
     for law in LAWS:
-        if getattr(rollout, law) is not None:
-            judged.arrays[f"read_{law}"] = along(rollout, law, rollout.predicted[0, some])
-            judged.arrays[f"true_{law}"] = along(rollout, law, rollout.truth[some])
+        if (formula := getattr(rollout, law)) is not None:
+            judged.arrays[f"read_{law}"] = along(law, formula, rollout.predicted[0, some])
+            judged.arrays[f"true_{law}"] = along(law, formula, rollout.truth[some])
             judged.arrays["read_times"] = np.asarray(rollout.time)
 
 
