@@ -127,7 +127,7 @@ def test_features_that_training_cannot_change_are_declared(name):
 
 
 def test_a_round_trip_is_the_encoding_of_what_was_decoded():
-    family, frames = built("latent_dynamics"), squares(4)
+    family, frames = built("latent_dynamics").eval(), squares(4)
     family.examples({"frames": frames})
     found = family.round_trip({"frames": frames})
     for seed, member in enumerate(family.members):

@@ -285,7 +285,8 @@ def test_an_error_stands_where_it_is_made(kind, small, lost):
     found = judged(kind)
     for stage in ("reading", "encoding", "dynamics"):
         error = value(found, f"defect_{stage}_position_probed", 8)
-        assert (error < 0.05) == (stage in small), (stage, error)
+        # Positions are whole pixels: a speed of three frames is off by 0.3 of one, a place 8 frames ahead by 2.4 of 25.
+        assert (error < 0.1) == (stage in small), (stage, error)
     if lost == "reading":  # the mean of the truth scores about 1
         assert value(found, "defect_reading_position_probed", 8) == pytest.approx(1, abs=0.3)
     row = next(r for r in found.rows if r["metric"] == "defect_dynamics_velocity_probed" and r["step"] == 8)

@@ -142,7 +142,7 @@ def test_films_of_different_rates_are_named(tmp_path, caplog):
             "all at one rate"
         ]
         caplog.clear()
-        made(tmp_path, fps=10)
+        made(tmp_path, fps=25)
     assert not [r for r in caplog.records if r.levelno == logging.WARNING]
 
 
