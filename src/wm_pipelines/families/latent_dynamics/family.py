@@ -166,14 +166,13 @@ class LatentDynamics(Predictor):
     @torch.no_grad()
     def round_trip(self, views: Views) -> Tensor:
         """Features of decoded encodings, as if they were observed: ``[E, T, …] -> [S, E, T, D]``."""
-        found = []
-        for member in self._evaluated():
-            parts = []
-            for x in self._inputs(views).split(_AT_ONCE):
-                decoded = member.decode(member.encode(x))
-                parts.append(member.pooled(decoded.clamp(0, 1) if self.space.kind == "frames" else decoded))
-            found.append(torch.cat(parts))
-        return torch.stack(found)
+        x = self._inputs(views)
+        parts = ([self._again(member, part) for part in x.split(_AT_ONCE)] for member in self._evaluated())
+        return torch.stack([torch.cat(part) for part in parts])
+
+    def _again(self, member: Any, x: Tensor) -> Tensor:
+        decoded = member.decode(member.encode(x))
+        return member.pooled(decoded.clamp(0, 1) if self.space.kind == "frames" else decoded)
 
     def _predicted(self, member: Any, past: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         latents = member.roll_out(member.encode(past), steps)

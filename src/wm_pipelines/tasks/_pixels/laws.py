@@ -42,7 +42,7 @@ def where_lost(scores: pd.DataFrame, world: str, step: float | None) -> list[str
     found, lines = last_defects(scores, world), []
     for model in model_order(found["model"]):
         own = found[found["model"] == model]
-        errors = {stage: float(np.sqrt(np.square(g["value"]).mean())) for stage, g in own.groupby("stage")}
+        errors = {str(stage): float(np.sqrt(np.square(g["value"]).mean())) for stage, g in own.groupby("stage")}
         if set(errors) != set(STAGES):
             continue
         frames = int(own["step"].iloc[0])

@@ -112,7 +112,7 @@ def _add_read(judged: Judgement, probe: PhysicsProbe, latents: Float, states: Fl
             continue
         true = along(law, formula, at)
         if true.std((0, 1)).max() > _VARIES * natural_scale(law, formula, at).mean():
-            found = [along(law, formula, z) for z in read]
+            quantities = [along(law, formula, z) for z in read]
             judged.add(
-                f"r2_{law}_probed", [explained_variance(f, true, resamples=judged.resamples) for f in found], "1"
+                f"r2_{law}_probed", [explained_variance(f, true, resamples=judged.resamples) for f in quantities], "1"
             )
