@@ -105,6 +105,18 @@ def test_features_of_a_time_do_not_depend_on_what_comes_later(name):
         assert torch.equal(found.pooled[:, :, :known], whole.pooled[:, :, :known])
         if whole.tokens is not None:
             assert torch.equal(found.tokens[:, :, :known], whole.tokens[:, :, :known])
+        # And on no more of what came before than is declared, by which windows are made equal.
+        first = -(-(cut + family.frames_seen - stride) // stride)
+        assert torch.equal(
+            family.encode({"frames": _before(frames, cut)}).pooled[:, :, first:], whole.pooled[:, :, first:]
+        )
+
+
+def _before(frames, cut):
+    """The same with other frames before ``cut``."""
+    other = frames.clone()
+    other[:, :cut] = squares(3, seed=9)[:, :cut].flip(1)
+    return other
 
 
 def test_every_family_that_works_on_frames_is_among_them():

@@ -99,10 +99,10 @@ def test_a_page_says_where_each_model_loses_the_law_and_what_its_probe_is_worth(
     page = Page(text)
     assert (
         "vjepa loses the law in the dynamics: 0.8 s ahead the error of energy is 0.20 of the truth's spread read from "
-        "the true frames, no decoder, and 0.90 predicted."
+        "the true frames, and 0.90 predicted."
     ) in page.text
     assert "latent_dynamics loses the law in the encoding" in page.text
-    assert "0.70 after its round trip" in page.text
+    assert "0.70 after the round trip through its decoder" in page.text
     assert "mae loses the law in what can be read of its features at all" in page.text
     assert "Where the law is lost" in page.text
     assert "Energy over time" in page.text

@@ -201,6 +201,10 @@ class Encodes(Protocol):
         """Rows of an episode that one latent step spans: the tubelet's length."""
 
     @property
+    def frames_seen(self) -> int:
+        """Rows that the features of one latent step depend on, itself and those before it."""
+
+    @property
     def context(self) -> int:
         """Rows of the past that a prediction starts from; 0: the family predicts nothing."""
 

@@ -4,8 +4,9 @@ Three errors of the same physical quantity at the same times, read by the same p
 predicted times alone:
 
 - *reading*: of the true frames. What the probe cannot read there, no prediction can show.
-- *encoding*: of what is left of the true frames after the model's own round trip, ``Enc(Dec(Enc(x)))``. A family
-  without a decoder predicts encodings of true frames: its target is what *reading* was done on, and the two are equal.
+- *encoding*: of what is left of the true frames after the model's own round trip, ``Enc(Dec(Enc(x)))``. A family that
+  does not decode its encodings predicts those of true frames: its target is what *reading* was done on, and the two are
+  equal.
 - *dynamics*: predicted.
 
 Every stage contains the one before: what a stage adds is the difference of the squares. Axes: ``S`` seeds, ``M``

@@ -20,6 +20,8 @@ _PLACES = {
     "encoding": "in the encoding",
     "dynamics": "in the dynamics",
 }
+_LARGE = 100  # spreads of the truth: a prediction that far off is not even wrong
+_HIGHEST = 3.0  # of an axis, in spreads of the truth
 _UNITS = {"energy": "J", "momentum": "kg m/s", "angular_momentum": "kg m²/s"}
 
 
@@ -50,15 +52,13 @@ def where_lost(scores: pd.DataFrame, world: str, step: float | None) -> list[str
         named = [word for name, word in _QUANTITIES.items() if name in set(own["quantity"])][::-1]
         added = losses(errors)
         stage = max(STAGES, key=lambda name: added[name])
+        read, encoded, predicted = (f"{e:.2f}" if (e := errors[name]) < _LARGE else f"over {_LARGE}" for name in STAGES)
         trip = (
-            "no decoder"
-            if errors["encoding"] == errors["reading"]
-            else f"{errors['encoding']:.2f} after its round trip"
+            "" if errors["encoding"] == errors["reading"] else f", {encoded} after the round trip through its decoder"
         )
         lines.append(
-            f"{model_label(model)} loses the law {_PLACES[stage]}: {after} ahead the error of {_listed(named)} is "
-            f"{errors['reading']:.2f} of the truth's spread read from the true frames, {trip}, and "
-            f"{errors['dynamics']:.2f} predicted."
+            f"{model_label(model)} loses the law {_PLACES[stage]}: {after} ahead the error of {_listed(named)} is {read} "
+            f"of the truth's spread read from the true frames{trip}, and {predicted} predicted."
         )
     return lines
 
@@ -74,8 +74,10 @@ def defects(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | None
     if quantity is None:
         return None
     found = found[found["quantity"] == quantity]
-    shape = layout("", f"error of {_QUANTITIES[quantity]} in the truth's spread", yaxis_rangemode="tozero")
+    shape = layout("", f"error of {_QUANTITIES[quantity]} in the truth's spread")
     ticks = {"tickvals": list(range(len(STAGES))), "ticktext": ["true frames", "round trip", "predicted"]}
+    top = float(np.nanmin([_HIGHEST, 1.1 * found["ci_high"].max()]))
+    shape["yaxis"] |= {"range": [0.0, top]}
     figure = go.Figure(layout=shape | {"xaxis": shape["xaxis"] | ticks | {"range": [-0.3, len(STAGES) - 0.7]}})
     for model in model_order(found["model"]):
         own = found[found["model"] == model].set_index("stage").reindex(STAGES)
@@ -90,9 +92,10 @@ def defects(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | None
     return Figure(
         figure,
         "Where the law is lost",
-        "Error at the last predicted step, read by one and the same probe: from the true frames, from what the model's "
-        "own decoder leaves of them (without a decoder: the same), and from its prediction. Where a line rises, the "
-        "law is lost; the mean of the truth would score about 1. 95 % intervals over episodes.",
+        "Error at the last predicted step, read by one and the same probe: from the true frames, from what a round "
+        "trip through the model's own decoder leaves of them (without one: the same), and from its prediction. Where a "
+        "line rises, the law is lost; the mean of the truth would score about 1, and what is beyond 3 leaves at the "
+        "top. 95 % intervals over episodes.",
     )
 
 

@@ -32,8 +32,8 @@ class Futures:
     Attributes:
         past: latents of the context ``[S, M, I, D]``. latents: predicted ``[S, M, K, D]``, or None.
         observed: encodings of the true frames at the predicted steps ``[S, M, K, D]``, or None without ``latents``.
-        rebuilt: the same after the family's own round trip ``Enc(Dec(Enc(x)))``; of a family without a decoder
-            ``observed`` itself, which is what it is to predict.
+        rebuilt: the same after the family's own round trip ``Enc(Dec(Enc(x)))``; of a family that does not
+            decode its encodings ``observed`` itself, which is what it is to predict.
         frames: predicted ``[S, M, steps, H, W, C]`` in [0, 1], or None. target: ``[M, steps, H, W, C]`` uint8.
         states: ``[M, context + steps, 2d]``, or None. starts: predictions per episode. step: seconds per frame.
     """
