@@ -57,8 +57,8 @@ def where_lost(scores: pd.DataFrame, world: str, step: float | None) -> list[str
             "" if errors["encoding"] == errors["reading"] else f", {encoded} after the round trip through its decoder"
         )
         lines.append(
-            f"{model_label(model)} loses the law {_PLACES[stage]}: {after} ahead the error of {_listed(named)} is {read} "
-            f"of the truth's spread read from the true frames{trip}, and {predicted} predicted."
+            f"{model_label(model)} loses the law {_PLACES[stage]}: {after} ahead the error of {_listed(named)} is "
+            f"{read} of the truth's spread read from the true frames{trip}, and {predicted} predicted."
         )
     return lines
 
