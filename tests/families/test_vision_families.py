@@ -89,3 +89,61 @@ def test_raw_pixels_copy_the_last_frame():
     means = torch.nn.functional.adaptive_avg_pool2d(frames[:, 3, ..., 0] / 255, 8).flatten(1)
     torch.testing.assert_close(found["latents"][0, :, 2], means)
     assert not list(built("raw_pixels").parameters())
+
+
+@pytest.mark.parametrize("name", sorted(set(SMALL) - {"ijepa"}))
+def test_features_of_a_time_do_not_depend_on_what_comes_later(name):
+    """Encodings that predictions start from are causal: other frames after a latent step leave it as it was."""
+    family, frames = built(name), squares(3)
+    stride = family.frames_per_latent
+    whole = family.encode({"frames": frames})
+    for cut in range(stride, 10, stride):
+        other = frames.clone()
+        other[:, cut:] = squares(3, seed=9)[:, cut:].flip(1)
+        found = family.encode({"frames": other})
+        known = cut // stride
+        assert torch.equal(found.pooled[:, :, :known], whole.pooled[:, :, :known])
+        if whole.tokens is not None:
+            assert torch.equal(found.tokens[:, :, :known], whole.tokens[:, :, :known])
+        # And on no more of what came before than is declared, by which windows are made equal.
+        first = -(-(cut + family.frames_seen - stride) // stride)
+        assert torch.equal(
+            family.encode({"frames": _before(frames, cut)}).pooled[:, :, first:], whole.pooled[:, :, first:]
+        )
+
+
+def _before(frames, cut):
+    """The same with other frames before ``cut``."""
+    other = frames.clone()
+    other[:, :cut] = squares(3, seed=9)[:, :cut].flip(1)
+    return other
+
+
+def test_every_family_that_works_on_frames_is_among_them():
+    known = {name: families.get(name) for name in families.names()}
+    own = {name for name, kind in known.items() if kind.__module__.startswith("wm_pipelines.")}
+    assert {name for name in own if "frames" in known[name].shown(VIDEO)} == set(SMALL)
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_features_that_training_cannot_change_are_declared(name):
+    """Of pixels by another name no probe may say that they were learned."""
+    family, frames = built(name, seeds=(0,)), squares(4)
+    if name != "raw_pixels":
+        family.examples({"frames": frames})
+    before = family.encode({"frames": frames}).pooled
+    with torch.no_grad():
+        for parameter in family.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    assert family.learned_features == (not torch.equal(before, family.encode({"frames": frames}).pooled))
+
+
+def test_a_round_trip_is_the_encoding_of_what_was_decoded():
+    family, frames = built("latent_dynamics").eval(), squares(4)
+    family.examples({"frames": frames})
+    found = family.round_trip({"frames": frames})
+    for seed, member in enumerate(family.members):
+        x = family._inputs({"frames": frames})
+        wanted = member.pooled(member.decode(member.encode(x)).clamp(0, 1))
+        torch.testing.assert_close(found[seed], wanted)
+    assert found.shape == family.encode({"frames": frames}).pooled.shape

@@ -4,6 +4,7 @@ import pytest
 from html_page import Page
 
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
+from wm_pipelines.spec import Space, Spec
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.images import Images
 from wm_pipelines.tasks.videos import Videos
@@ -63,6 +64,52 @@ def test_a_page_tells_the_best_beside_its_floors_and_shows_what_was_kept(task):
     assert task.file not in page.links
     assert task.page(results(task.name)) == text
     assert "Surprise AUC: jump" in page.text
+
+
+DEFECTS = {  # model -> reading, encoding, dynamics
+    ("vjepa", "default"): (0.2, 0.2, 0.9),
+    ("latent_dynamics", "default"): (0.1, 0.7, 0.72),
+    ("mae", "default"): (1.0, 1.0, 1.05),
+}
+
+
+def with_laws():
+    """Made-up errors by stage, and energies that were read, of one world."""
+    rows, arrays = [], {}
+    for (family, variant), errors in DEFECTS.items():
+        model = ("videos", "w", family, variant, "frames", "", 0, "test")
+        for stage, error in zip(("reading", "encoding", "dynamics"), errors, strict=True):
+            for step, share in ((-1, 0.5), (1, 0.5), (8, 1.0)):
+                value = share * error
+                name = f"defect_{stage}_energy_probed"
+                rows.append((*model, name, step, value, value - 0.01, value + 0.01, 9, "1"))
+        rows.append((*model, "r2_energy_probed", -1, 1 - errors[0] ** 2, 0.0, 1.0, 9, "1"))
+        arrays[f"{family}/{variant}"] = {
+            "test/read_energy": np.full((2, 4, 1), errors[0]), "test/true_energy": np.ones((2, 4, 1)),
+            "test/read_times": 0.1 * np.arange(4.0), "test/repeated": np.array([3, 60]),
+            "test/window": np.array([0.4, 4]),
+        }  # fmt: skip
+    spec = Spec("w", 0.1, {"frames": Space("frames", (8, 8, 1), "uint8")}, 20)
+    scores = pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS))
+    return Results(scores, arrays={"w": arrays}, specs={"w": {"test": spec}})
+
+
+def test_a_page_says_where_each_model_loses_the_law_and_what_its_probe_is_worth():
+    text = Videos().page(with_laws())
+    page = Page(text)
+    assert (
+        "vjepa loses the law in the dynamics: 0.8 s ahead the error of energy is 0.20 of the truth's spread read from "
+        "the true frames, and 0.90 predicted."
+    ) in page.text
+    assert "latent_dynamics loses the law in the encoding" in page.text
+    assert "0.70 after the round trip through its decoder" in page.text
+    assert "mae loses the law in what can be read of its features at all" in page.text
+    assert "Where the law is lost" in page.text
+    assert "Energy over time" in page.text
+    assert "R² of the energy read from true frames: vjepa 0.96, mae 0.00, latent_dynamics 0.99" in page.text
+    assert "3 of the 60 test frames (5.0 %) are byte for byte frames of the training set" in page.text
+    assert "Velocities are read from windows of 0.4 s (4 frames), whatever the model." in page.text
+    assert Videos().page(with_laws()) == text
 
 
 def test_a_page_of_nothing_says_so():

@@ -16,7 +16,7 @@ from wm_pipelines.metrics.explained import explained_variance
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.videos import Videos
 from wm_pipelines.tasks.videos.probing import Observables, PhysicsProbe
-from wm_pipelines.tasks.videos.surprise import surprises
+from wm_pipelines.tasks.videos.surprise import latent_scale, surprises
 
 STEP = 0.1
 LAWS = Laws(energy=lambda z: 0.5 * (z[..., 2:] ** 2).sum(-1))
@@ -71,12 +71,12 @@ class Stubborn(Reader):
     stubborn = True
 
 
-def judged(kind, seeds=(0,), states=True, laws=LAWS, context=10, **splits):
+def judged(kind, seeds=(0,), states=True, laws=LAWS, context=10, trained=True, settings=None, **splits):
     data = {"train": dots(40, states=states), "test": dots(20, seed=1, states=states), **splits}
     task = Videos()
     family = kind(FamilyConfig(), data["train"].spec.showing(task.shows), seeds)
-    config = task.config({"context": context, "steps": 8, "every": 10, "shown": 3})
-    return task.judge(family, data, "test", laws, config)
+    config = task.config({"context": context, "steps": 8, "every": 10, "shown": 3, **(settings or {})})
+    return task.judge(family, data, "test", laws, config, trained)
 
 
 def value(judgement, metric, step=-1, seed=0):
@@ -120,8 +120,30 @@ def test_a_velocity_is_read_from_a_window_and_not_from_one_frame():
 
 
 def test_windows_that_do_not_fit_are_one_line():
-    with pytest.raises(UserError, match=r"videos\.window: 3 latents .* episodes of 2 frames"):
+    with pytest.raises(UserError, match=r"videos\.window: 3 frames do not fit into episodes of 2 frames"):
         PhysicsProbe(Observables(2), 3, 1, np.zeros((1, 3, 2, 2)), np.zeros((3, 2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "seen", "latents"),
+    [(4, 1, 1, 4), (4, 2, 2, 2), (6, 3, 3, 2), (4, 4, 4, 1), (4, 2, 4, 1), (6, 2, 4, 2), (4, 1, 3, 2)],
+)
+def test_a_window_depends_on_the_same_seconds_whatever_a_latent_step_spans_and_sees(window, stride, seen, latents):
+    states = np.random.default_rng(0).normal(size=(6, 24, 4))
+    features = np.random.default_rng(1).normal(size=(1, 6, 24 // stride, 3))
+    probe = PhysicsProbe(Observables(2), window, stride, features, states, seen)
+    assert (probe.window - 1) * stride + seen == window
+    assert probe.window == latents
+    assert len(probe.velocity[0].mean) == 3 * latents
+    # Read from the first latent step on whose window lies in the episode.
+    assert stride * (probe.first + 1) >= window > stride * probe.first
+
+
+def test_a_window_of_no_whole_latent_steps_is_one_line():
+    with pytest.raises(
+        UserError, match=r"videos\.window: 4 frames are no whole number of latent steps of 3 .* use 3, or more by"
+    ):
+        PhysicsProbe(Observables(2), 4, 3, np.zeros((1, 3, 8, 2)), np.zeros((3, 24, 4)))
 
 
 # ------------------------------------------------------------------------------------------ predicting
@@ -176,7 +198,7 @@ def test_a_jump_surprises_who_knows_the_law():
 
 def test_surprise_is_where_the_law_is_broken():
     broken = dots(5, seed=2, jump=True)
-    score = surprises(Reader(FamilyConfig(), broken.spec, [0]), broken["frames"])
+    score = surprises(Reader(FamilyConfig(), broken.spec, [0]), broken["frames"], np.ones((1, 2)))
     assert score.shape == (1, 5, 30 - 3)
     assert np.all(np.isin(score[0].argmax(1), [12, 13, 14]))  # windows of three frames that reach frame 15
 
@@ -209,3 +231,166 @@ def test_predictions_are_compared_in_the_jurys_features():
     assert right["value"] < still["value"]
     assert right["value"] < right["ci_high"]
     assert still["n"] == 20  # episodes, of two predictions each
+
+
+# ------------------------------------------------------------------------------------------ laws that are read
+
+
+class Blind(Reader):
+    """Its features say nothing: the probe always returns the mean."""
+
+    def member_encode(self, member, views):
+        return super().member_encode(member, views)[0] * 0 + 1, None
+
+    def member_predict(self, member, past, steps, actions):
+        found = super().member_predict(member, past, steps, actions)
+        return {**found, "latents": found["latents"] * 0 + 1}
+
+
+class Dim(Reader):
+    """Its features tell the position to three pixels."""
+
+    def member_encode(self, member, views):
+        return (super().member_encode(member, views)[0] / 3).round() * 3, None
+
+
+def test_a_constant_read_out_is_the_worst_keeper_of_energy_and_not_the_best():
+    found = {kind.__name__: judged(kind) for kind in (Reader, Dim, Blind)}
+    for metric in (
+        "energy_error_probed",
+        "energy_mse_probed",
+        "violation_rate_probed",
+        "defect_dynamics_energy_probed",
+    ):
+        right, dim, blind = (value(found[name], metric) for name in ("Reader", "Dim", "Blind"))
+        assert right < dim < blind, metric
+    assert value(found["Blind"], "r2_energy_probed") < 0.01 < value(found["Reader"], "r2_energy_probed")
+    # From its own start the constant has moved nowhere: that says nothing, and is not judged.
+    read = found["Blind"].arrays["read_energy"]
+    assert np.ptp(read) < 1e-9 < np.ptp(found["Blind"].arrays["true_energy"][:, 0])
+    assert not [row for row in found["Blind"].rows if "drift" in row["metric"]]
+
+
+def test_energies_are_compared_with_the_truth_at_every_step():
+    found = judged(Reader)
+    steps = [value(found, "energy_error_probed", step) for step in range(1, 9)]
+    assert value(found, "energy_error_probed") == pytest.approx(np.mean(steps))
+    arrays = found.arrays
+    assert arrays["read_energy"].shape == arrays["true_energy"].shape == (3, 9, 1)
+    np.testing.assert_allclose(arrays["read_times"], STEP * np.arange(9))
+
+
+class Forgetful(Reader):
+    """Has a decoder, which leaves a quarter of the contrast of what was encoded, and predicts from the encoding."""
+
+    def round_trip(self, views):
+        z = self.encode(views).pooled
+        return z.mean((1, 2), keepdim=True) + 0.25 * (z - z.mean((1, 2), keepdim=True))
+
+
+STAGES = [
+    (Reader, ("reading", "encoding", "dynamics"), "none"),
+    (Stubborn, ("reading", "encoding"), "dynamics"),
+    (Forgetful, ("reading", "dynamics"), "encoding"),
+    (Blind, (), "reading"),
+]
+
+
+@pytest.mark.parametrize(("kind", "small", "lost"), STAGES)
+def test_an_error_stands_where_it_is_made(kind, small, lost):
+    found = judged(kind)
+    for stage in ("reading", "encoding", "dynamics"):
+        error = value(found, f"defect_{stage}_position_probed", 8)
+        # Positions are whole pixels: a speed of three frames is off by 0.3 of one, a place 8 frames ahead by 2.4 of 25.
+        assert (error < 0.1) == (stage in small), (stage, error)
+    if lost == "reading":  # the mean of the truth scores about 1
+        assert value(found, "defect_reading_position_probed", 8) == pytest.approx(1, abs=0.3)
+    row = next(r for r in found.rows if r["metric"] == "defect_dynamics_velocity_probed" and r["step"] == 8)
+    assert row["n"] == 20
+    assert row["ci_low"] <= row["value"] <= row["ci_high"]
+
+
+def test_without_a_decoder_the_encoding_is_what_was_read():
+    found = judged(Reader)
+    for quantity in ("position", "velocity", "energy"):
+        for step in range(1, 9):
+            read, encoded = (value(found, f"defect_{s}_{quantity}_probed", step) for s in ("reading", "encoding"))
+            assert read == encoded
+
+
+# ------------------------------------------------------------------------------------------ floors and controls
+
+
+class Renamed(Reader):
+    """Pixels, whatever it learned of prediction."""
+
+    learned_features = False
+
+
+def test_pixels_by_another_name_get_no_probe_rows_but_predictions_are_judged():
+    metrics = {row["metric"] for row in judged(Renamed).rows}
+    learned = {"r2_position_probed", "r2_velocity_probed", "r2_energy_probed", "effective_rank", "collapsed"}
+    assert not metrics & learned
+    assert learned <= {row["metric"] for row in judged(Reader).rows}
+    assert {"mse", "energy_error_probed", "defect_dynamics_energy_probed"} <= metrics
+    assert not judged(Renamed, trained=False).rows
+
+
+class Normalised(Reader):
+    """Subtracts a mean frame that `examples` finds, and normalises over the batch."""
+
+    def make_member(self):
+        return nn.BatchNorm1d(2, affine=False)
+
+    def examples(self, episodes):
+        self.mean = episodes["frames"].float().mean((0, 1))
+        return super().examples(episodes)
+
+    def member_encode(self, member, views):
+        z = (views["frames"] - self.mean)[:, :, 0, :2, 0]
+        return member(z.flatten(0, 1)).unflatten(0, z.shape[:2]), None
+
+
+def test_the_untrained_control_is_calibrated_on_the_training_split():
+    """As after training: its mean frame is that of the data, its normalised features have mean 0 and spread 1."""
+    from wm_pipelines.tasks._pixels.features import calibrate
+
+    train, test = dots(64), dots(64, seed=1)
+    family = Normalised(FamilyConfig(), train.spec, (0, 1)).eval()
+    calibrate(family, train)
+    z = family.encode({"frames": torch.tensor(train["frames"])}).pooled
+    assert z.mean((1, 2)).abs().max() < 1e-4
+    assert (z.flatten(1, 2).std(1) - 1).abs().max() < 0.2
+    once = family.encode({"frames": torch.tensor(test["frames"])}).pooled
+    assert torch.equal(once, family.encode({"frames": torch.tensor(test["frames"])}).pooled)
+    assert not family.training
+
+
+# ------------------------------------------------------------------------------------------ surprise, repeats
+
+
+def test_surprises_have_one_scale_and_it_is_that_of_lawful_training_clips():
+    """Twice the training variance halves every surprise, of possible and impossible clips alike; no clip's own does."""
+    clips = {"possible": dots(6, seed=4), "impossible": dots(6, seed=5, jump=True)}
+    family = Reader(FamilyConfig(), clips["possible"].spec, [0])
+    scale = latent_scale(family.encode({"frames": torch.tensor(dots(40)["frames"])}).pooled.double().numpy())
+    assert scale.shape == (1, 2)
+    for part in clips.values():
+        one, two = (surprises(family, part["frames"], factor * scale) for factor in (1, 2))
+        np.testing.assert_allclose(one, 2 * two)
+        alone = surprises(family, part["frames"][:1], scale)
+        np.testing.assert_array_equal(alone, one[:, :1])
+
+
+def test_a_feature_that_never_varied_in_training_does_not_outweigh_all_others():
+    learned = np.random.default_rng(0).normal(size=(1, 5, 7, 4)) * [1.0, 1.0, 1.0, 0.0]
+    scale = latent_scale(learned)[0]
+    np.testing.assert_allclose(scale[:3], learned.reshape(-1, 4)[:, :3].var(0))
+    assert scale[3] == pytest.approx(0.01 * learned.reshape(-1, 4).var(0).mean())
+
+
+def test_frames_that_training_showed_are_counted():
+    train, other = dots(10), dots(5, seed=7)
+    found = judged(Reader, train=train, test=Episodes(train.spec, {n: v[:4] for n, v in train.views.items()}))
+    np.testing.assert_array_equal(found.arrays["repeated"], [4 * 30, 4 * 30])
+    assert judged(Reader, train=train, test=other).arrays["repeated"][1] == 150

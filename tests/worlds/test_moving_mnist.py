@@ -158,6 +158,25 @@ def test_another_file_is_refused(published, change, settings, message):
         made(test_file=str(path), **settings)
 
 
+@pytest.mark.parametrize("count", [15, 20, 24])
+def test_swapped_axes_are_recognised(tmp_path, count):
+    """``[sequences, 20, 64, 64]``, whichever of the two axes is longer: images that follow each other are alike."""
+    right = made(test=count)["test"]["frames"]
+    path = tmp_path / "swapped.npy"
+    np.save(path, right[..., 0])
+    found = made(test_file=str(path), test_md5=None, test=None)["test"]["frames"]
+    np.testing.assert_array_equal(found, right)
+    np.save(path, right[..., 0].swapaxes(0, 1))
+    np.testing.assert_array_equal(made(test_file=str(path), test_md5=None, test=None)["test"]["frames"], right)
+
+
+def test_swapped_axes_that_a_wrong_number_of_frames_hides_are_refused(tmp_path):
+    path = tmp_path / "swapped.npy"
+    np.save(path, made(test=24)["test"]["frames"][..., 0])
+    with pytest.raises(UserError, match="its axes are swapped: images follow each other along its second axis, of 20"):
+        made(test_file=str(path), test_md5=None, test=None, frames=24)
+
+
 def test_it_can_be_drawn_and_described(episodes):
     world, z = world_of(), episodes["test"]["states"]
     image = world.render(z[:2], 64)

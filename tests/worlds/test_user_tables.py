@@ -264,7 +264,7 @@ def test_files_are_utf_8_whatever_the_locale(tmp_path):
         "import sys, locale; from pathlib import Path; folder = Path(sys.argv[1])\n"
         "assert locale.getpreferredencoding(False).lower() not in ('utf-8', 'utf8')\n"
         "from wm_pipelines.worlds.parts.trajectories import Columns, read_trajectories\n"
-        "from wm_pipelines.worlds.parts.video_files import read_list\n"
+        "from wm_pipelines.worlds.parts.video_lists import read_list\n"
         f"assert len(read_trajectories(folder / 'mine.csv', Columns(**{columns!r}))) == {EPISODES}\n"
         "assert ascii(read_list(folder / 'list.csv', folder)[0].label) == ascii('s\\xfc\\xdf')"
     )

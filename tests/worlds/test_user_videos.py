@@ -12,15 +12,8 @@ from tests.user_files import refused
 from wm_pipelines.errors import validate
 from wm_pipelines.worlds.making import WorldConfig, ingest
 from wm_pipelines.worlds.parts import video_files
-from wm_pipelines.worlds.parts.video_files import (
-    Cut,
-    Listed,
-    UnusableVideoError,
-    label_numbers,
-    plan_clips,
-    read_clips,
-    read_list,
-)
+from wm_pipelines.worlds.parts.video_files import Cut, UnusableVideoError, plan_clips, read_clips
+from wm_pipelines.worlds.parts.video_lists import Listed, label_numbers, read_list
 
 
 def film(path, first=0, width=32):
@@ -191,8 +184,8 @@ def test_clips_are_where_the_plain_formula_puts_them(count, frames, stride, clip
 
 def test_videos_left_out_are_reported_in_the_order_of_the_list(folder, monkeypatch):
     """A video that turns out damaged only when it is decoded stands where the list has it."""
-    decoded = video_files._decoded
-    monkeypatch.setattr(video_files, "_decoded", lambda p, *rest: {} if p.name == "v0.mp4" else decoded(p, *rest))
+    decoded, nothing = video_files._decoded, ({}, video_files._Seen())
+    monkeypatch.setattr(video_files, "_decoded", lambda p, *rest: nothing if p.name == "v0.mp4" else decoded(p, *rest))
     (folder / "list.csv").write_text("v0.mp4\nno.mp4\n" + "".join(f"v{i}.mp4\n" for i in range(1, 8)), encoding="utf-8")
     skipped = made(folder)["train"].metadata["skipped"]
     assert [s["path"] for s in skipped] == ["v0.mp4", "no.mp4"]

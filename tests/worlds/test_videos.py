@@ -11,7 +11,8 @@ from wm_pipelines.episodes import read, write
 from wm_pipelines.errors import UserError
 from wm_pipelines.laws import world_of
 from wm_pipelines.worlds.making import WorldConfig, ingest
-from wm_pipelines.worlds.parts.video_files import Cut, UnusableVideoError, label_numbers, read_clips, read_list
+from wm_pipelines.worlds.parts.video_files import Cut, UnusableVideoError, read_clips
+from wm_pipelines.worlds.parts.video_lists import label_numbers, read_list
 
 ROOT = Path(__file__).parents[2]
 CODECS = {

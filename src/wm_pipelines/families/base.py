@@ -191,11 +191,19 @@ class Encoding:
 
 @runtime_checkable
 class Encodes(Protocol):
-    """A family whose features can be judged."""
+    """A family whose features can be judged; those of a time step depend on nothing later."""
+
+    @property
+    def learned_features(self) -> bool:
+        """Whether training can change them; pixels by another name are no representation."""
 
     @property
     def frames_per_latent(self) -> int:
         """Rows of an episode that one latent step spans: the tubelet's length."""
+
+    @property
+    def frames_seen(self) -> int:
+        """Rows that the features of one latent step depend on, itself and those before it."""
 
     @property
     def context(self) -> int:
@@ -203,6 +211,14 @@ class Encodes(Protocol):
 
     def encode(self, views: Views) -> Encoding:
         """Frozen features of episodes ``[E, T, …]``."""
+
+
+@runtime_checkable
+class RoundTrips(Protocol):
+    """A family that decodes what it encodes."""
+
+    def round_trip(self, views: Views) -> Tensor:
+        """Pooled features of ``Dec(Enc(x))``, nothing predicted: views ``[E, T, …]`` -> ``[S, E, T', D]``."""
 
 
 @runtime_checkable

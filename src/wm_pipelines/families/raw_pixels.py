@@ -30,6 +30,7 @@ class RawPixels(MemberFamily):
 
     name: ClassVar[str] = "raw_pixels"
     Config: ClassVar[type[FamilyConfig]] = RawPixelsConfig
+    learned_features: ClassVar[bool] = False
     config: RawPixelsConfig
 
     @property

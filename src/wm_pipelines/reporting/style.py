@@ -238,7 +238,7 @@ def lower_is_better(metric: str) -> bool | None:
     name = metric.removesuffix("_probed")
     if (known := described(name)) is not None:
         return known.lower_is_better
-    if name.startswith("relative_l2_") or name.endswith("_balance_error"):
+    if name.startswith(("relative_l2_", "defect_dynamics_")) or name.endswith("_balance_error"):
         return True
     if name.startswith("r2_") or name.endswith("_auc"):
         return False

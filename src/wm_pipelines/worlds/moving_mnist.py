@@ -8,6 +8,7 @@ move in, rounded down, and digits are pasted by the maximum. The published test 
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,11 @@ from wm_pipelines.worlds.mnist import chosen, read_digits
 from wm_pipelines.worlds.parts import captions
 from wm_pipelines.worlds.parts.trajectories import project_path
 
+logger = logging.getLogger(__name__)
+
 PUBLISHED_MD5 = "be083ec986bfe91a449d63653c411eb2"  # mnist_test_seq.npy, 10,000 sequences
+_LOOKED_AT = 50  # frames and sequences, to tell one from the other
+_MORE_ALIKE = 0.9  # ratio of mean differences below which images follow each other along an axis
 _HELD_OUT = 0.1  # share of the training digits that only validation sequences show
 
 
@@ -151,11 +156,11 @@ class MovingMnist(SimulatedWorld):
     def _published(self, file: str, facts: dict[str, Any]) -> Episodes:
         """The published sequences ``[20, 10000, 64, 64]``; where their digits are is not known."""
         path = project_path(file)
-        frames = _read_sequences(str(path), self.parameters.test_md5)
+        frames = _in_order(_read_sequences(str(path), self.parameters.test_md5), self.parameters.frames, str(path))
         if frames.shape[0] != self.parameters.frames or frames.shape[2:] != (self.parameters.size,) * 2:
             raise UserError(
-                f"'{path}' has {frames.shape[0]} frames of {frames.shape[2]} × {frames.shape[3]} pixels; "
-                "set `frames` and `size` to that"
+                f"'{path}' has {frames.shape[0]} frames of {frames.shape[2]} × {frames.shape[3]} pixels, if its axes "
+                "are [frames, sequences, height, width] as published; set `frames` and `size` to that"
             )
         wanted = self.parameters.test or frames.shape[1]
         if wanted > frames.shape[1]:
@@ -177,6 +182,29 @@ class MovingMnist(SimulatedWorld):
         turns = int((np.diff(np.sign(p), axis=0) != 0).sum())
         number = captions.count(self.parameters.digits, "handwritten digit").capitalize()
         return f"{number} in straight motion, turned back {captions.count(turns, 'time')} by the edges."
+
+
+def _in_order(sequences: NDArray[np.uint8], frames: int, path: str) -> NDArray[np.uint8]:
+    """The table with its frames in front: ``[frames, sequences, height, width]``, recognised if the two are swapped.
+
+    Frames that follow each other resemble each other more than frames of different sequences do.
+
+    Raises:
+        UserError: they resemble each other along the second axis, whose length is not that of a sequence.
+    """
+    some = sequences[:_LOOKED_AT, :_LOOKED_AT].astype(np.float32)
+    along = [float(np.abs(np.diff(some, axis=axis)).mean()) if some.shape[axis] > 1 else np.inf for axis in (0, 1)]
+    if not along[1] < _MORE_ALIKE * along[0]:
+        return sequences
+    if sequences.shape[1] != frames:
+        raise UserError(
+            f"'{path}': its axes are swapped: images follow each other along its second axis, of {sequences.shape[1]}; "
+            f"set `frames` to that, or save it as [frames, sequences, height, width]"
+        )
+    logger.info(
+        "'%s' is read as [sequences, frames, height, width]: images follow each other along its second axis", path
+    )
+    return sequences.swapaxes(0, 1)
 
 
 def _read_sequences(path: str, md5: str | None) -> NDArray[np.uint8]:

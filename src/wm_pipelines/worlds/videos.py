@@ -1,4 +1,4 @@
-"""The user's own videos: a list of path,label (as of Kinetics-400) becomes a world by a parameter file alone."""
+"""The user's own videos: a folder or a list of path,label (as of Kinetics-400) becomes a world by parameters alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,30 +22,33 @@ from wm_pipelines.worlds.parts.trajectories import project_path
 from wm_pipelines.worlds.parts.video_files import (
     Clips,
     Cut,
-    Listed,
     Planned,
     UnusableVideoError,
     check_memory,
     cut_clips,
-    exists,
-    label_numbers,
     plan_clips,
-    read_list,
 )
+from wm_pipelines.worlds.parts.video_lists import Listed, exists, find_videos, label_numbers
 
 logger = logging.getLogger(__name__)
+
+_SAME_RATE = 1.01  # largest ratio of two rates that count as one
 
 
 class VideosParameters(WorldParameters):
     """Which videos, which clips of them, and who sees which."""
 
-    path: str | dict[str, str] = Field(description="a CSV of path,label; or one per split: {train: …, test: …}")
+    path: str | dict[str, str] = Field(
+        description="a folder, a pattern (films/*.mp4) or a CSV of path,label; or one per split: {train: …, test: …}"
+    )
     folder: str | None = Field(None, description="where relative paths in the CSV start; null: the CSV's own folder")
     # FFmpeg scales to no larger picture.
     size: int = Field(64, ge=8, le=16_000, description="pixels along a side: shorter side scaled, centre cut out")
     frames: int = Field(16, ge=2, description="of a clip")
     stride: int = Field(1, ge=1, description="every how many-th frame is taken")
-    fps: float | None = Field(None, ge=1e-6, le=1e6, description="frames per second taken; null: all")
+    fps: float | None = Field(
+        None, ge=1e-6, le=1e6, description="frames per second taken; null: all, evenly spaced where they are not"
+    )
     clips_per_video: int = Field(1, ge=1, le=1_000_000, description="at most, evenly spread over the video")
     grey: bool = False
     splits: dict[str, float] = Field(
@@ -95,8 +99,9 @@ class Videos(World):
         s = self.settings
         lists = {"": s.path} if isinstance(s.path, str) else s.path
         places = {split: project_path(path) for split, path in lists.items()}
-        listed = {split: read_list(p, project_path(s.folder) if s.folder else p.parent) for split, p in places.items()}
+        listed = {split: find_videos(p, project_path(s.folder) if s.folder else None) for split, p in places.items()}
         numbers = label_numbers([entry for entries in listed.values() for entry in entries])
+        self._tell_unlabelled(listed, places)
         for split, entries in listed.items():
             if not any(exists(entry.path) for entry in entries):
                 raise UserError(
@@ -118,14 +123,53 @@ class Videos(World):
             "label_names": numbers and _by_number(numbers),
             "skipped": skipped,
             "skipped_videos": len(skipped),
-            "source_sha256": hashlib.sha256(b"".join(p.read_bytes() for p in places.values())).hexdigest(),
+            "source_sha256": _source(places, listed, videos),
+            "uneven_videos": sum(video.clips.uneven for part in by_split.values() for video in part),
+            "turned_videos": sum(video.clips.turned for part in by_split.values() for video in part),
             "generator": __version__,
         }
         step = float(np.median([video.clips.step for part in by_split.values() for video in part]))
+        self._tell([video for part in by_split.values() for video in part], step)
         return {
             split: self.episodes(_views(part, numbers), step, {**facts, "split": split, "episodes": _names(part)})
             for split, part in by_split.items()
         }
+
+    def _tell_unlabelled(self, listed: dict[str, list[Listed]], places: dict[str, Path]) -> None:
+        """Say where labels are missing in one split only: nothing is classified there."""
+        without = {split for split, entries in listed.items() if all(entry.label is None for entry in entries)}
+        if without and len(without) < len(listed):
+            names = [
+                ", ".join(places[s].name for s in listed if (s in without) is missing) for missing in (True, False)
+            ]
+            logger.warning(
+                "%s: no labels in %s, unlike %s; they are taken as missing there, and classes are judged only where "
+                "both train and test have labels",
+                self.entry,
+                *names,
+            )
+
+    def _tell(self, videos: list[_Video], step: float) -> None:
+        """One line of what was found out about the videos rather than given."""
+        clips = [video.clips for video in videos]
+        rates = sorted({float(f"{c.rate:.4g}") for c in clips})
+        sizes = sorted({c.shown for c in clips})
+        rate = f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
+        size = " to ".join(f"{w} × {h}" for w, h in dict.fromkeys((sizes[0], sizes[-1])))
+        said = [f"{rate} frames per second by their time stamps, {step:.4g} s between frames of a clip"]
+        if uneven := sum(c.uneven for c in clips):
+            said.append(f"{uneven} with frames not evenly apart, taken from an even grid of times")
+        said.append(f"{size} pixels as shown")
+        if turned := sum(c.turned for c in clips):
+            said.append(f"{turned} turned as the file says")
+        logger.info("%s: %d videos: %s", self.entry, len(videos), "; ".join(said))
+        if self.settings.fps is None and rates[-1] > _SAME_RATE * rates[0]:
+            logger.warning(
+                "%s: %s frames per second: clips of different videos span different times; set `fps` to take all at "
+                "one rate",
+                self.entry,
+                rate,
+            )
 
     def _usable(self, listed: dict[str, list[Listed]]) -> tuple[dict[str, list[_Video]], list[dict[str, str]]]:
         """The clips of all videos by split, and the videos that have none, with the reason."""
@@ -156,6 +200,17 @@ class Videos(World):
             except UnusableVideoError as reason:
                 leave_out(place, entry, reason)
         return videos, [{"path": entry.name, "reason": reason} for _, (entry, reason) in sorted(reasons.items())]
+
+
+def _source(places: dict[str, Path], listed: dict[str, list[Listed]], videos: dict[str, list[_Video]]) -> str:
+    """Hash of the lists; of a folder or a pattern, of the names and contents of its videos."""
+    digest = hashlib.sha256()
+    for split, place in places.items():
+        if exists(place) and place != listed[split][0].path:
+            digest.update(place.read_bytes())
+        else:
+            digest.update("\n".join(f"{v.listed.name} {v.clips.sha256}" for v in videos[split]).encode())
+    return digest.hexdigest()
 
 
 def _summary(skipped: list[dict[str, str]]) -> str:
@@ -197,7 +252,7 @@ def _views(videos: list[_Video], numbers: dict[str, int] | None) -> dict[str, ND
     frames = np.concatenate([video.clips.frames for video in videos])
     steps = np.repeat([video.clips.step for video in videos], counts)
     labels = None
-    if numbers is not None:
+    if numbers is not None and all(video.listed.label is not None for video in videos):
         labels = np.repeat(np.array([numbers[str(video.listed.label)] for video in videos], np.int64), counts)
     return {"times": steps[:, None] * np.arange(float(frames.shape[1])), "frames": frames, "labels": labels}
 

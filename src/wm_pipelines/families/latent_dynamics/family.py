@@ -163,6 +163,17 @@ class LatentDynamics(Predictor):
             future = torch.cat([past["states"][:, -1:], future], 1)
         return {self.view: future, "latents": torch.cat([z for _, z in found])}
 
+    @torch.no_grad()
+    def round_trip(self, views: Views) -> Tensor:
+        """Features of decoded encodings, as if they were observed: ``[E, T, …] -> [S, E, T, D]``."""
+        x = self._inputs(views)
+        parts = ([self._again(member, part) for part in x.split(_AT_ONCE)] for member in self._evaluated())
+        return torch.stack([torch.cat(part) for part in parts])
+
+    def _again(self, member: Any, x: Tensor) -> Tensor:
+        decoded = member.decode(member.encode(x))
+        return member.pooled(decoded.clamp(0, 1) if self.space.kind == "frames" else decoded)
+
     def _predicted(self, member: Any, past: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         latents = member.roll_out(member.encode(past), steps)
         future = member.decode(latents)

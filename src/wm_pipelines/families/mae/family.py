@@ -23,7 +23,7 @@ from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
-from wm_pipelines.families.mae.clips import encode_in_chunks, unpatchify
+from wm_pipelines.families.mae.clips import encode_causally, unpatchify
 from wm_pipelines.families.parts.members import MemberFamily
 
 _FLAT = 1e-6  # variance below which a patch has no contrast (He et al. 2022, reference code)
@@ -84,6 +84,11 @@ class MAE(MemberFamily):
     def frames_per_latent(self) -> int:
         """Frames of a tubelet; 1 for images."""
         return self.config.tubelet if self._video else 1
+
+    @property
+    def frames_seen(self) -> int:
+        """The context; 1 for images."""
+        return self.config.context if self._video else 1
 
     @property
     def context(self) -> int:
@@ -166,13 +171,14 @@ class MAE(MemberFamily):
         return torch.cat([normalised, mean, spread], dim=-1) if self._moments else normalised
 
     def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
-        """All patches, clip by clip: the mean of the tokens of a latent step, and the tokens.
+        """All patches: the mean of the tokens of a latent step, and the tokens.
 
-        Frames beyond the last whole tubelet are left out.
+        A step is encoded with the context that ends with it, as predictions are made: attention over whole clips would
+        let features see what comes after them. Frames beyond the last whole tubelet are left out.
         """
         grid, tubelet, frames = member.encoder.grid, self.frames_per_latent, views["frames"]
         whole = frames[:, : frames.shape[1] // tubelet * tubelet]
-        tokens = encode_in_chunks(member.encoder, whole)
+        tokens = encode_causally(member.encoder, whole, self.frames_seen)
         tokens = tokens.unflatten(1, (-1, grid[1] * grid[2]))
         return tokens.mean(2), tokens
 

@@ -52,6 +52,7 @@ class ObjectTracker(Predictor):
 
     name: ClassVar[str] = "object_tracker"
     Config: ClassVar[type[FamilyConfig]] = ObjectTrackerConfig
+    learned_features: ClassVar[bool] = False  # cells of pixels, and no probe of them says what was learned
     config: ObjectTrackerConfig
     _tracked: Tensor
 

@@ -31,11 +31,13 @@ class MemberFamily(Family):
 
     Attributes:
         view: what it observes, the first of `shown`. space: of one observation.
+        learned_features: see `Encodes`.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("frames",)
     any_step: ClassVar[bool] = False
     dtype: ClassVar[torch.dtype] = torch.float32
+    learned_features: ClassVar[bool] = True
     config: Any
     members: nn.ModuleList
     _watched: Tensor
@@ -75,7 +77,7 @@ class MemberFamily(Family):
 
     @abstractmethod
     def member_encode(self, member: nn.Module, views: Views) -> tuple[Tensor, Tensor | None]:
-        """Views ``[E, T, …]`` -> pooled ``[E, T', D]`` and tokens ``[E, T', N, D]`` or None."""
+        """Views ``[E, T, …]`` -> pooled ``[E, T', D]`` and tokens ``[E, T', N, D]`` or None; nothing looks ahead."""
 
     def member_predict(self, member: nn.Module, past: Views, steps: int, actions: Tensor | None) -> dict[str, Tensor]:
         """The future of ``past [E, C, …]``.
@@ -100,6 +102,11 @@ class MemberFamily(Family):
     def frames_per_latent(self) -> int:
         """See `Encodes`."""
         return 1
+
+    @property
+    def frames_seen(self) -> int:
+        """See `Encodes`."""
+        return self.frames_per_latent
 
     @property
     def context(self) -> int:

@@ -11,11 +11,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Encodes, Family
+from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.metrics.representation import effective_rank, feature_std, is_collapsed, rankme, relative_spread
 from wm_pipelines.tasks.judgement import Judgement
 
@@ -25,6 +26,7 @@ Labels = NDArray[np.int64]
 
 _LEAST_SPREAD = 0.05  # of the features' size, for images that vary by at least half of their own
 _IMAGES = 500  # whose spread is measured
+_BATCH = 32  # episodes whose statistics are taken together
 _RANKED = 4096  # features that spread and rank are measured on
 
 
@@ -67,6 +69,41 @@ def add_spread(judged: Judgement, features: Float, frames: Frames | None) -> Non
 def has_learned(family: Family) -> bool:
     """Whether there is anything that training may have adjusted."""
     return any(True for _ in family.parameters())
+
+
+@torch.no_grad()
+def calibrate(family: Family, episodes: Episodes) -> None:
+    """Give an untrained control what training takes from the data without learning: units, mean frames, statistics.
+
+    Weights stay as they were drawn. Networks with batch normalisation are built for activations that it has centred and
+    scaled: without, the control would be worse than an untrained network is.
+
+    Args:
+        family: untrained; calibrated in place, then in evaluation mode. episodes: those that it would learn from.
+    """
+    views = {name: torch.tensor(episodes[name]) for name in family.shown(family.spec)}
+    family.examples(views)
+    norms = [part for part in family.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    if not isinstance(family, MemberFamily) or not norms:
+        return
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+    for part in family.modules():
+        part.training = True  # a target network, too
+    for start in range(0, len(episodes), _BATCH):
+        batch = {name: view[start : start + _BATCH] for name, view in views.items()}
+        if len(batch[family.view]) > 1:  # of a single one there is no variance
+            for member in family.members:
+                family.member_encode(member, batch)
+    family.eval()
+
+
+def repeated_frames(train: Frames, test: Frames) -> tuple[int, int]:
+    """How many test frames ``[E, T, H, W, C]`` are byte for byte in the training set, and how many there are."""
+    seen = {frame.tobytes() for frame in train.reshape(-1, *train.shape[2:])}
+    found = [frame.tobytes() in seen for frame in test.reshape(-1, *test.shape[2:])]
+    return sum(found), len(found)
 
 
 def labels_of(episodes: Mapping[str, Episodes], split: str) -> tuple[Labels, Labels] | None:

@@ -26,6 +26,7 @@ from wm_pipelines.reporting.style import (
     model_order,
 )
 from wm_pipelines.reporting.summary import competes
+from wm_pipelines.tasks._pixels.laws import defects, over_time, where_lost
 from wm_pipelines.tasks.base import Results
 
 _FINDINGS = {
@@ -57,7 +58,19 @@ DESCRIPTIONS = {
     "squared maximum mean discrepancy); zero for equal distributions.",
     "surprise": "How well the error of a one-step prediction tells impossible episodes from lawful ones: area under "
     "the ROC curve, 0.5 is chance.",
-    "energy_error": "How far the energy read from predicted latents strays from its start, on average over time.",
+    "r2_energy_probed": "The same of the energy that follows from the positions and velocities read: what any energy "
+    "below is worth.",
+    "r2_momentum_probed": "The same of the total momentum.",
+    "r2_angular_momentum_probed": "The same of the angular momentum.",
+    "energy_error": "Distance of the energy read from predicted latents from the true energy at the same time, mean "
+    "over time. Not from its own start: a probe that reads nothing always says the mean, and would conserve it best.",
+    "momentum_error": "The same of the total momentum.",
+    "angular_momentum_error": "The same of the angular momentum.",
+    "violation_rate": "Share of predicted steps at which energy or momenta, as read, are further from the true ones "
+    "than the tolerance.",
+    "defect_reading": "Error of what the probe reads from true frames at the predicted times, in the truth's spread.",
+    "defect_encoding": "The same after the model's own round trip, encoding and decoding; without a decoder no other.",
+    "defect_dynamics": "The same of what the model predicted.",
 }
 
 
@@ -82,8 +95,12 @@ def page(task: str, title: str, results: Results) -> str:
 
 def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, palette: Palette) -> dict[str, Any]:
     own, scores = table[table["world"] == world], results.scores
+    kept = {model: _of_test(arrays) for model, arrays in results.arrays.get(world, {}).items()}
+    spec = results.specs.get(world, {}).get("test")
     figures = {
         "labels": accuracy_by_labels(scores, world, palette),
+        "defects": defects(scores, world, palette),
+        **{law: over_time(kept, law, scores, world, palette) for law in ("energy", "momentum", "angular_momentum")},
         "steps": r2_by_step(scores, world, palette),
         "frames": similarity_by_step(scores, world, palette),
         "curves": learning_curves(results.curves, world, palette),
@@ -95,14 +112,37 @@ def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, pal
         "name": world,
         "anchor": anchor,
         "findings": _findings(own),
+        "losses": where_lost(scores, world, None if spec is None else spec.step),
+        "notes": _notes(kept),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
-        "table": frame.numbers(own, metric_order(own["metric"])),
+        "table": frame.numbers(own, [m for m in metric_order(own["metric"]) if not m.startswith("defect_")]),
         "legend": frame.legend(drawn),
         "animations": _animations(results, world),
         "figures": [frame.embedded(f"{anchor}-{name}", figure) for name, figure in drawn.items()],
         "images": _images(results, world),
         "not_applicable": [(f, why) for w, f, why in results.not_applicable if w == world],
     }
+
+
+def _of_test(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What was kept of the test split, by name."""
+    return {key.partition("/")[2]: array for key, array in arrays.items() if key.startswith("test/")}
+
+
+def _notes(kept: Mapping[str, Mapping[str, NDArray[Any]]]) -> list[str]:
+    """What a reader of the table has to know of this world's videos."""
+    notes = []
+    windows = sorted({(float(a["window"][0]), int(a["window"][1])) for a in kept.values() if "window" in a})
+    for seconds, frames in windows:
+        notes.append(f"Velocities are read from windows of {seconds:.3g} s ({frames} frames), whatever the model.")
+    for repeated, count in sorted({tuple(map(int, a["repeated"])) for a in kept.values() if "repeated" in a}):
+        if not repeated:
+            continue
+        notes.append(
+            f"{repeated} of the {count} test frames ({_share(repeated / count)}) are byte for byte frames of the "
+            "training set: other episodes that come by the same places."
+        )
+    return notes
 
 
 def _kept(results: Results, world: str, what: str) -> dict[str, NDArray[Any]]:

@@ -16,13 +16,23 @@ from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Family
 from wm_pipelines.metrics.probes import attentive_probe, knn_probe, linear_probe
-from wm_pipelines.tasks._pixels.features import Float, Frames, add_spread, encode, encoder, has_learned, labels_of
+from wm_pipelines.tasks._pixels.features import (
+    Float,
+    Frames,
+    add_spread,
+    calibrate,
+    encode,
+    encoder,
+    has_learned,
+    labels_of,
+)
 from wm_pipelines.tasks.judgement import Judgement
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.images import ImagesConfig
 
 _NEIGHBOURS = 6
+_CALIBRATED = 1024  # training images whose statistics the untrained control is given
 _RATE = 15.0  # steps times learning rate of the attentive probe: how far it can get
 
 
@@ -41,6 +51,8 @@ def judge(
     model, found = encoder(family), labels_of(episodes, split)
     if found is None:
         raise UserError(f"images of '{episodes[split].spec.name}' have no labels, which probes need; give it labels")
+    if not trained:
+        calibrate(family, episodes["train"].first(_CALIBRATED))
     frames, test = episodes["train"]["frames"], episodes[split]["frames"]
     some = slice(config.probe_train)
     labels, true = found[0][some], found[1]

@@ -31,7 +31,7 @@ class Checked(Settings):
 class VideosConfig(PixelConfig):
     """How features and predictions of videos are judged."""
 
-    window: int = Field(3, ge=2, description="latent steps that a velocity is read from")
+    window: int = Field(4, ge=2, description="frames that a velocity is read from, the same for every family")
     context: int = Field(10, ge=1, description="frames before the first prediction")
     steps: int = Field(8, ge=1, description="frames predicted")
     every: int = Field(10, ge=1, description="frames between two predictions of one episode")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
+from wm_pipelines.families.base import RoundTrips
 from wm_pipelines.metrics.distances import I3DFeatures, fvd
 from wm_pipelines.metrics.perception import frame_mse, lpips, psnr, ssim
 from wm_pipelines.tasks._pixels.features import Float, Frames, encode
@@ -30,12 +31,17 @@ class Futures:
 
     Attributes:
         past: latents of the context ``[S, M, I, D]``. latents: predicted ``[S, M, K, D]``, or None.
+        observed: encodings of the true frames at the predicted steps ``[S, M, K, D]``, or None without ``latents``.
+        rebuilt: the same after the family's own round trip ``Enc(Dec(Enc(x)))``; of a family that does not
+            decode its encodings ``observed`` itself, which is what it is to predict.
         frames: predicted ``[S, M, steps, H, W, C]`` in [0, 1], or None. target: ``[M, steps, H, W, C]`` uint8.
         states: ``[M, context + steps, 2d]``, or None. starts: predictions per episode. step: seconds per frame.
     """
 
     past: Float
     latents: Float | None
+    observed: Float | None
+    rebuilt: Float | None
     frames: NDArray[np.float32] | None
     target: Frames
     states: Float | None
@@ -76,9 +82,18 @@ def predict(model: Any, episodes: Episodes, config: VideosConfig, only_context: 
     found: dict[str, torch.Tensor] = {}
     if not only_context:
         found = model.predict({"frames": torch.tensor(clips[:, context - model.context : context])}, steps)
+    latents = observed = rebuilt = None
+    if "latents" in found and states is not None:
+        observed = rebuilt = encode(model, clips)[0][:, :, context // stride :]
+        if isinstance(model, RoundTrips):
+            rebuilt = model.round_trip({"frames": torch.tensor(clips[:, context:])}).double().numpy()
+    if "latents" in found:
+        latents = found["latents"].double().numpy()
     return Futures(
         past,
-        found["latents"].double().numpy() if "latents" in found else None,
+        latents,
+        observed,
+        rebuilt,
         found["frames"].numpy() if "frames" in found else None,
         clips[:, context:],
         None if states is None else cut(states),

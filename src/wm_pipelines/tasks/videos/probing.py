@@ -59,27 +59,54 @@ class Observables:
 class PhysicsProbe:
     """Ridge regressions from frozen features to physics, a pair per seed.
 
-    Positions are read from one latent step, velocities from a window of them.
+    Positions are read from one latent step, velocities from a window of them: so many that together they depend on the
+    same frames, hence the same seconds, whatever a family's latent step spans and sees.
 
     Args:
-        observables: of the world. window: latent steps. stride: frames per latent step.
+        observables: of the world. frames: of a window. stride: frames per latent step.
         latents: ``[S, E, I, D]``. states: ``[E, T, 2d]``, of the same training episodes.
+        seen: frames that one latent step depends on; None: those it spans.
+
+    Attributes:
+        window: latent steps that a velocity is read from. first: latent step at which all frames of a window are there.
 
     Raises:
-        UserError: episodes are shorter than a window.
+        UserError: a window is no whole number of latent steps, or episodes are shorter.
     """
 
-    def __init__(self, observables: Observables, window: int, stride: int, latents: Float, states: Float) -> None:
-        self.observables, self.window, self.stride = observables, window, stride
-        if latents.shape[2] < window:
+    def __init__(
+        self,
+        observables: Observables,
+        frames: int,
+        stride: int,
+        latents: Float,
+        states: Float,
+        seen: int | None = None,
+    ) -> None:
+        seen = seen or stride
+        if frames < seen or (frames - seen) % stride:
             raise UserError(
-                f"videos.window: {window} latents of {stride} frame(s) do not fit into episodes of "
+                f"videos.window: {frames} frames are no whole number of latent steps of {stride} frame(s), of which "
+                f"one depends on {seen}; use {seen}, or more by a multiple of {stride}"
+            )
+        self.observables, self.window, self.stride = observables, (window := 1 + (frames - seen) // stride), stride
+        if states.shape[1] < frames:
+            raise UserError(
+                f"videos.window: {frames} frames do not fit into episodes of "
                 f"{states.shape[1]} frames; shorten it or lengthen the episodes"
             )
-        at = self.latent_steps(states)[:, window - 1 :]
+        self.first = -(-frames // stride) - 1
+        at = self.latent_steps(states)[:, self.first :]
         where, how_fast = (_flat(f(at)) for f in (observables.position, observables.velocity))
-        self.position: list[RidgeProbe] = [ridge_probe(_flat(z[:, window - 1 :]), where) for z in latents]
-        self.velocity: list[RidgeProbe] = [ridge_probe(_flat(windows(z, window)), how_fast) for z in latents]
+        self.position: list[RidgeProbe] = []
+        self.velocity: list[RidgeProbe] = []
+        for seed, z in enumerate(latents):
+            if seed and np.array_equal(z, latents[seed - 1]):  # pixels are the same for all seeds
+                self.position.append(self.position[-1])
+                self.velocity.append(self.velocity[-1])
+            else:
+                self.position.append(ridge_probe(_flat(z[:, self.first :]), where))
+                self.velocity.append(ridge_probe(_flat(windows(z, window)[:, self.first - window + 1 :]), how_fast))
 
     def latent_steps(self, states: Float) -> Float:
         """States at the last frame of every latent step, ``[E, I, 2d]``."""

@@ -1,41 +1,31 @@
-"""Lists of videos and clips out of them: whatever FFmpeg decodes (mp4, webm, gif …), through PyAV."""
+"""Clips out of videos, shown as they are meant: whatever FFmpeg decodes (mp4, webm, gif …), through PyAV.
+
+A file may say that its pictures are to be turned or mirrored (phones write a display matrix), or that their pixels are
+no squares; both is done here. Frames that are not evenly apart are taken from an even grid of times.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds.base import Float
+from wm_pipelines.worlds.parts.video_lists import exists
 
-logger = logging.getLogger(__name__)
-
-_HEADINGS = {"path", "file", "filename", "video"}
-_MOST_CLASSES = 100_000  # numbers above are names
 _LARGEST_PICTURE = 2**31 // 8  # pixels that FFmpeg can scale to, a margin of 128 on both sides counted
 
 
 class UnusableVideoError(Exception):
     """A video that cannot be used; the message says why, without its name."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One line of a list: a video as it is called there, its path, and its label, None where the list gives none."""
-
-    name: str
-    path: Path
-    label: str | None
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,8 @@ class Cut:
     Attributes:
         frames: of a clip.
         stride: every how many-th frame is taken.
-        fps: take so many frames per second of the video (before `stride`); None: all.
+        fps: take so many frames per second of the video (before `stride`); None: all, or, where they are not evenly
+            apart, as many as there are on average.
         clips: per video, at most, evenly spread; fewer where the video has fewer different ones.
         size: pixels along a side; the shorter side is scaled to it, the longer one cut on both ends.
         grey: one channel instead of RGB.
@@ -74,6 +65,9 @@ class Planned:
         starts: first frames of the clips, counted on the grid that `Cut.fps` sets.
         step: seconds between two frames of a clip.
         sha256: of the file.
+        fps: of the grid; None: every frame.
+        uneven: whether the grid had to be laid because frames are not evenly apart.
+        aspect: width over height of a pixel.
     """
 
     path: Path
@@ -82,93 +76,31 @@ class Planned:
     starts: NDArray[np.int64]
     step: float
     sha256: str
+    fps: float | None = None
+    uneven: bool = False
+    aspect: float = 1.0
 
 
 @dataclass(frozen=True)
 class Clips:
-    """What was cut out of one video: ``frames [K, T, size, size, C]`` uint8, seconds between two, hash of the file."""
+    """What was cut out of one video.
+
+    Attributes:
+        frames: ``[K, T, size, size, C]`` uint8. step: seconds between two. sha256: of the file.
+        rate: frames per second of the file. uneven: see `Planned`. turned: whether the file says to turn or mirror.
+        shown: width and height of a frame as it is meant to be seen, in pixels.
+    """
 
     frames: NDArray[np.uint8]
     step: float
     sha256: str
-
-
-# ---------------------------------------------------------------- lists
-
-
-def read_list(path: Path, folder: Path) -> list[Listed]:
-    """The lines ``path,label`` or ``path label`` of a list; a line of headings is skipped, labels may be left out.
-
-    Args:
-        path: the list, in UTF-8. Where any line has a comma, commas separate (and quotation marks protect); semicolons
-            or tabs do where all lines have them.
-        folder: where relative paths in it start.
-
-    Raises:
-        UserError: the list cannot be read, is empty, or has a faulty line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"no list of videos at '{path}'; give a CSV of path,label") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not in UTF-8; save it so" if isinstance(error, UnicodeDecodeError) else error
-        raise UserError(f"cannot read the list of videos '{path}': {reason}") from error
-    separator = _separator([line for line in lines if line.strip()])
-    found: list[Listed] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            reader = csv.reader([line], skipinitialspace=True, delimiter=separator or ",")
-            fields = [field.strip() for field in (next(reader) if separator else line.rsplit(None, 1))]
-        except csv.Error as error:
-            raise UserError(f"'{path}', line {number}: {error}; expected path,label") from None
-        if not found and fields[0].lower() in _HEADINGS:
-            continue
-        if len(fields) > 2 or not all(fields):
-            raise UserError(f"'{path}', line {number}: expected path,label, got '{line.strip()[:60]}'")
-        found.append(Listed(fields[0], folder / fields[0], fields[1] if len(fields) > 1 else None))
-    if not found:
-        raise UserError(f"the list of videos '{path}' is empty; give lines of path,label")
-    if len({entry.label is None for entry in found}) > 1:
-        raise UserError(f"'{path}': some videos have a label and some have none; label all or none")
-    return found
-
-
-def _separator(lines: list[str]) -> str | None:
-    """What stands between path and label; None: blanks."""
-    if all(";" in line for line in lines) and not all("," in line for line in lines):
-        return ";"  # spreadsheets write so where the comma is a decimal sign
-    if any("," in line for line in lines):
-        return ","
-    return "\t" if all("\t" in line for line in lines) else None
-
-
-def label_numbers(entries: list[Listed]) -> dict[str, int] | None:
-    """The number of every label: the label itself where all are different numbers, else its place in the alphabet.
-
-    None where the entries have no labels. ``1`` and ``01`` are two names.
-    """
-    labels = {entry.label for entry in entries if entry.label is not None}
-    if not labels:
-        return None
-    digits = len(str(_MOST_CLASSES))  # int() refuses text of thousands of digits
-    if all(label.isascii() and label.isdigit() and len(label.lstrip("0")) < digits for label in labels):
-        numbers = {label: int(label) for label in sorted(labels)}
-        if len(set(numbers.values())) == len(labels):
-            return numbers
-        one, other = next((a, b) for a in numbers for b in numbers if a < b and numbers[a] == numbers[b])
-        logger.warning("labels '%s' and '%s' are taken as two classes; write them alike if they are one", one, other)
-    return {label: number for number, label in enumerate(sorted(labels))}
+    rate: float = 0.0
+    uneven: bool = False
+    turned: bool = False
+    shown: tuple[int, int] = (0, 0)
 
 
 # ---------------------------------------------------------------- decoding
-
-
-def exists(path: Path) -> bool:
-    """Whether there is such a file; a path that the system refuses (too long, in a closed folder) is none."""
-    return os.path.isfile(path)  # noqa: PTH113 - pathlib's raises where the system refuses
 
 
 def plan_clips(path: Path, cut: Cut) -> Planned:
@@ -183,9 +115,12 @@ def plan_clips(path: Path, cut: Cut) -> Planned:
             raise UnusableVideoError("there is no such file")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        stamps, unit = _stamps(path, cut)
-        starts, step = _starts(np.asarray(stamps * unit, np.float64), cut)
-    return Planned(path, stamps, unit, starts, step, digest)
+        stamps, unit, aspect = _stamps(path, cut)
+        time = np.asarray(stamps * unit, np.float64)
+        uneven = cut.fps is None and _uneven(time)
+        fps = (len(time) - 1) / (time[-1] - time[0]) if uneven else cut.fps
+        starts, step = _starts(time, replace(cut, fps=fps))
+    return Planned(path, stamps, unit, starts, step, digest, fps, uneven, aspect)
 
 
 def cut_clips(planned: Planned, cut: Cut) -> Clips:
@@ -196,12 +131,14 @@ def cut_clips(planned: Planned, cut: Cut) -> Clips:
         UserError: the clips do not fit into memory.
     """
     with _sentences(planned.path):
-        chosen = _chosen(np.asarray(planned.stamps * planned.unit, np.float64), planned.starts, cut)
-        pictures = _decoded(planned.path, {int(planned.stamps[i]) for i in chosen.ravel()}, cut)
+        time = np.asarray(planned.stamps * planned.unit, np.float64)
+        chosen = _chosen(time, planned.starts, replace(cut, fps=planned.fps))
+        pictures, seen = _decoded(planned.path, {int(planned.stamps[i]) for i in chosen.ravel()}, cut, planned.aspect)
         if missing := [i for i in chosen.ravel() if int(planned.stamps[i]) not in pictures]:
             raise UnusableVideoError(f"it is damaged (frame {missing[0]} cannot be decoded)")
         frames = np.stack([[pictures[int(planned.stamps[i])] for i in clip] for clip in chosen])
-    return Clips(frames, planned.step, planned.sha256)
+    rate = (len(time) - 1) / float(time[-1] - time[0])
+    return Clips(frames, planned.step, planned.sha256, rate, planned.uneven, seen.turned, seen.shown)
 
 
 def read_clips(path: Path, cut: Cut) -> Clips:
@@ -265,19 +202,28 @@ def _sentences(path: Path) -> Iterator[None]:
         raise UnusableVideoError(f"it {'cannot be read' if outside else 'is damaged'} ({reason})") from error
 
 
-def _stamps(path: Path, cut: Cut) -> tuple[NDArray[np.int64], float]:
-    """When the frames are shown, ascending, in units of so many seconds; nothing is decoded for it."""
+def _stamps(path: Path, cut: Cut) -> tuple[NDArray[np.int64], float, float]:
+    """When the frames are shown, ascending, in units of so many seconds, and a pixel's aspect; nothing is decoded."""
     import av
 
     with av.open(str(path), metadata_errors="replace") as container:  # a title in another encoding is no damage
         if not container.streams.video:
             raise UnusableVideoError("it holds no video")
         stream = container.streams.video[0]
-        width, height = _scaled_size(stream.codec_context.width, stream.codec_context.height, cut)
+        aspect = float(stream.sample_aspect_ratio or 1.0)
+        width, height = _scaled_size(stream.codec_context.width, stream.codec_context.height, cut, aspect)
         if (width + 128) * (height + 128) >= _LARGEST_PICTURE:
             raise UnusableVideoError(f"it is too large when scaled ({width} × {height} pixels); set a smaller `size`")
         stamps = {p.pts for p in container.demux(stream) if p.pts is not None and not p.is_discard}
-        return np.array(sorted(stamps), np.int64), float(stream.time_base or 1.0)
+        return np.array(sorted(stamps), np.int64), float(stream.time_base or 1.0), aspect
+
+
+def _uneven(time: Float) -> bool:
+    """Whether an even grid of as many times would take other frames: rounded time stamps alone do not."""
+    if len(time) < 3 or time[-1] <= time[0]:
+        return False
+    even = np.linspace(time[0], time[-1], len(time))
+    return bool(np.abs(time - even).max() > 0.5 * (even[1] - even[0]))
 
 
 def _starts(time: Float, cut: Cut) -> tuple[NDArray[np.int64], float]:
@@ -306,30 +252,75 @@ def _chosen(time: Float, starts: NDArray[np.int64], cut: Cut) -> NDArray[np.intp
     return np.searchsorted(0.5 * (time[1:] + time[:-1]), time[0] + places / cut.fps)  # the nearest frame
 
 
-def _decoded(path: Path, stamps: set[int], cut: Cut) -> dict[int, NDArray[np.uint8]]:
-    """The frames shown at these times, scaled and cut, as far as they can be decoded."""
+@dataclass(frozen=True)
+class _Seen:
+    """What decoding showed of a film: whether it is to be turned, and its size in pixels as it is meant."""
+
+    turned: bool = False
+    shown: tuple[int, int] = (0, 0)
+
+
+def _decoded(path: Path, stamps: set[int], cut: Cut, aspect: float) -> tuple[dict[int, NDArray[np.uint8]], _Seen]:
+    """The frames shown at these times, turned, scaled and cut, as far as they can be decoded."""
     import av
 
     pictures: dict[int, NDArray[np.uint8]] = {}
+    seen = _Seen()
     with av.open(str(path), metadata_errors="replace") as container:
         for frame in container.decode(video=0):
             if frame.pts in stamps and not frame.is_corrupt:
-                pictures[frame.pts] = _scaled(frame, cut)
+                way = _orientation(frame)
+                pictures[frame.pts] = _scaled(frame, cut, aspect, way)
+                wide = (round(frame.width * aspect), frame.height)
+                seen = _Seen(way != _UPRIGHT, wide[::-1] if way.transposed else wide)
             if len(pictures) == len(stamps):
                 break
-    return pictures
+    return pictures, seen
 
 
-def _scaled(frame: Any, cut: Cut) -> NDArray[np.uint8]:
-    width, height = _scaled_size(frame.width, frame.height, cut)
-    way = "AREA" if min(frame.width, frame.height) > cut.size else "BILINEAR"
+class _Orientation(NamedTuple):
+    """Exchange rows and columns first, then mirror left and right, then top and bottom: all eight orientations."""
+
+    transposed: bool
+    left_right: bool
+    top_bottom: bool
+
+
+_UPRIGHT = _Orientation(False, False, False)
+
+
+def _orientation(frame: Any) -> _Orientation:
+    """How a frame is to be turned to be seen as it is meant, to whole quarter turns.
+
+    The display matrix ``(a, b, u, c, d, v, x, y, w)`` maps a pixel ``(p, q)``, right and down, to ``(a p + c q, b p +
+    d q)`` (ISO/IEC 14496-12, section 6.2.2; FFmpeg, libavutil/display.h).
+    """
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return _UPRIGHT
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32)[:9].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return _Orientation(False, a < 0, d < 0)
+    return _Orientation(True, c < 0, b < 0)
+
+
+def _scaled(frame: Any, cut: Cut, aspect: float, way: _Orientation) -> NDArray[np.uint8]:
+    width, height = _scaled_size(frame.width, frame.height, cut, aspect)
+    method = "AREA" if min(frame.width, frame.height) > cut.size else "BILINEAR"
     kind = "gray" if cut.grey else "rgb24"
-    image = frame.to_ndarray(format=kind, width=width, height=height, interpolation=way)
+    image = frame.to_ndarray(format=kind, width=width, height=height, interpolation=method).reshape(height, width, -1)
+    if way.transposed:
+        image = image.swapaxes(0, 1)
+    image = image[:: -1 if way.top_bottom else 1, :: -1 if way.left_right else 1]
+    height, width = image.shape[:2]
     left, top = (width - cut.size) // 2, (height - cut.size) // 2
-    return image.reshape(height, width, -1)[top : top + cut.size, left : left + cut.size]
+    return np.ascontiguousarray(image[top : top + cut.size, left : left + cut.size])
 
 
-def _scaled_size(width: int, height: int, cut: Cut) -> tuple[int, int]:
-    """Width and height that make the shorter side `Cut.size` long."""
-    shorter = max(1, min(width, height))  # a header may say 0; decoding then tells what is wrong
-    return max(cut.size, round(width * cut.size / shorter)), max(cut.size, round(height * cut.size / shorter))
+def _scaled_size(width: int, height: int, cut: Cut, aspect: float) -> tuple[int, int]:
+    """Width and height, in square pixels, that make the shorter side `Cut.size` long."""
+    wide = width * aspect
+    shorter = max(1, min(wide, height))  # a header may say 0; decoding then tells what is wrong
+    return max(cut.size, round(wide * cut.size / shorter)), max(cut.size, round(height * cut.size / shorter))
