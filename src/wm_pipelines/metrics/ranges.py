@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from wm_pipelines.metrics.registry import STATE_METRICS
+from wm_pipelines.metrics.registry import FLOW_METRICS, STATE_METRICS
 
 RATE = (0.0, 1.0)
 """The range of rates: shares of examples, episodes or steps, probabilities."""
@@ -12,7 +12,8 @@ RATE = (0.0, 1.0)
 _ANY, _ERROR = (-math.inf, math.inf), (0.0, math.inf)
 
 _RANGES = {
-    **dict.fromkeys(STATE_METRICS, _ERROR),
+    **dict.fromkeys((*STATE_METRICS, *FLOW_METRICS), _ERROR),
+    "force_exponent": _ANY,
     **dict.fromkeys(("violation_rate", "collapsed", "success_rate", "codebook_usage"), RATE),
     **dict.fromkeys(("coefficient_covered", "coefficient_identified"), RATE),
     **dict.fromkeys(("mse_per_frame", "lpips", "fid", "fvd", "perplexity", "residual_norm", "divergence"), _ERROR),
@@ -32,6 +33,6 @@ def value_range(metric: str) -> tuple[float, float]:
         return -math.inf, 1.0
     if name.endswith(("_auc", "_probe", "_probe_by_labels")):
         return RATE
-    if name.startswith("relative_l2_") or name.endswith("_balance_error"):
+    if name.startswith(("relative_l2_", "defect_")) or name.endswith("_balance_error"):
         return _ERROR
     return _ANY
