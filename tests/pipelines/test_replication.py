@@ -24,7 +24,7 @@ QUIET = LearningConfig(progress=False)
 def drawn(tmp_path, first_seed, world=WORLD):
     family = FamilyParameters(schedule={"steps": 5, "batch_size": 16})
     replication = ReplicationConfig(draws=2, first_seed=first_seed)
-    return replicate(WorldConfig(**world), family, QUIET, {"resamples": 10}, replication, tmp_path, **NAMES)
+    return replicate(WorldConfig(**world), family, QUIET, {"asked_episodes": 0}, replication, tmp_path, **NAMES)
 
 
 def test_every_draw_has_its_own_episodes_and_weights_and_is_the_same_alone(tmp_path):

@@ -17,7 +17,7 @@ from wm_pipelines.tasks.physics import Physics
 from wm_pipelines.worlds.making import WorldConfig, ingest
 
 STEP, GAMMA = 0.1, 0.3
-CONFIG = {"resamples": 50, "error_steps": [1]}
+CONFIG = {"error_steps": [1]}
 SIZE = {"episodes": 3, "steps": 20}
 
 
