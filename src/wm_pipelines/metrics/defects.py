@@ -48,7 +48,7 @@ def law_errors(
         found = {"position": halves[..., 0], "velocity": halves[..., 1]}
         if energy is not None:
             true = np.asarray(energy(truth), np.float64)
-            unit, natural = float(true.std()), float(energy_scale(truth, energy).mean())
+            unit, natural = float(true.std()), energy_scale(truth, energy)
             unit = unit if unit > 1e-9 * natural else natural
             off = np.abs(np.asarray(energy(read), np.float64) - true)
             found["energy"] = infinite_where_undefined(off / unit if unit > 0 else off)

@@ -34,8 +34,8 @@ def along(law: str, formula: Law, states: Float) -> Float:
     return value[..., None] if law == "energy" else value
 
 
-def natural_scale(law: str, formula: Law, truth: Float) -> Float:
-    """What counts as 100 % of a quantity in an episode of true states, ``[E, K, 2d] -> [E]``, unit of the law."""
+def natural_scale(law: str, formula: Law, truth: Float) -> float:
+    """What counts as 100 % of a quantity, of true states ``[E, K, 2d]``, unit of the law."""
     if law == "energy":
         return energy_scale(truth, formula)
     return momentum_scale(truth) if law == "momentum" else angular_momentum_scale(truth)

@@ -113,6 +113,6 @@ def _add_read(judged: Judgement, probe: PhysicsProbe, latents: Float, states: Fl
         if (formula := getattr(laws, law)) is None:
             continue
         true = along(law, formula, at)
-        if true.std((0, 1)).max() > _VARIES * natural_scale(law, formula, at).mean():
+        if true.std((0, 1)).max() > _VARIES * natural_scale(law, formula, at):
             quantities = [along(law, formula, z) for z in read]
             judged.add(f"r2_{law}_probed", [explained_variance(f, true) for f in quantities], "1")
