@@ -9,6 +9,8 @@ import pytest
 from wm_pipelines.errors import UserError
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
 from wm_pipelines.pipelines.gathering import part_of_leaderboard, union
+from wm_pipelines.pipelines.nodes import board
+from wm_pipelines.reporting.summary import contest, summary_table
 
 
 def result(family: str, **data: str) -> dict:
@@ -43,8 +45,13 @@ def test_a_part_says_who_cannot_be_told_from_the_best():
             "plain/test/other": np.ones(3),
         }
     both["mlp"]["scores"]["value"] = 1.1
-    _, made_from = part_of_leaderboard(both)
+    scores, made_from = part_of_leaderboard(both)
     assert made_from["best"] == {"pendulum": {"test": {"mse": ["hnn/plain"]}}}  # persistence does not compete
+    assert contest(scores, {}) == {}
+    # Their intervals meet; the first page and its tables go by the pairs.
+    alone, (_, summary, text, _) = summary_table(scores), board(scores, {"physics": (scores, made_from)})
+    assert [list(t.loc[t["best"], "family"]) for t in (alone, summary)] == [["hnn", "mlp"], ["hnn"]]
+    assert text.count("**") == 2
     both["mlp"]["arrays"]["plain/test/by_episode/mse"] = easy_and_hard[None, ::-1]
     assert part_of_leaderboard(both)[1]["best"]["pendulum"]["test"]["mse"] == ["hnn/plain", "mlp/plain"]
 
