@@ -12,7 +12,7 @@ from wm_pipelines.blocks.transformer import Attention, Trunk, axis_angles, rotat
 from wm_pipelines.blocks.vit import Predictor, VisionTransformer, patchify, token_grid
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.ijepa.masks import multi_block_masks
-from wm_pipelines.families.mae.clips import encode_causally, unpatchify
+from wm_pipelines.families.mae.clips import encode_in_chunks, unpatchify
 from wm_pipelines.families.vjepa.masks import spatiotemporal_masks
 
 SMALL = {"width": 24, "depth": 2, "heads": 2}
@@ -233,14 +233,12 @@ def test_the_predictor_looks_at_positions_not_at_order(positions):
     assert (found[:, :1] - found[:, 1:]).abs().amax(-1).min() > 1e-3  # different positions, different predictions
 
 
-def test_a_step_is_encoded_with_the_context_that_ends_with_it():
+def test_chunks_are_clips_of_their_own():
     encoder = spread(video_encoder())
     video = (255 * clips(2, 20, 16, 24, 3)).to(torch.uint8)
-    found, tubelet = encode_causally(encoder, video, 4), encoder.tubelet
+    found = encode_in_chunks(encoder, video, encoder.frames)
     assert not found.requires_grad
-    patches = found.shape[1] // (20 // tubelet)
-    for step, tokens in enumerate(found.split(patches, 1)):
-        end = tubelet * (step + 1)
-        assert torch.equal(tokens, encoder(video[:, max(0, end - 4) : end].float() / 255)[:, -patches:])
+    separate = [encoder(video[:, k : k + 8].float() / 255) for k in (0, 8, 16)]
+    assert torch.equal(found, torch.cat(separate, 1))
     with pytest.raises(UserError, match="19 frames are not a multiple"):
-        encode_causally(encoder, video[:, :19], 4)
+        encode_in_chunks(encoder, video[:, :19], encoder.frames)

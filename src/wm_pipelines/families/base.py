@@ -191,7 +191,7 @@ class Encoding:
 
 @runtime_checkable
 class Encodes(Protocol):
-    """A family whose features can be judged; those of a time step depend on nothing later."""
+    """A family whose features can be judged; those of a latent step depend on the rows that it spans alone."""
 
     @property
     def learned_features(self) -> bool:
@@ -200,10 +200,6 @@ class Encodes(Protocol):
     @property
     def frames_per_latent(self) -> int:
         """Rows of an episode that one latent step spans: the tubelet's length."""
-
-    @property
-    def frames_seen(self) -> int:
-        """Rows that the features of one latent step depend on, itself and those before it."""
 
     @property
     def context(self) -> int:

@@ -1,4 +1,4 @@
-"""Long videos step by step, and patches put back into images."""
+"""Long videos clip by clip, and patches put back into images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ def unpatchify(patches: Tensor, grid: Grid, patch: int, tubelet: int = 1) -> Ten
 
 
 @torch.no_grad()
-def encode_causally(encoder: VisionTransformer, video: Tensor, context: int) -> Tensor:
-    """Encode a long video step by step, without gradients: ``[B, T, H, W, C]`` in 0 … 255 -> ``[B, N, D]``.
+def encode_in_chunks(encoder: VisionTransformer, video: Tensor, frames: int) -> Tensor:
+    """Encode a long video piece by piece, without gradients: ``[B, T, H, W, C]`` in 0 … 255 -> ``[B, N, D]``.
 
-    Tokens of a latent step attend to each other and to those of the ``context`` frames that end with it, whose
-    positions in time start at zero; what comes later they do not see. Memory beyond video and result is that of one
-    context.
+    Pieces have so many ``frames``, at most those that the encoder was built for (the last may be shorter): tokens
+    attend to tokens of the same piece only, and its positions in time start at zero. Memory beyond video and result is
+    that of one piece.
     """
-    steps, height, width = token_grid(encoder.size, encoder.patch, video.shape[1], encoder.tubelet)
-    dtype, patches = next(encoder.parameters()).dtype, height * width
-    ends = (encoder.tubelet * (step + 1) for step in range(steps))
-    clips = (video[:, max(0, end - context) : end].to(dtype) / 255 for end in ends)
-    return torch.cat([encoder(clip)[:, -patches:] for clip in clips], dim=1)
+    _, height, width = encoder.grid
+    time = token_grid(encoder.size, encoder.patch, video.shape[1], encoder.tubelet)[0]
+    dtype, result = next(encoder.parameters()).dtype, torch.empty(0)
+    for start in range(0, video.shape[1], frames):
+        tokens = encoder(video[:, start : start + frames].to(dtype) / 255)
+        if start == 0:
+            result = tokens.new_empty(len(video), time * height * width, tokens.shape[-1])
+        first = start // encoder.tubelet * height * width
+        result[:, first : first + tokens.shape[1]] = tokens
+        del tokens
+    return result

@@ -23,7 +23,7 @@ from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
-from wm_pipelines.families.mae.clips import encode_causally, unpatchify
+from wm_pipelines.families.mae.clips import encode_in_chunks, unpatchify
 from wm_pipelines.families.parts.members import MemberFamily
 
 _FLAT = 1e-6  # variance below which a patch has no contrast (He et al. 2022, reference code)
@@ -84,11 +84,6 @@ class MAE(MemberFamily):
     def frames_per_latent(self) -> int:
         """Frames of a tubelet; 1 for images."""
         return self.config.tubelet if self._video else 1
-
-    @property
-    def frames_seen(self) -> int:
-        """The context; 1 for images."""
-        return self.config.context if self._video else 1
 
     @property
     def context(self) -> int:
@@ -171,14 +166,16 @@ class MAE(MemberFamily):
         return torch.cat([normalised, mean, spread], dim=-1) if self._moments else normalised
 
     def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
-        """All patches: the mean of the tokens of a latent step, and the tokens.
+        """All patches, tubelet by tubelet: the mean of the tokens of a latent step, and the tokens.
 
-        A step is encoded with the context that ends with it, as predictions are made: attention over whole clips would
-        let features see what comes after them. Frames beyond the last whole tubelet are left out.
+        Attention over a clip would let features of a step see what comes after it. Frames beyond the last whole tubelet
+        are left out.
         """
+        # Validation split, R² of positions and velocities at equal windows of four frames: tubelets apart 0.93, 0.81
+        # (pendulum_video) and 0.26, 0.14 (bouncing_balls); with the tubelet before in one clip 0.90, 0.22; 0.25, 0.06.
         grid, tubelet, frames = member.encoder.grid, self.frames_per_latent, views["frames"]
         whole = frames[:, : frames.shape[1] // tubelet * tubelet]
-        tokens = encode_causally(member.encoder, whole, self.frames_seen)
+        tokens = encode_in_chunks(member.encoder, whole, tubelet)
         tokens = tokens.unflatten(1, (-1, grid[1] * grid[2]))
         return tokens.mean(2), tokens
 

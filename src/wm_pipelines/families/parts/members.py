@@ -104,11 +104,6 @@ class MemberFamily(Family):
         return 1
 
     @property
-    def frames_seen(self) -> int:
-        """See `Encodes`."""
-        return self.frames_per_latent
-
-    @property
     def context(self) -> int:
         """See `Encodes`."""
         return 0

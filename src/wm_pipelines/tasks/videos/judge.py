@@ -71,8 +71,7 @@ def judge(
             _add_labels(judged, learned, labels[0], held_out, labels[1], config.knn)
     probe = None
     if test.spec.dof:
-        stride, seen = model.frames_per_latent, model.frames_seen
-        probe = PhysicsProbe(Observables.of(test.spec), config.window, stride, learned, some["states"], seen)
+        probe = PhysicsProbe(Observables.of(test.spec), config.window, model.frames_per_latent, learned, some["states"])
         judged.arrays["window"] = np.array([config.window * test.spec.step, config.window])
         if representation:
             _add_read(judged, probe, held_out, test["states"], laws)
@@ -100,8 +99,8 @@ def _add_labels(judged: Judgement, learned: Float, labels: Labels, held_out: Flo
 
 def _add_read(judged: Judgement, probe: PhysicsProbe, latents: Float, states: Float, laws: Laws) -> None:
     """How much of positions and velocities the features hold, and of energy and momenta that follow from them."""
-    at = probe.latent_steps(states)[:, probe.first :]
-    where, how_fast = probe.read(latents[:, :, probe.first - probe.window + 1 :])
+    at = probe.latent_steps(states)[:, probe.window - 1 :]
+    where, how_fast = probe.read(latents)
     for name, found, target in (
         ("r2_position_probed", where, probe.observables.position(at)),
         ("r2_velocity_probed", how_fast, probe.observables.velocity(at)),

@@ -59,44 +59,32 @@ class Observables:
 class PhysicsProbe:
     """Ridge regressions from frozen features to physics, a pair per seed.
 
-    Positions are read from one latent step, velocities from a window of them: so many that together they depend on the
-    same frames, hence the same seconds, whatever a family's latent step spans and sees.
+    Positions are read from one latent step, velocities from a window of them: so many that they span the same frames,
+    and the same seconds, whatever a family's latent step spans.
 
     Args:
         observables: of the world. frames: of a window. stride: frames per latent step.
         latents: ``[S, E, I, D]``. states: ``[E, T, 2d]``, of the same training episodes.
-        seen: frames that one latent step depends on; None: those it spans.
 
     Attributes:
-        window: latent steps that a velocity is read from. first: latent step at which all frames of a window are there.
+        window: latent steps that a velocity is read from.
 
     Raises:
         UserError: a window is no whole number of latent steps, or episodes are shorter.
     """
 
-    def __init__(
-        self,
-        observables: Observables,
-        frames: int,
-        stride: int,
-        latents: Float,
-        states: Float,
-        seen: int | None = None,
-    ) -> None:
-        seen = seen or stride
-        if frames < seen or (frames - seen) % stride:
+    def __init__(self, observables: Observables, frames: int, stride: int, latents: Float, states: Float) -> None:
+        if frames % stride:
             raise UserError(
-                f"videos.window: {frames} frames are no whole number of latent steps of {stride} frame(s), of which "
-                f"one depends on {seen}; use {seen}, or more by a multiple of {stride}"
+                f"videos.window: {frames} frames are no whole number of latent steps of {stride}; use a multiple of it"
             )
-        self.observables, self.window, self.stride = observables, (window := 1 + (frames - seen) // stride), stride
-        if states.shape[1] < frames:
+        self.observables, self.window, self.stride = observables, (window := frames // stride), stride
+        if latents.shape[2] < window:
             raise UserError(
-                f"videos.window: {frames} frames do not fit into episodes of "
+                f"videos.window: {window} latents of {stride} frame(s) do not fit into episodes of "
                 f"{states.shape[1]} frames; shorten it or lengthen the episodes"
             )
-        self.first = -(-frames // stride) - 1
-        at = self.latent_steps(states)[:, self.first :]
+        at = self.latent_steps(states)[:, window - 1 :]
         where, how_fast = (_flat(f(at)) for f in (observables.position, observables.velocity))
         self.position: list[RidgeProbe] = []
         self.velocity: list[RidgeProbe] = []
@@ -105,8 +93,8 @@ class PhysicsProbe:
                 self.position.append(self.position[-1])
                 self.velocity.append(self.velocity[-1])
             else:
-                self.position.append(ridge_probe(_flat(z[:, self.first :]), where))
-                self.velocity.append(ridge_probe(_flat(windows(z, window)[:, self.first - window + 1 :]), how_fast))
+                self.position.append(ridge_probe(_flat(z[:, window - 1 :]), where))
+                self.velocity.append(ridge_probe(_flat(windows(z, window)), how_fast))
 
     def latent_steps(self, states: Float) -> Float:
         """States at the last frame of every latent step, ``[E, I, 2d]``."""
