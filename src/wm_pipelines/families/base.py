@@ -30,7 +30,7 @@ FORM_WORDS: Mapping[str, str] = {
     "power_laws": "powers of the distance are among the features",
     "separable_form": "held-out data may choose H = T(p) + V(q)",
     "kinetic_form": "held-out data may choose H = p A(q) p + V(q), the form of mechanisms",
-    "log_terms": "invariant quadratic forms are looked for, H made a function of them, of a single one of its logarithm",
+    "log_terms": "invariant quadratic forms are looked for, H made a function of them; of a single one, its logarithm",
     "local_motion": "what is seen moves by a few pixels a step",
     "compact_objects": "there are a given number of compact objects of a given extent",
     "still_background": "what is no object rests",

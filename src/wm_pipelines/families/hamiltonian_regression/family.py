@@ -71,7 +71,7 @@ class HamiltonianRegression(ClosedForm, HamiltonianFamily):
 
     @classmethod
     def knows(cls, config: Any) -> frozenset[str]:
-        """The facts that the structure of H is read from, and the forms that its features and hypotheses may contain."""
+        """The facts that the structure of H is read from, and what its features and hypotheses may contain."""
         known = super().knows(config)
         power = {"power_laws"} if "log_distance" in known else set()
         return known | power | (_OFFERED if config.offers else frozenset())

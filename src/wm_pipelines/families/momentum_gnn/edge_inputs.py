@@ -78,21 +78,17 @@ class DistanceInputs(nn.Module):
     coupling_scale: Tensor  # [1]
     tail = False
 
-    def __init__(self, attributes: int, channels: int, seeds: Sequence[int], basis=0, pairing="concat") -> None:
+    def __init__(self, attributes: int, channels: int, seeds: Sequence[int]) -> None:
         super().__init__()
         self.seeds, self.learned = tuple(seeds), channels > 0
-        self.pairing, self.basis = pairing, basis
-        self.size = 1 + basis + ((channels or 2 * attributes) if pairing == "concat" else 0)
+        self.size = 1 + (channels or 2 * attributes)
         if channels:
             self.node = EnsembleMLP([attributes, channels, channels], seeds, "tanh", salt=7)
-            if pairing != "concat":
-                self.pair = EnsembleMLP([channels, channels, channels], seeds, "tanh", salt=8)
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self.register_buffer("reach", torch.tensor([0.0, 1.0], dtype=torch.float64))
         self.register_buffer("attribute_mean", torch.zeros(attributes, dtype=torch.float64))
         self.register_buffer("attribute_scale", torch.ones(attributes, dtype=torch.float64))
-        self.register_buffer("coupling_scale", torch.ones(1 if pairing == "concat" else channels, dtype=torch.float64))
+        self.register_buffer("coupling_scale", torch.ones(1, dtype=torch.float64))
 
     @property
     def length(self) -> Tensor:
@@ -110,9 +106,8 @@ class DistanceInputs(nn.Module):
         mean, scale = centre_and_scale(near)
         self.mean.copy_(mean)
         self.scale.copy_(scale)
-        self.reach.copy_(torch.stack([near.min(), near.max()]))
 
-    def of_pairs(self, attributes: Tensor, graph: PairGraph) -> tuple[Tensor, Tensor | None]:
+    def of_pairs(self, attributes: Tensor, graph: PairGraph) -> tuple[Tensor, Tensor]:
         """One coupling, 1, ``[1]``, and the embedding of every edge, ``[S, 1, M, E]``: ``[A, N] -> …``."""
         standard = (attributes - self.attribute_mean[:, None]) / self.attribute_scale[:, None]
         ends = [graph.ends(a) for a in standard]
@@ -121,26 +116,14 @@ class DistanceInputs(nn.Module):
         first, second = first.expand(shape), second.expand(shape)
         if not self.learned:
             return self.coupling_scale, torch.cat([first + second, (first - second).square()], dim=-1)
-        e = self.node(first) + self.node(second)
-        if self.pairing == "concat":
-            return self.coupling_scale, e
-        return self.pair(torch.tanh(e)), None
+        return self.coupling_scale, self.node(first) + self.node(second)
 
     def radial(self, edges: Edges) -> tuple[Tensor, Tensor]:
         """Inputs and their derivative by the distance in units of its spread: two of ``[S, X, M, 1 + E]``."""
         x = ((edges.distance - self.mean) / self.scale)[..., None]
-        dx = torch.ones_like(x)
-        if self.basis:
-            low, high = ((self.reach - self.mean) / self.scale).unbind()
-            width = (high - low) / (self.basis - 1)
-            centres = low + width * torch.arange(self.basis, dtype=x.dtype)
-            y = (x - centres) / width
-            g = torch.exp(-0.5 * y * y)
-            x, dx = torch.cat([x, g], -1), torch.cat([dx, -g * y / width], -1)
-        if edges.embedding is None:
-            return x, dx
+        assert edges.embedding is not None
         embedding = edges.embedding.expand(*x.shape[:-1], -1)
-        return torch.cat([x, embedding], dim=-1), torch.cat([dx, torch.zeros_like(embedding)], dim=-1)
+        return torch.cat([x, embedding], dim=-1), torch.cat([torch.ones_like(x), torch.zeros_like(embedding)], dim=-1)
 
 
 def centre_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:

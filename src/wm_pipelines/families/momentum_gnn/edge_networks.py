@@ -56,7 +56,7 @@ class FeatureModel(nn.Module):
 
 
 class NetworkModel(nn.Module):
-    """``g(x) = MLP(x)``, tanh, and ``A x`` beside it with a ``tail``; its derivative along a direction in closed form."""
+    """``g(x) = MLP(x)``, tanh, with a ``tail`` plus ``A x``; its derivative along a direction in closed form."""
 
     def __init__(
         self, inputs: int, outputs: int, hidden: Sequence[int], seeds: Sequence[int], salt: int, tail: bool

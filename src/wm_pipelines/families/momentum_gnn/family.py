@@ -23,9 +23,18 @@ Pairs are ``r = q_i - q_j``, ``n = r / |r|``, ``v = v_i - v_j``. Two forms of th
     ``spin: false``, for point particles whose state has no spin, ``g_t = 0``: what is left has no torque, and orbital
     angular momentum is exact.
 
-Dependence on node attributes ``a`` (mass, charge) is a sum over symmetric couplings, ``phi = sum_c kappa_c(a_i, a_j)
-phi_c(|r|)``, with ``kappa`` from 1, ``a_i a_j``, ``a_i + a_j``; couplings that the training pairs cannot tell apart are
-left out, simplest kept. So the number of particles and their attributes are free at test time.
+What networks see of a pair beside its motion (edge_inputs.py):
+
+``inputs: distance``
+    the standardised ``|r|``, and of the attributes ``a`` (mass, charge) a learned embedding ``h(a_i) + h(a_j)``, as in
+    the paper. No law is assumed. In closed form, random features of these and one least squares.
+
+``inputs: laws``
+    ``log rho, 1/rho, rho, rho^2`` and a linear combination of them, ``phi = sum_c kappa_c(a_i, a_j) phi_c(|r|)`` with
+    ``kappa`` from 1, ``a_i a_j``, ``a_i + a_j``: a dictionary of the common laws, declared as ``law_dictionary``. The
+    closed form fits it first; couplings that the training pairs cannot tell apart are left out, simplest kept.
+
+Either way the number of particles and their attributes are free at test time.
 
 What is *not* claimed: that the ``dynamical`` form conserves energy, that spins unseen in the data are measured (they
 start at zero), or that a law is right at distances, or for attributes, never seen in training.
@@ -68,17 +77,14 @@ class MomentumGNNConfig(TrainedConfig):
     schedule: Schedule = Schedule(steps=600, batch_size=64, learning_rate=1e-2)
     form: Literal["conservative", "dynamical"] = "conservative"
     inputs: Literal["laws", "distance"] = Field(
-        "laws", description="what is seen of a pair: common laws of |r| and products of attributes, or |r| alone"
+        "laws", description="what is seen of a pair: a dictionary of laws of |r| and couplings, or |r| alone"
     )
-    basis: int = Field(0, ge=0)
-    pairing: str = "concat"
-    weighting: str = "none"
     embedding: int = Field(8, ge=1, description="distance, gradient: channels of the learned embedding of attributes")
     spin: bool = Field(False, description="dynamical: tangential forces, their torque kept as the particles' spin")
     training: Literal["closed_form", "gradient"] = Field(
         "closed_form", description="least squares on random features, or a network trained by gradient"
     )
-    features: int = Field(64, ge=1, description="closed form: random tanh features per coupling")
+    features: int = Field(64, ge=1, description="closed form: random tanh features, per coupling")
     steepness: float = Field(1.0, gt=0, description="closed form: slope of the features over the data's spread")
     ridge: float = Field(
         1e-10, gt=0, description="closed form: relative accuracy below which directions are left alone"
@@ -405,7 +411,7 @@ def _inputs(config: MomentumGNNConfig, attributes: int, seeds: Sequence[int]) ->
     if config.inputs == "laws":
         return LawInputs(attributes)
     channels = config.embedding if config.training == "gradient" else 0
-    return DistanceInputs(attributes, channels, seeds, config.basis, config.pairing)
+    return DistanceInputs(attributes, channels, seeds)
 
 
 def _masses(spec: Spec) -> Tensor:
