@@ -14,6 +14,14 @@ from typing import Any, Literal
 
 Per = Literal["row", "transition", "episode"]
 
+FACTS = frozenset(
+    {
+        "simulator", "angles", "structure", "particles", "space", "attributes", "conserved", "energy",
+        "coordinates", "fields", "domain", "equations", "conditions", "coefficients", "units", "observed", "time",
+    }
+)  # fmt: skip
+"""Facts that some worlds have; any other word of a family's ``knows`` says what its functional form contains."""
+
 
 @dataclass(frozen=True)
 class Space:

@@ -12,7 +12,7 @@ from tests.families.fields import posed
 from tests.families.images import spec_of
 from tests.families.mechanics import bodies, bodies_field, body_starts
 from tests.specs import LEARNING, PENDULUM, pendulum, simulated
-from wm_pipelines.families.base import GivenLaws, Solves, TrainedConfig, build
+from wm_pipelines.families.base import FORM_WORDS, GivenLaws, Solves, TrainedConfig, build
 from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.laws import Laws, laws_of
 from wm_pipelines.learning.config import FamilyParameters
@@ -20,7 +20,7 @@ from wm_pipelines.learning.loop import train
 from wm_pipelines.mappings import deep_merge
 from wm_pipelines.provenance import import_closure
 from wm_pipelines.registry import families
-from wm_pipelines.spec import Facts, Spec, UndeclaredFact
+from wm_pipelines.spec import FACTS, Facts, Spec, UndeclaredFact
 
 pytestmark = pytest.mark.training
 
@@ -32,7 +32,8 @@ SMALL = {  # beside conf/smoke, which has few steps of the true size
     "random_feature_collocation": {"features": 30},
 }
 _GRADIENT = {"training": "gradient", "form": "dynamical", "spin": True, "hidden": [8]}
-MORE = {"momentum_gnn": {"variants": {"gradient": _GRADIENT}}}  # beside those of conf/base
+_LAWS = _GRADIENT | {"inputs": "laws"}
+MORE = {"momentum_gnn": {"variants": {"gradient": _GRADIENT, "gradient_laws": _LAWS}}}  # beside those of conf/base
 TASK = {"pendulum": "physics", "bodies": "physics", "images": "images", "videos": "videos", "heat_1d": "fields"}
 
 
@@ -166,6 +167,21 @@ def test_it_is_not_told_anything_else(name, variant, of):
             family.spec.facts[fact]
     assert isinstance(family, GivenLaws) == (name == "oracle")
     assert not any(isinstance(value, Laws) for value in vars(family).values()) or name == "oracle"
+
+
+@every_case
+def test_what_its_form_contains_is_told_in_words_that_are_explained(name, variant, of):
+    kind, config = families.get(name), configuration(name, variant, of)
+    words = kind.knows(config) - FACTS
+    assert kind.contains(config, world(of)[0]) <= words <= set(FORM_WORDS)
+    assert {word for word in words if f"`{word}`" not in (CONF.parent / "docs" / "architecture.md").read_text()} == set()
+
+
+@every_case
+def test_what_is_fitted_is_counted_as_parameters(name, variant, of):
+    """In closed form as by gradient: `learning.fitting` counts what `parameters` lists."""
+    counted = sum(p.numel() for p in built(name, variant, of).parameters())
+    assert (counted > 0) == (name not in {"persistence", "oracle", "raw_pixels"})
 
 
 @every_family

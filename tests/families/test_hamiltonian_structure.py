@@ -5,10 +5,15 @@ import math
 import pytest
 import torch
 
-from tests.families.mechanics import BODIES, COUPLED
-from tests.specs import PENDULUM, fitted, pendulum, pendulum_starts, rolled, spec
+from tests.families.mechanics import BODIES, COUPLED, TWO_BODY, bodies_field, body_starts
+from tests.specs import PENDULUM, fitted, pendulum, pendulum_starts, rolled, simulated, spec
+from wm_pipelines.blocks.hamiltonian_terms import Distances, Forms
 from wm_pipelines.errors import UserError
+from wm_pipelines.families.base import FORM_WORDS
+from wm_pipelines.families.hamiltonian_regression.closed_form import WIDEST_SYMMETRY
+from wm_pipelines.families.hamiltonian_regression.hypotheses import QuadraticTerm
 from wm_pipelines.registry import families
+from wm_pipelines.spec import FACTS
 
 FAMILIES = ("hnn", "hamiltonian_regression")
 SMALL = {"hnn": {"hidden": (8,)}, "hamiltonian_regression": {"features": 12}}
@@ -104,7 +109,55 @@ def test_pairwise_forces_obey_newtons_third_law_and_have_no_torque(name):
 @every_family
 def test_a_structure_is_knowledge(name, structure, facts):
     kind = families.get(name)
-    assert kind.knows(kind.Config(structure=structure)) == facts
+    knows = kind.knows(kind.Config(structure=structure))
+    assert knows & FACTS == facts
+    assert ("log_distance" in knows) == ("particles" in facts)
+
+
+def contained(name, world, **settings):
+    kind = families.get(name)
+    config = kind.Config(**settings)
+    assert kind.contains(config, world) <= kind.knows(config) & set(FORM_WORDS)
+    return kind.contains(config, world), kind(config, world, (0,))
+
+
+@pytest.mark.parametrize("world", [PENDULUM, COUPLED, BODIES, TWO_BODY], ids=lambda world: world.name)
+@pytest.mark.parametrize("structure", ["none", "declared"])
+@pytest.mark.parametrize("offers", [True, False])
+def test_what_its_terms_contain_is_declared(world, structure, offers):
+    """Word by word against the terms that the family makes on that world."""
+    words, model = contained("hamiltonian_regression", world, structure=structure, offers=offers)
+    inputs = [term.inputs for term in model.terms]
+    assert ("log_distance" in words) == any(isinstance(i, Distances) for i in inputs)
+    assert ("power_laws" in words) == any("power" in term.features.counts for term in model.terms)
+    assert ("kinetic_form" in words) == any(isinstance(term, QuadraticTerm) for term in model.terms)
+    chosen = {tuple(model.terms[k].part for k in h) for h in model.hypotheses}
+    assert ("separable_form" in words) == (len(chosen) > 1 and ("p", "q") in chosen)
+    sought = offers and isinstance(inputs[0], Forms) and world.state_size <= WIDEST_SYMMETRY
+    assert ("log_terms" in words) == sought
+
+
+@pytest.mark.parametrize("world", [PENDULUM, COUPLED, BODIES], ids=lambda world: world.name)
+def test_a_perceptron_contains_logarithms_of_distances_where_forces_are_pairwise(world):
+    for structure in ("none", "declared"):
+        words, model = contained("hnn", world, structure=structure)
+        assert words == ({"log_distance"} if "pairwise" in model.structure else set())
+
+
+@pytest.mark.training
+def test_a_generic_hamiltonian_is_random_features_of_the_state_and_nothing_else():
+    """Two bodies: symmetries are there to be found, and their invariant's logarithm is what makes `plain` exact."""
+    views = simulated(bodies_field((1.0, 2.0), (0.0, 0.0)), body_starts((1.0, 2.0), 30), steps=20)
+    fits = {
+        offers: fitted("hamiltonian_regression", TWO_BODY, views, features=80, offers=offers, tail=int(offers))[0]
+        for offers in (True, False)
+    }
+    (term,) = fits[False].terms
+    assert (term.part, term.features.counts) == ("z", {"tanh": 80})
+    assert not bool(term.inputs.quadratic.any())
+    assert not bool(term.inputs.logarithmic)
+    assert families.get("hamiltonian_regression").contains(fits[False].config, TWO_BODY) == set()
+    assert any(bool(term.inputs.quadratic.any()) for term in fits[True].live)
 
 
 @every_family

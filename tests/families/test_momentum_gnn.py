@@ -29,6 +29,7 @@ FORMS = {
     "dynamical": {"form": "dynamical", "messages": 3},
     "spin": {"form": "dynamical", "spin": True},
 }
+FORMS |= {f"generic {name}": {**form, "inputs": "distance"} for name, form in FORMS.items()}
 
 
 def untrained(world, form, seeds=(0, 1), **changes):
@@ -57,7 +58,7 @@ def test_third_law_bit_by_bit(seed, form, space, masses):
     generator = torch.Generator().manual_seed(seed)
     q, p = torch.randn(2, 2, 3, space, 2, generator=generator, dtype=torch.float64)
     spin = torch.randn(2, 3, 1 if space == 2 else 3, 2, generator=generator, dtype=torch.float64)
-    spin = spin if form == "spin" else None
+    spin = spin if "spin" in form else None
     edges = family.edges(q, complete_graph(q))
     with torch.no_grad():
         force = family.forces(q, p, spin)
@@ -68,7 +69,7 @@ def test_third_law_bit_by_bit(seed, form, space, masses):
     total = orbital if torque is None else orbital + torque.sum(-1)
     size = (q.square().sum(-2) * force.square().sum(-2)).sqrt().sum(-1)[..., None]
     assert float((total.abs() / size).max()) < 1e-14
-    if form == "spin":  # without the account of torques it would be lost
+    if "spin" in form:  # without the account of torques it would be lost
         assert float((orbital.abs() / size).max()) > 1e-9
 
 
@@ -80,7 +81,7 @@ def test_symmetries_of_the_force(form, space):
     family = untrained(bodies(mass, space), form)
     z = torch.tensor(cluster(np.random.default_rng(6), 5, mass, space)).expand(2, 5, -1)
     q, p = split_particles(z, 4)
-    spin = torch.ones(2, 5, 1 if space == 2 else 3, 4, dtype=torch.float64) if form == "spin" else None
+    spin = torch.ones(2, 5, 1 if space == 2 else 3, 4, dtype=torch.float64) if "spin" in form else None
     force = family.forces(q, p, spin)
 
     moved = family.forces(q + 3.0, p + 0.7 * family.mass, spin)  # a shift, and a moving observer
@@ -100,12 +101,12 @@ def test_symmetries_of_the_force(form, space):
     torch.testing.assert_close(swapped, force[..., order], rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("form", ["dynamical", "spin"])
+@pytest.mark.parametrize("form", ["dynamical", "spin", "generic dynamical", "generic spin"])
 def test_frame_is_continuous_as_the_motion_stops(form):
     family = untrained(bodies((1.0, 2.0, 0.5)), form)
     z = torch.tensor(cluster(np.random.default_rng(8), 4, (1.0, 2.0, 0.5))).expand(2, 4, -1)
     q, p = split_particles(z, 3)
-    spin = torch.zeros(2, 4, 1, 3, dtype=torch.float64) if form == "spin" else None
+    spin = torch.zeros(2, 4, 1, 3, dtype=torch.float64) if "spin" in form else None
     at_rest = family.forces(q, torch.zeros_like(p), spin).detach()
     scale = float(at_rest.abs().max())
     for direction in (p, -p, torch.flip(p, (-2,))):
@@ -140,7 +141,7 @@ def test_neighbour_list_gives_the_forces_of_all_pairs(form):
     family = untrained(bodies((1.0, 2.0, 0.7)), form, cutoff=2.0).transferred(bodies(mass))
     z = torch.tensor(cluster(np.random.default_rng(10), 2, mass)).expand(2, 2, -1)
     q, p = split_particles(z, 60)
-    spin = torch.ones(2, 2, 1, 60, dtype=torch.float64) if form == "spin" else None
+    spin = torch.ones(2, 2, 1, 60, dtype=torch.float64) if "spin" in form else None
     expected, actual = family.forces(q, p, spin), family.forces(q, p, spin, neighbour_graph(q, 2.4))
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
 
@@ -164,14 +165,14 @@ def test_momenta_of_a_roll_out_with_random_weights(form):
     family = untrained(bodies(mass, step=0.05), form)
     with torch.no_grad():
         family.force_scale.mul_(0.03)
-        if form == "spin":  # random weights may drive as well as brake, without bound: rub everywhere alike
+        if "spin" in form:  # random weights may drive as well as brake, without bound: rub everywhere alike
             for weights in family.motion.parameters():
                 weights.zero_()
-            family.motion.mlp.layers[-1].bias[..., len(family.coupling_scale)] = -1.0
+            family.motion.mlp.layers[-1].bias[..., len(family.pairs.coupling_scale)] = -1.0
     start = torch.tensor(cluster(np.random.default_rng(11), 3, mass))
     prediction = family.predict({"states": start[:, None]}, 60)
     spin = 0.0
-    if form == "spin":
+    if "spin" in form:
         spins = prediction["latents"].unflatten(-1, (1, 4))
         assert float(spins.abs().max()) > 1e-2
         spin = spins.sum(-1)
@@ -241,7 +242,7 @@ def test_masses_and_numbers_never_seen_follow_the_law():
     world = PairWorld(bodies(given), slope, np.outer(given, given))
     family = MomentumGNN(MomentumGNNConfig(features=16), world.spec, [0])
     family.fit(world.run(cluster(np.random.default_rng(15), 20, world.mass), 20))
-    assert float(family.inner) == pytest.approx(soft, rel=1e-3)
+    assert float(family.pairs.inner) == pytest.approx(soft, rel=1e-3)
     mass = (0.3, 5.0, 1.0, 2.5, 0.8, 1.1, 4.0)
     other = PairWorld(bodies(mass), slope, np.outer(mass, mass))
     z = cluster(np.random.default_rng(16), 10, mass, spacing=0.8)
@@ -267,7 +268,11 @@ def test_equal_masses_leave_the_simplest_coupling():
     world, views = gravity(steps=3)
     family = MomentumGNN(MomentumGNNConfig(features=4), world.spec, [0])
     family.fit(views)
-    assert family.coupling_scale.tolist() == [1.0, 0.0, 0.0]  # 1, not m_i m_j or m_i + m_j, which are constant too
+    assert family.pairs.coupling_scale.tolist() == [
+        1.0,
+        0.0,
+        0.0,
+    ]  # 1, not m_i m_j or m_i + m_j: constant too
 
 
 @pytest.mark.training

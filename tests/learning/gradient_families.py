@@ -92,6 +92,7 @@ CASES = {
         two_bodies_rows,
         {**SMALL, "training": "gradient", "form": "dynamical", "spin": True, "messages": 2},
     ),
+    "momentum_gnn generic": ("momentum_gnn", two_bodies, {**SMALL, "training": "gradient", "inputs": "distance"}),
     "pinn": ("pinn", heat, PINN),
     "pinn inverse": ("pinn", heat_inverse, PINN),
     "latent_dynamics states": ("latent_dynamics", swings, {**STATES, "stochastic": True}),

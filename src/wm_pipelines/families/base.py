@@ -17,10 +17,26 @@ from torch import Tensor, nn
 
 from wm_pipelines.laws import Laws
 from wm_pipelines.mappings import Settings
-from wm_pipelines.spec import Spec
+from wm_pipelines.spec import FACTS, Spec
 
 Views = Mapping[str, Tensor]
 """Tensors by the name of the view."""
+
+FORM_WORDS: Mapping[str, str] = {
+    "law_dictionary": "pair laws are sums of log r, 1/r, r and r^2 (softened), fitted first, and of a network of them; "
+    "couplings are 1, products and sums of the particles' attributes",
+    "pair_forces": "forces act between pairs of particles, along or across their line, and momentum is m v",
+    "log_distance": "distances enter as their logarithm, in which power laws are smooth",
+    "power_laws": "powers of the distance are among the features",
+    "separable_form": "held-out data may choose H = T(p) + V(q)",
+    "kinetic_form": "held-out data may choose H = p A(q) p + V(q), the form of mechanisms",
+    "log_terms": "invariant quadratic forms are looked for, H made a function of them; of a single one, its logarithm",
+    "local_motion": "what is seen moves by a few pixels a step",
+    "compact_objects": "there are a given number of compact objects of a given extent",
+    "still_background": "what is no object rests",
+    "symmetries": "videos are turned by symmetries that are given",
+}
+"""Words of `Family.knows` that are no fact of any world, and what a functional form contains that declares them."""
 
 Prediction = dict[str, Tensor]
 """What a family says will happen, by view; whichever it can give.
@@ -88,10 +104,16 @@ class Family(nn.Module, ABC):
     def knows(cls, config: Any) -> frozenset[str]:
         """Facts of the world that it is told in this configuration; reading any other raises `UndeclaredFact`.
 
-        Words that are no fact of a world declare what its functional form contains. Here: nothing.
+        Words that are no fact of a world declare what its functional form may contain (`FORM_WORDS`). Here: nothing.
         """
         del config
         return frozenset()
+
+    @classmethod
+    def contains(cls, config: Any, spec: Spec) -> frozenset[str]:
+        """Of the words of `knows` that declare a functional form, those that hold on such a world. Here: all."""
+        del spec
+        return cls.knows(config) - FACTS
 
     @classmethod
     def shown(cls, spec: Spec) -> tuple[str, ...]:

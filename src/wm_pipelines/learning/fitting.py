@@ -148,16 +148,7 @@ def known(kind: Any, config: Any, spec: Spec) -> list[str]:
 
     A fact that this world does not have tells nothing.
     """
-    return sorted(word for word in kind.knows(config) if word in spec.facts or word not in FACTS)
-
-
-FACTS = frozenset(
-    {
-        "simulator", "angles", "structure", "particles", "space", "attributes", "conserved", "energy",
-        "coordinates", "fields", "domain", "equations", "conditions", "coefficients", "units", "observed", "time",
-    }
-)  # fmt: skip
-"""Facts that some worlds have; any other word of ``knows`` says what a functional form contains."""
+    return sorted({word for word in kind.knows(config) if word in spec.facts} | kind.contains(config, spec))
 
 
 def curve_table(variant: str, rows: list[dict[str, float]]) -> pd.DataFrame:

@@ -26,7 +26,7 @@ _ROWS_PER_CHUNK = 16_384  # rows of a design matrix in memory at a time
 _REFINEMENTS = 10  # Gauss-Newton rounds for the offsets, at most
 _EARNED = 0.8  # a more general hypothesis must lower the held-out error at least by this factor
 _EARNED_BY_SINGULARITY = 1e-2  # likewise for steeper close forces: all of them may fit where data are
-_WIDEST_SYMMETRY = 12  # state size up to which symmetries are looked for
+WIDEST_SYMMETRY = 12  # state size up to which symmetries are looked for
 _SETTLED = 1e-6  # offsets move by less than this share of their uncertainty: done
 
 
@@ -78,7 +78,8 @@ class ClosedForm(HamiltonianFlow):
         """Fit ``sum_g w_g J grad H(z_g) = target``: nodes ``[E, T, G, 2d]``, weights ``[G]``, targets alike."""
         inputs = self.terms[0].inputs
         forms = None
-        if isinstance(inputs, Forms) and nodes.shape[2] == 1 and nodes.shape[-1] <= _WIDEST_SYMMETRY:
+        sought = self.config.offers and nodes.shape[2] == 1 and nodes.shape[-1] <= WIDEST_SYMMETRY
+        if sought and isinstance(inputs, Forms):
             forms = invariant_forms(nodes.flatten(0, 2), targets.flatten(0, 1))
         nodes = nodes.expand(len(self.seeds), *nodes.shape)
         self._set_rates(targets)

@@ -5,6 +5,9 @@ separable, even, pairwise); ``psi`` is a linear combination of random tanh featu
 episodes choose the features' slopes, the ridge, and between forms of H (`hypotheses`): ``T(p) + V(q)``, ``p A(q) p +
 V(q)``, any.
 
+With ``offers: false`` none of the simpler forms is offered and no symmetry looked for: H is any function of z that
+random features make, the generic model beside the informed ones.
+
 Noisy states with clean derivatives (the data of Greydanus et al. 2019) are not a regression: the integral of the clean
 derivative gives each trajectory's shape exactly, its place only up to one constant. These offsets are estimated along
 with ``H`` (`closed_form`); `input_noise` detects the noise, `symmetry` looks for forms that the data's symmetries
@@ -28,14 +31,15 @@ from wm_pipelines.blocks.hamiltonian_terms import Coordinates, Term
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import Views
-from wm_pipelines.families.hamiltonian_regression.closed_form import ClosedForm
+from wm_pipelines.families.hamiltonian_regression.closed_form import WIDEST_SYMMETRY, ClosedForm
 from wm_pipelines.families.hamiltonian_regression.hypotheses import QuadraticTerm, hypotheses
 from wm_pipelines.families.hamiltonian_regression.input_noise import input_noise, integral_form
-from wm_pipelines.families.parts.hamiltonian import HamiltonianConfig, HamiltonianFamily, Part
+from wm_pipelines.families.parts.hamiltonian import HamiltonianConfig, HamiltonianFamily, Part, structure_of
 from wm_pipelines.spec import Spec
 
 _CORES = (0.5, 0.15, 0.0)  # shares of the typical distance below which forces are smooth, tried in this order
 _LARGEST_MECHANISM = 3  # degrees of freedom up to which a kinetic energy p A(q) p is offered
+_OFFERED = frozenset({"separable_form", "kinetic_form", "log_terms"})
 
 
 class HamiltonianRegressionConfig(HamiltonianConfig):
@@ -44,6 +48,9 @@ class HamiltonianRegressionConfig(HamiltonianConfig):
     features: int = Field(200, ge=1, description="tanh features per term")
     steepness: tuple[float, ...] = Field((0.12, 0.5), min_length=1, description="slopes tried on held-out episodes")
     ridges: tuple[float, ...] = Field((1e-12, 1e-10, 1e-8, 1e-6), min_length=1, description="ridges tried likewise")
+    offers: bool = Field(
+        True, description="simpler forms of H for held-out data to choose, and symmetries looked for in the data"
+    )
     tail: Literal[0, 1, 2] = Field(1, description="degree of a polynomial added to the features")
     rows: int = Field(2000, ge=10, description="states used, spread evenly over the data")
     noise: Literal["auto", "none"] | float = Field(
@@ -62,6 +69,28 @@ class HamiltonianRegression(ClosedForm, HamiltonianFamily):
     noise_level: Tensor
     chosen: Tensor
 
+    @classmethod
+    def knows(cls, config: Any) -> frozenset[str]:
+        """The facts that the structure of H is read from, and what its features and hypotheses may contain."""
+        known = super().knows(config)
+        power = {"power_laws"} if "log_distance" in known else set()
+        return known | power | (_OFFERED if config.offers else frozenset())
+
+    @classmethod
+    def contains(cls, config: Any, spec: Spec) -> frozenset[str]:
+        """Those that this world leaves possible: see `make_terms` and `closed_form`."""
+        structure, words = structure_of(config, spec.facts), set(super().contains(config, spec))
+        if "log_distance" not in words:
+            words -= {"power_laws"}
+        if not offered(config, structure):
+            words -= _OFFERED
+        if spec.dof > _LARGEST_MECHANISM:
+            words -= {"kinetic_form"}
+        angles = "periodic" in structure and bool(spec.facts.get("angles"))
+        if "even" in structure or angles or spec.state_size > WIDEST_SYMMETRY:
+            words -= {"log_terms"}
+        return frozenset(words)
+
     def __init__(self, config: HamiltonianRegressionConfig, spec: Spec, seeds: Sequence[int]) -> None:
         super().__init__(config, spec, seeds)
         self.hypotheses = hypotheses(self.terms)
@@ -76,7 +105,7 @@ class HamiltonianRegression(ClosedForm, HamiltonianFamily):
         if "pairwise" in self.structure:
             return self._pairwise_terms()
         terms = [self._term(part, inputs, salt) for salt, (part, inputs) in enumerate(self.inputs(0.0).items())]
-        return terms if "separable" in self.structure else terms + self._simpler_terms()
+        return terms + self._simpler_terms() if offered(self.config, self.structure) else terms
 
     def _pairwise_terms(self) -> list[Term]:
         """Kinetic energy, and potentials of several cores."""
@@ -157,3 +186,8 @@ class HamiltonianRegression(ClosedForm, HamiltonianFamily):
             "steepness": self.chosen[:, 0].tolist(),
             "ridge": self.chosen[:, 1].tolist(),
         }
+
+
+def offered(config: HamiltonianRegressionConfig, structure: frozenset[str]) -> bool:
+    """Whether simpler forms stand beside H: not where a declared structure has parted it already."""
+    return config.offers and not structure & {"separable", "pairwise"}

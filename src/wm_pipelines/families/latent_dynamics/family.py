@@ -70,6 +70,11 @@ class LatentDynamics(Predictor):
     config: LatentDynamicsConfig
 
     @classmethod
+    def knows(cls, config: Any) -> frozenset[str]:
+        """Symmetries, if any; kernels of a given reach contain that what is seen moves by a few pixels."""
+        return super().knows(config) | ({"local_motion"} if config.transition == "local" else set())
+
+    @classmethod
     def unsuitable(cls, spec: Spec, config: Any) -> str | None:
         """States have no positions to move or turn."""
         if cls.shown(spec) == ("states",) and (config.transition == "local" or config.symmetries):

@@ -5,18 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.families.momentum_gnn.edge_inputs import LawInputs, centre_and_scale
 from wm_pipelines.families.momentum_gnn.graphs import NeighbourList, complete_graph
-from wm_pipelines.families.momentum_gnn.pair_laws import (
-    couplings,
-    independent,
-    inner_length,
-    pair_laws,
-    root_mean_square,
-)
+from wm_pipelines.families.momentum_gnn.pair_laws import inner_length, root_mean_square
 from wm_pipelines.families.momentum_gnn.particles import Observations, split_particles
 
 if TYPE_CHECKING:
@@ -41,21 +35,20 @@ def calibrate(gnn: MomentumGNN, rows: Observations) -> None:
     near = distance if gnn.config.cutoff is None else distance[distance < gnn.config.cutoff]
     if near.numel() == 0:
         raise UserError(f"momentum_gnn: no pair of '{gnn.spec.name}' is closer than cutoff {gnn.config.cutoff} m")
-    table = couplings(gnn.attributes, complete_graph(q[:, :1]))
-    gnn.coupling_scale.copy_(independent(table.reshape(-1, table.shape[-1])))
-    gnn.inner.copy_(_inner_length(gnn, rows))
+    gnn.pairs.calibrate_attributes(gnn.attributes, complete_graph(q[:, :1]))
+    if isinstance(gnn.pairs, LawInputs):
+        gnn.pairs.inner.copy_(_inner_length(gnn, gnn.pairs.coupling_scale, rows))
+    gnn.pairs.calibrate_distances(near)
     approach = (v * r).sum(dim=-2) / (distance * gnn.speed_scale)
     slip = v.square().sum(dim=-2) / gnn.speed_scale**2 - approach.square()
-    inputs = [*pair_laws(near, gnn.inner)[0].unbind(-1), approach, slip]
-    for k, x in enumerate(inputs):
-        gnn.input_mean[k] = x.mean()
-        gnn.input_scale[k] = torch.maximum(x.std(correction=0), 0.05 * x.abs().mean()).clamp_min(1e-6)
+    for k, x in enumerate((approach, slip)):
+        gnn.motion_mean[k], gnn.motion_scale[k] = centre_and_scale(x)
 
 
-def _inner_length(gnn: MomentumGNN, rows: Observations) -> Tensor:
+def _inner_length(gnn: MomentumGNN, coupling_scale: Tensor, rows: Observations) -> Tensor:
     """The length that softens the pair laws (`inner_length`), from some of the rows."""
     few = slice(None, None, max(1, len(rows.state) * gnn.particles * gnn.space // _INNER_EQUATIONS))
     q, _ = split_particles(rows.state[few].flatten(0, 1)[None], gnn.particles)
     edges = gnn.edges(q, NeighbourList(gnn.config.cutoff).graph(q))
-    kept = edges.coupling[..., gnn.coupling_scale > 0]
-    return gnn.inner.new_tensor(inner_length(edges, kept, gnn.fade(edges), rows.weight, rows.target[few]))
+    kept = edges.coupling[..., coupling_scale > 0]
+    return kept.new_tensor(inner_length(edges, kept, gnn.fade(edges), rows.weight, rows.target[few]))

@@ -16,7 +16,6 @@ from wm_pipelines.families.momentum_gnn.edge_networks import FeatureModel, per_r
 from wm_pipelines.families.momentum_gnn.graphs import NeighbourList
 from wm_pipelines.families.momentum_gnn.pair_laws import (
     MOTION,
-    RADIAL,
     Edges,
     envelope,
     force_columns,
@@ -61,7 +60,7 @@ def _draw(gnn: MomentumGNN, rows: Observations) -> tuple[Tensor, Tensor]:
     q, p = split_particles(state[:, : max(1, _PLACES // pairs), 0], gnn.particles)
     edges = gnn.edges(q, NeighbourList(gnn.config.cutoff).graph(q))
     steepness = [gnn.config.steepness] * len(gnn.seeds)
-    radial = gnn.radial_inputs(edges.distance)[0]
+    radial = gnn.pairs.radial(edges)[0]
     _linear(gnn, "potential").features.draw(radial.flatten(1, 2), steepness)
     if gnn.config.form == "dynamical":
         _linear(gnn, "motion").features.draw(gnn.frame(edges, p, None)[2].flatten(1, 2), steepness)
@@ -72,7 +71,7 @@ def _design(gnn: MomentumGNN, state: Tensor, weight: Tensor) -> Tensor:
     """Force components that each weight alone would make: ``[S, B, Q, 2d] -> [S, B D N, weights]``."""
     q, p = split_particles(state.flatten(1, 2), gnn.particles)
     edges = gnn.edges(q, NeighbourList(gnn.config.cutoff).graph(q))
-    kept = edges.coupling[..., gnn.coupling_scale > 0]
+    kept = edges.coupling[..., gnn.pairs.coupling_scale > 0]
     columns = [
         force_columns(edges.graph, times_couplings(kept, basis), direction, weight).flatten(1, 3)
         for basis, direction in _basis(gnn, edges, p)
@@ -83,7 +82,7 @@ def _design(gnn: MomentumGNN, state: Tensor, weight: Tensor) -> Tensor:
 def _basis(gnn: MomentumGNN, edges: Edges, p: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Scalars ``[S, X, M, K]`` that the models combine, each kind with its direction ``[S, X, D, M]``."""
     potential, fade = _linear(gnn, "potential"), gnn.fade(edges)[..., None]
-    x, dx = gnn.radial_inputs(edges.distance)
+    x, dx = gnn.pairs.radial(edges)
     basis = fade * per_row(potential.basis_slope, x, dx)
     if gnn.config.cutoff is not None:
         fade_slope = only_real(envelope(edges.distance, gnn.config.cutoff)[1], edges.graph)
@@ -97,18 +96,20 @@ def _basis(gnn: MomentumGNN, edges: Edges, p: Tensor) -> list[tuple[Tensor, Tens
 
 
 def _solve(gnn: MomentumGNN, equations: LeastSquares) -> Tensor:
-    """Weights ``[S, P]``: first the pair laws alone, then all features on what those leave."""
+    """Weights ``[S, P]``: where there are pair laws first those alone, then all features on what those leave."""
     if equations.factor is None:
         raise UserError(f"momentum_gnn: no training rows of '{gnn.spec.name}'")
-    features, kept = _linear(gnn, "potential").features, int((gnn.coupling_scale > 0).sum())
+    features, kept = _linear(gnn, "potential").features, int((gnn.pairs.coupling_scale > 0).sum())
     column = torch.arange(equations.factor.shape[-1] - 1, device=equations.factor.device)
+    if not gnn.pairs.tail:
+        return equations.solve([gnn.config.ridge])[0]
     laws = (column < features.size * kept) & (column % features.size >= features.counts["tanh"])
     return solve_laws_first(equations.factor, laws, gnn.config.ridge)
 
 
 def _store(gnn: MomentumGNN, solution: Tensor) -> None:
     """Weights in the order of `_design` to the models, zero for couplings left out."""
-    kept = gnn.coupling_scale > 0
+    kept = gnn.pairs.coupling_scale > 0
     models = [_linear(gnn, "potential")] + ([_linear(gnn, "motion")] if gnn.config.form == "dynamical" else [])
     for model in models:
         size, outputs = model.features.size, model.coefficients.shape[-1]
@@ -128,5 +129,5 @@ def _linear(gnn: MomentumGNN, name: str) -> FeatureModel:
 def _states_at_once(gnn: MomentumGNN) -> int:
     """States whose equations are assembled at once: some tens of megabytes."""
     pairs = gnn.particles * (gnn.particles - 1) // 2
-    weights = (1 + 2 * len(gnn.attributes)) * (gnn.config.features + RADIAL + MOTION)
+    weights = len(gnn.pairs.coupling_scale) * (gnn.config.features + gnn.pairs.size + MOTION)
     return max(1, _CHUNK_NUMBERS // (len(gnn.seeds) * pairs * gnn.space * weights))

@@ -19,17 +19,17 @@ from wm_pipelines.blocks.features import LeastSquares, RandomFeatures
 class FeatureModel(nn.Module):
     """``g(x) = sum_k W_k phi_k(x)`` with frozen random ``phi``: fitted by least squares.
 
-    ``phi`` are tanh features and the inputs themselves: that tail holds the common pair laws, and extrapolates where
-    tanh saturates.
+    ``phi`` are tanh features and, with a ``tail``, the inputs themselves: where those are the common pair laws, that
+    tail holds them, and extrapolates where tanh saturates.
     """
 
-    coefficients: Tensor  # [S, K, C]
+    coefficients: nn.Parameter  # [S, K, C]
 
-    def __init__(self, inputs: int, outputs: int, features: int, seeds: Sequence[int], salt: int) -> None:
+    def __init__(self, inputs: int, outputs: int, features: int, seeds: Sequence[int], salt: int, tail: bool) -> None:
         super().__init__()
-        self.features = RandomFeatures(inputs, {"tanh": features, "linear": inputs}, seeds, salt)
-        shape = (len(seeds), self.features.size, outputs)
-        self.register_buffer("coefficients", torch.zeros(shape, dtype=torch.float64))
+        self.features = RandomFeatures(inputs, {"tanh": features, "linear": inputs if tail else 0}, seeds, salt)
+        start = torch.zeros(len(seeds), self.features.size, outputs, dtype=torch.float64)
+        self.coefficients = nn.Parameter(start, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``g``: ``[S, R, n] -> [S, R, C]``."""
@@ -45,7 +45,9 @@ class FeatureModel(nn.Module):
         weight, coefficients = self.features.weight[..., :tanh], self.coefficients
         both = (weight.mT[..., :, None] * coefficients[:, :tanh, None, :]).flatten(2)  # [S, K, n C]
         y = torch.tanh(torch.baddbmm(self.features.bias[..., :tanh], x, weight))
-        gradient = both.sum(dim=1, keepdim=True) - (y * y) @ both + coefficients[:, None, tanh:].flatten(2)
+        gradient = both.sum(dim=1, keepdim=True) - (y * y) @ both
+        if coefficients.shape[1] > tanh:
+            gradient = gradient + coefficients[:, None, tanh:].flatten(2)
         return (dx[..., None] * gradient.unflatten(-1, (x.shape[-1], -1))).sum(dim=-2)
 
     def basis_slope(self, x: Tensor, dx: Tensor) -> Tensor:
@@ -54,16 +56,18 @@ class FeatureModel(nn.Module):
 
 
 class NetworkModel(nn.Module):
-    """``g(x) = A x + MLP(x)``, tanh, with its derivative along a direction in closed form."""
+    """``g(x) = MLP(x)``, tanh, with a ``tail`` plus ``A x``; its derivative along a direction in closed form."""
 
-    def __init__(self, inputs: int, outputs: int, hidden: Sequence[int], seeds: Sequence[int], salt: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, hidden: Sequence[int], seeds: Sequence[int], salt: int, tail: bool
+    ) -> None:
         super().__init__()
         self.mlp = EnsembleMLP([inputs, *hidden, outputs], seeds, "tanh", salt, last_gain=0.3)
-        self.linear = EnsembleLinear(inputs, outputs, generators(seeds, salt + 1), gain=0.3)
+        self.linear = EnsembleLinear(inputs, outputs, generators(seeds, salt + 1), gain=0.3) if tail else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``g``: ``[S, R, n] -> [S, R, C]``."""
-        return self.linear(x) + self.mlp(x)
+        return self.mlp(x) if self.linear is None else self.linear(x) + self.mlp(x)
 
     def slope(self, x: Tensor, dx: Tensor) -> Tensor:
         """``dg/dx . dx``: the chain rule, layer by layer: ``[S, R, n], [S, R, n] -> [S, R, C]``."""
@@ -72,7 +76,8 @@ class NetworkModel(nn.Module):
         for layer in hidden:
             y = torch.tanh(layer(y))
             dy = (1 - y * y) * (dy @ layer.weight)
-        return dx @ self.linear.weight + dy @ last.weight
+        slope = dy @ last.weight
+        return slope if self.linear is None else dx @ self.linear.weight + slope
 
 
 def per_row(function: Callable[..., Tensor], *x: Tensor) -> Tensor:

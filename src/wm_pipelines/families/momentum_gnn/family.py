@@ -23,9 +23,18 @@ Pairs are ``r = q_i - q_j``, ``n = r / |r|``, ``v = v_i - v_j``. Two forms of th
     ``spin: false``, for point particles whose state has no spin, ``g_t = 0``: what is left has no torque, and orbital
     angular momentum is exact.
 
-Dependence on node attributes ``a`` (mass, charge) is a sum over symmetric couplings, ``phi = sum_c kappa_c(a_i, a_j)
-phi_c(|r|)``, with ``kappa`` from 1, ``a_i a_j``, ``a_i + a_j``; couplings that the training pairs cannot tell apart are
-left out, simplest kept. So the number of particles and their attributes are free at test time.
+What networks see of a pair beside its motion (edge_inputs.py):
+
+``inputs: distance``
+    the standardised ``|r|``, and of the attributes ``a`` (mass, charge) a learned embedding ``h(a_i) + h(a_j)``, as in
+    the paper. No law is assumed. In closed form, random features of these and one least squares.
+
+``inputs: laws``
+    ``log rho, 1/rho, rho, rho^2`` and a linear combination of them, ``phi = sum_c kappa_c(a_i, a_j) phi_c(|r|)`` with
+    ``kappa`` from 1, ``a_i a_j``, ``a_i + a_j``: a dictionary of the common laws, declared as ``law_dictionary``. The
+    closed form fits it first; couplings that the training pairs cannot tell apart are left out, simplest kept.
+
+Either way the number of particles and their attributes are free at test time.
 
 What is *not* claimed: that the ``dynamical`` form conserves energy, that spins unseen in the data are measured (they
 start at zero), or that a law is right at distances, or for attributes, never seen in training.
@@ -46,18 +55,10 @@ from wm_pipelines.families import register
 from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
 from wm_pipelines.families.momentum_gnn.calibration import calibrate
 from wm_pipelines.families.momentum_gnn.closed_form import fit_closed_form
+from wm_pipelines.families.momentum_gnn.edge_inputs import DistanceInputs, LawInputs
 from wm_pipelines.families.momentum_gnn.edge_networks import FeatureModel, NetworkModel, per_row
 from wm_pipelines.families.momentum_gnn.graphs import NeighbourList, PairGraph, complete_graph
-from wm_pipelines.families.momentum_gnn.pair_laws import (
-    LENGTH,
-    MOTION,
-    RADIAL,
-    Edges,
-    couplings,
-    envelope,
-    only_real,
-    pair_laws,
-)
+from wm_pipelines.families.momentum_gnn.pair_laws import MOTION, Edges, envelope, only_real
 from wm_pipelines.families.momentum_gnn.particle_motion import Bodies, midpoint_kick, symplectic_step, trajectory
 from wm_pipelines.families.momentum_gnn.particles import (
     cross,
@@ -75,11 +76,15 @@ class MomentumGNNConfig(TrainedConfig):
 
     schedule: Schedule = Schedule(steps=600, batch_size=64, learning_rate=1e-2)
     form: Literal["conservative", "dynamical"] = "conservative"
+    inputs: Literal["laws", "distance"] = Field(
+        "laws", description="what is seen of a pair: a dictionary of laws of |r| and couplings, or |r| alone"
+    )
+    embedding: int = Field(8, ge=1, description="distance, gradient: channels of the learned embedding of attributes")
     spin: bool = Field(False, description="dynamical: tangential forces, their torque kept as the particles' spin")
     training: Literal["closed_form", "gradient"] = Field(
         "closed_form", description="least squares on random features, or a network trained by gradient"
     )
-    features: int = Field(64, ge=1, description="closed form: random tanh features per coupling")
+    features: int = Field(64, ge=1, description="closed form: random tanh features, per coupling")
     steepness: float = Field(1.0, gt=0, description="closed form: slope of the features over the data's spread")
     ridge: float = Field(
         1e-10, gt=0, description="closed form: relative accuracy below which directions are left alone"
@@ -110,17 +115,19 @@ class MomentumGNN(Family):
     config: MomentumGNNConfig
     mass: Tensor
     attributes: Tensor
-    inner: Tensor
-    input_mean: Tensor
-    input_scale: Tensor
-    coupling_scale: Tensor
+    motion_mean: Tensor
+    motion_scale: Tensor
     force_scale: Tensor
     speed_scale: Tensor
 
     @classmethod
-    def knows(cls, config: Any) -> frozenset[str]:  # noqa: ARG003
-        """Which coordinates belong to which particle, their masses and charges, that their momentum is conserved."""
-        return frozenset({"particles", "space", "attributes", "conserved"})
+    def knows(cls, config: Any) -> frozenset[str]:
+        """Which coordinates belong to which particle, their masses and charges, that their momentum is conserved.
+
+        Its form contains forces between pairs, and with ``inputs: laws`` a dictionary of the common ones.
+        """
+        form = {"pair_forces"} | ({"law_dictionary"} if config.inputs == "laws" else set())
+        return frozenset({"particles", "space", "attributes", "conserved"} | form)
 
     def __init__(self, config: MomentumGNNConfig, spec: Spec, seeds: Sequence[int]) -> None:
         super().__init__(config, spec, seeds)
@@ -130,30 +137,33 @@ class MomentumGNN(Family):
             raise UserError(f"momentum_gnn cannot model '{spec.name}': {reason}")
         if config.spin and facts["space"] == 1:
             raise UserError("momentum_gnn: spin: true needs particles in two or three dimensions, these move on a line")
-        self._known: tuple[PairGraph, Tensor] | None = None  # the latest graph and its couplings
+        self._known: tuple[PairGraph, Tensor, Tensor | None] | None = None  # the latest graph: couplings, embedding
         self.particles, self.space = int(facts["particles"]), int(facts["space"])
         names = sorted(set(facts["attributes"]) - {"inertia"})
         self.register_buffer("mass", _masses(self.spec), persistent=False)
         values = torch.tensor([facts["attributes"][name] for name in names], dtype=torch.float64)
         self.register_buffer("attributes", values.reshape(len(names), self.particles), persistent=False)
 
-        couplings = 1 + 2 * len(names)
-        inputs = RADIAL + MOTION
-        self.potential = _model(RADIAL, couplings, config, seeds, salt=1)
+        self.pairs = _inputs(config, len(names), seeds)
+        count, seen = len(self.pairs.coupling_scale), self.pairs.size
+        self.potential = self._model(seen, count, salt=1)
         if config.form == "dynamical":
-            outputs = couplings * (2 if config.spin else 1)
-            self.motion = _model(inputs + config.messages, outputs, config, seeds, salt=3)
+            self.motion = self._model(seen + MOTION + config.messages, count * (2 if config.spin else 1), salt=3)
         if config.messages:
-            self.message = NetworkModel(inputs, couplings * config.messages, config.hidden, seeds, salt=5)
+            self.message = self._model(seen + MOTION, count * config.messages, salt=5)
         if config.spin and config.training == "gradient":
             self.log_gyration = nn.Parameter(torch.zeros(len(seeds), 1, 1, 1, dtype=torch.float64))
 
-        self.register_buffer("input_mean", torch.zeros(inputs, dtype=torch.float64))
-        self.register_buffer("input_scale", torch.ones(inputs, dtype=torch.float64))
-        self.register_buffer("inner", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("coupling_scale", torch.zeros(couplings, dtype=torch.float64))
+        self.register_buffer("motion_mean", torch.zeros(MOTION, dtype=torch.float64))
+        self.register_buffer("motion_scale", torch.ones(MOTION, dtype=torch.float64))
         self.register_buffer("force_scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("speed_scale", torch.ones((), dtype=torch.float64))
+
+    def _model(self, inputs: int, outputs: int, salt: int) -> FeatureModel | NetworkModel:
+        config, tail = self.config, self.pairs.tail
+        if config.training == "closed_form":
+            return FeatureModel(inputs, outputs, config.features, self.seeds, salt, tail)
+        return NetworkModel(inputs, outputs, config.hidden, self.seeds, salt, tail)
 
     @classmethod
     def unsuitable(cls, spec: Spec, config: Any) -> str | None:
@@ -199,7 +209,7 @@ class MomentumGNN(Family):
 
     def central_force(self, edges: Edges) -> Tensor:
         """``-phi'(|r|) n`` on every edge: ``[S, X, D, M]``; ``phi`` is faded by the envelope at the cutoff."""
-        x, dx = self.radial_inputs(edges.distance)
+        x, dx = self.pairs.radial(edges)
         slope = per_row(self.potential.slope, x, dx)
         if self.config.cutoff is not None:
             fade, fade_slope = envelope(edges.distance, self.config.cutoff)
@@ -231,9 +241,8 @@ class MomentumGNN(Family):
             rotation = edges.graph.total(spin / self._inertia()) / self.speed_scale
             slip = slip - 0.5 * turn(rotation, edges.r)
         motion = torch.stack([approach, slip.square().sum(dim=-2)], dim=-1)
-        radial, _ = self.radial_inputs(edges.distance)
-        motion = (motion - self.input_mean[RADIAL:]) / self.input_scale[RADIAL:]
-        return normal, slip, torch.cat([radial, motion], dim=-1)
+        motion = (motion - self.motion_mean) / self.motion_scale
+        return normal, slip, torch.cat([self.pairs.radial(edges)[0], motion], dim=-1)
 
     def _messages(self, edges: Edges, x: Tensor) -> Tensor:
         """One round: ``h_i = tanh(sum_j m(x_ij))``, and back on the edge ``h_i + h_j``: ``[S, X, M, H]``."""
@@ -247,24 +256,20 @@ class MomentumGNN(Family):
         square = r.square().sum(dim=-2)
         real = graph.mask()
         distance = (square if real is None else torch.where(real, square, 1.0)).sqrt()
-        return Edges(graph, r, distance, self._coupling(graph))
+        return Edges(graph, r, distance, *self._of_pairs(graph))
 
-    def _coupling(self, graph: PairGraph) -> Tensor:
-        """``kappa_c`` of every edge in units of its size in training; 0 for those left out: ``[.., M, C]``."""
+    def _of_pairs(self, graph: PairGraph) -> tuple[Tensor, Tensor | None]:
+        """Couplings and embedding of every edge; those of the latest graph are kept where they are not learning."""
+        if self.pairs.learned and torch.is_grad_enabled():
+            return self.pairs.of_pairs(self.attributes, graph)
         if self._known is None or self._known[0] is not graph:
-            self._known = (graph, couplings(self.attributes, graph) * self.coupling_scale)
-        return self._known[1]
-
-    def radial_inputs(self, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardised radial inputs and their derivative in units of the distances' spread: ``[S, X, M, 4]``."""
-        u, slope = pair_laws(distance, self.inner)
-        scale = self.input_scale[:RADIAL]
-        return (u - self.input_mean[:RADIAL]) / scale, slope * (self.length / scale)
+            self._known = (graph, *self.pairs.of_pairs(self.attributes, graph))
+        return self._known[1:]
 
     @property
     def length(self) -> Tensor:
         """Spread of the distances in training, the unit of radial slopes."""
-        return self.input_scale[LENGTH]
+        return self.pairs.length
 
     def _inertia(self) -> Tensor:
         """Moments of inertia, of the world where it knows them: ``[N]``, else ``m l^2`` with ``l`` learned."""
@@ -290,7 +295,7 @@ class MomentumGNN(Family):
             raise UserError("momentum_gnn: form: dynamical has no energy; use form: conservative")
         q, p = split_particles(z, self.particles)
         edges = self.edges(q, complete_graph(q))
-        phi = (edges.coupling * per_row(self.potential, self.radial_inputs(edges.distance)[0])).sum(dim=-1)
+        phi = (edges.coupling * per_row(self.potential, self.pairs.radial(edges)[0])).sum(dim=-1)
         potential = (phi * self.fade(edges)).reshape(*z.shape[:2], -1).sum(dim=-1)
         return (p.square() / (2 * self.mass)).sum(dim=(-1, -2)) + self.force_scale * self.length * potential
 
@@ -402,12 +407,11 @@ class MomentumGNN(Family):
         return fit_closed_form(self, episodes) if self.config.training == "closed_form" else None
 
 
-def _model(
-    inputs: int, outputs: int, config: MomentumGNNConfig, seeds: Sequence[int], salt: int
-) -> FeatureModel | NetworkModel:
-    if config.training == "closed_form":
-        return FeatureModel(inputs, outputs, config.features, seeds, salt)
-    return NetworkModel(inputs, outputs, config.hidden, seeds, salt)
+def _inputs(config: MomentumGNNConfig, attributes: int, seeds: Sequence[int]) -> LawInputs | DistanceInputs:
+    if config.inputs == "laws":
+        return LawInputs(attributes)
+    channels = config.embedding if config.training == "gradient" else 0
+    return DistanceInputs(attributes, channels, seeds)
 
 
 def _masses(spec: Spec) -> Tensor:

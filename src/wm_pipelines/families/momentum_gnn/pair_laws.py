@@ -24,12 +24,17 @@ _DISTINCT = 1e-6  # a coupling closer than this to a combination of others is on
 
 @dataclass(frozen=True)
 class Edges:
-    """What a force needs of the pairs: ``r [S, X, D, M]``, ``|r| [S, X, M]``, couplings ``[.., M, C]``."""
+    """What a force needs of the pairs: ``r [S, X, D, M]``, ``|r| [S, X, M]``, couplings ``[.., M, C]``.
+
+    ``embedding [S, 1, M, E]`` is what networks see of the attributes beside the distance; None where the couplings
+    hold all of it.
+    """
 
     graph: PairGraph
     r: Tensor
     distance: Tensor
     coupling: Tensor
+    embedding: Tensor | None = None
 
 
 def pair_laws(distance: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:

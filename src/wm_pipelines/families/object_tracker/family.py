@@ -58,7 +58,7 @@ class ObjectTracker(Predictor):
 
     @classmethod
     def knows(cls, config: PredictorConfig) -> frozenset[str]:
-        """The tracker's prior, and the symmetries by which its videos are turned, if any."""
+        """The tracker's prior, the objects' number and extent, and the symmetries by which its videos are turned."""
         return super().knows(config) | {"compact_objects", "still_background"}
 
     def make_member(self) -> nn.Module:

@@ -6,7 +6,7 @@ How ``H`` is fitted is each family's own.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -53,7 +53,14 @@ class HamiltonianFamily(HamiltonianFlow, Family):
         words = set(get_args(Word) if declared else config.structure)
         facts = {"structure"} if words - {"periodic"} else set()
         facts |= {"angles"} if "periodic" in words else set()
-        return frozenset(facts | ({"particles", "space", "attributes"} if "pairwise" in words else set()))
+        pairs = {"particles", "space", "attributes", "log_distance"}
+        return frozenset(facts | (pairs if "pairwise" in words else set()))
+
+    @classmethod
+    def contains(cls, config: Any, spec: Spec) -> frozenset[str]:
+        """Logarithms of distances only where forces are pairwise."""
+        absent = set() if "pairwise" in structure_of(config, spec.facts) else {"log_distance"}
+        return super().contains(config, spec) - absent
 
     def __init__(self, config: HamiltonianConfig, spec: Spec, seeds: Sequence[int]) -> None:
         super().__init__(config, spec, seeds)
@@ -75,17 +82,12 @@ class HamiltonianFamily(HamiltonianFlow, Family):
         Raises:
             UserError: pairwise forces are asked for where there are no particles with masses.
         """
-        asked, facts = self.config.structure, self.spec.facts
-        if asked == "none":
-            return frozenset()
-        known = set(asked)
-        if asked == "declared":
-            known = set(facts.get("structure", ())) | ({"periodic"} if facts.get("angles") else set())
+        known, facts = structure_of(self.config, self.spec.facts), self.spec.facts
         if "pairwise" in known and ("particles" not in facts or "mass" not in facts.get("attributes", {})):
             raise UserError(
                 f"{self.name}: structure 'pairwise' needs particles with masses; world '{self.spec.name}' has none"
             )
-        return frozenset(known)
+        return known
 
     def inputs(self, core: float) -> dict[Part, Any]:
         """The inputs of H: of kinetic and potential energy if the structure parts them, else of the whole state.
@@ -130,3 +132,12 @@ class HamiltonianFamily(HamiltonianFlow, Family):
     ) -> Prediction:
         """Symplectic roll-out from the last state of the past."""
         return Prediction(states=self.rolled_out(past["states"][:, -1], steps, step or self.spec.step))
+
+
+def structure_of(config: HamiltonianConfig, facts: Mapping[str, Any]) -> frozenset[str]:
+    """What a configuration says of H in a world with these facts: the words themselves, or those that it declares."""
+    if config.structure == "none":
+        return frozenset()
+    if config.structure != "declared":
+        return frozenset(config.structure)
+    return frozenset(facts.get("structure", ())) | ({"periodic"} if facts.get("angles") else set())
