@@ -153,7 +153,7 @@ def known(kind: Any, config: Any, spec: Spec) -> list[str]:
 
 FACTS = frozenset(
     {
-        "simulator", "angles", "structure", "particles", "space", "attributes", "conserved", "energy",
+        "simulator", "angles", "structure", "second_order", "particles", "space", "attributes", "conserved", "energy",
         "coordinates", "fields", "domain", "equations", "conditions", "coefficients", "units", "observed", "time",
     }
 )  # fmt: skip
