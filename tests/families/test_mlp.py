@@ -238,8 +238,8 @@ def test_what_a_variant_is_told():
     assert told(second_order=True) == {"angles", "second_order"}
     z = torch.tensor([[[0.3, 0.1]]], dtype=torch.float64)
     turned = z + torch.tensor([2 * torch.pi, 0.0], dtype=torch.float64)
-    same = [bool(torch.allclose(f(z), f(turned))) for f in (MLP(MLPConfig(angles=a), PENDULUM, [0]).f for a in (True, False))]
-    assert same == [True, False]
+    fields = [MLP(MLPConfig(angles=angles), PENDULUM, [0]).f for angles in (True, False)]
+    assert [bool(torch.allclose(f(z), f(turned))) for f in fields] == [True, False]
 
 
 def test_without_angles_to_be_told_of_there_is_nothing_in_it():

@@ -138,7 +138,7 @@ def test_it_knows_nothing_and_needs_two_states():
     assert Sequence.knows(config) == set()
     assert Sequence.unsuitable(spec(2, rows=1), config) == "needs episodes of two states or more"
     assert Sequence.unsuitable(spec(2), config) is None
-    with pytest.raises(UserError, match="predicts steps of 0.1 s, not of 0.2 s"):
+    with pytest.raises(UserError, match=r"predicts steps of 0\.1 s, not of 0\.2 s"):
         built().predict({"states": random_states(1)}, 1, step=0.2)
     with pytest.raises(UserError, match="width 15 is not a multiple of heads 2"):
         StateTransformer(2, SequenceConfig(width=15, heads=2))

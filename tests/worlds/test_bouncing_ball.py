@@ -35,7 +35,11 @@ def one_after_the_other(h, v, g, e, times):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.floats(0.0, 2.0), st.floats(-3.0, 3.0), st.floats(0.3, 3.0), st.floats(1.0, 20.0), st.sampled_from([0.6, 0.9, 1.0])
+    st.floats(0.0, 2.0),
+    st.floats(-3.0, 3.0),
+    st.floats(0.3, 3.0),
+    st.floats(1.0, 20.0),
+    st.sampled_from([0.6, 0.9, 1.0]),
 )
 def test_the_closed_form_is_one_impact_after_the_other(h, v, mass, g, e):
     impact = np.sqrt(v * v + 2 * g * h)
@@ -125,4 +129,5 @@ def test_nothing_is_below_the_floor():
 def test_captions_count_the_turns_that_are_seen():
     world = world_of()
     z = world.simulate(np.array([[1.0, 0.0]]), 0.1, 20)[0]
-    assert world.describe(z) == "A ball that reaches 1 m bounces on a floor (elastic); it is seen to turn upwards two times."
+    assert world.describe(z).startswith("A ball that reaches 1 m bounces on a floor (elastic);")
+    assert world.describe(z).endswith("turn upwards two times.")

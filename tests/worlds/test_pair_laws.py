@@ -66,7 +66,7 @@ def test_a_morse_bond_is_deepest_at_its_rest_length_and_breaks():
 @pytest.mark.training
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
 def test_two_bodies_vibrate_as_morses_exact_solution(share):
-    """``exp(a x) = (1 + sqrt(s) sin(w t)) / (1 - s)``, ``s`` the energy above the bottom over D, ``w^2 = 2 a^2 D (1 - s) / mu``."""
+    """``exp(a x) = (1 + sqrt(s) sin(w t)) / (1 - s)``, ``w^2 = 2 a^2 D (1 - s) / mu``; s D is the energy from the bottom."""
     depth, a, length, masses = 0.9, 1.7, 1.1, (1.0, 0.4)
     world = two_bodies("morse", masses, depth=depth, steepness=a, rest_length=length)
     mu = masses[0] * masses[1] / sum(masses)

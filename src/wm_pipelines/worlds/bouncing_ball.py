@@ -186,9 +186,12 @@ class BouncingBall(SimulatedWorld):
 
     def _draw(self, canvas: Canvas, z: Float) -> None:
         unit = self._reach
-        floor = np.zeros((len(z), 2))
-        canvas.rod(floor - [0.6 * unit, 0.02 * unit], floor + [0.6 * unit, -0.02 * unit], 0.04 * unit)
-        canvas.disc(np.stack([floor[:, 0], z[:, 0] + 0.08 * unit], axis=-1), 0.08 * unit, colour(0))
+
+        def at(x: float, y: Float | float) -> Float:
+            return np.stack([np.full(len(z), x), np.broadcast_to(y, len(z))], axis=-1)
+
+        canvas.rod(at(-0.6 * unit, -0.02 * unit), at(0.6 * unit, -0.02 * unit), 0.04 * unit)
+        canvas.disc(at(0.0, z[:, 0] + 0.08 * unit), 0.08 * unit, colour(0))
 
     def describe(self, z: Float) -> str:
         """Height, kind of impact, and how often it is seen to turn upwards."""

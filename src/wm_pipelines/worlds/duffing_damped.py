@@ -1,12 +1,13 @@
 """A damped Duffing oscillator: ``m q'' + c q' + k q + b q^3 = 0``; energy is lost, ``dE/dt = -c v^2``.
 
-G. Duffing, Erzwungene Schwingungen (1918), here without the drive. For ``k < 0`` a double well: every motion ends in one
-of the two minima ``q = ±sqrt(-k / b)``. Not a Hamiltonian system in (q, p): no energy is conserved.
+G. Duffing, Erzwungene Schwingungen (1918), here without the drive. For ``k < 0`` a double well: every motion ends in
+one of the two minima ``q = ±sqrt(-k / b)``. Not a Hamiltonian system in (q, p): no energy is conserved.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Annotated, Any
 
 import numpy as np
@@ -148,7 +149,7 @@ class DuffingDamped(SimulatedWorld):
             return np.stack([q, 1.2 * unit * ((self.potential(q) - lowest) / span) - 0.8 * unit], axis=-1)
 
         bowl = np.linspace(-1.1 * unit, 1.1 * unit, _OUTLINE + 1)
-        for a, b in zip(bowl[:-1], bowl[1:], strict=True):
+        for a, b in pairwise(bowl):
             canvas.rod(*(at(np.full(len(z), q)) for q in (a, b)), 0.05 * unit, INK)
         canvas.disc(at(z[:, 0]) + np.array([0.0, 0.16 * unit]), 0.16 * unit, colour(0))
 

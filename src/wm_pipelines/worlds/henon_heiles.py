@@ -1,7 +1,7 @@
 """A star in the plane of a galaxy: ``H = (px^2 + py^2 + x^2 + y^2) / 2 + lambda (x^2 y - y^3 / 3)``, natural units.
 
 M. Hénon and C. Heiles, Astron. J. 69, 73 (1964). Smooth, low-dimensional, and no sum over pairs. Regular and chaotic
-motion share one energy: islands and a chaotic sea that grows with the energy, up to the escape energy ``1 / 6 lambda^2``.
+motion share one energy: islands in a chaotic sea that grows with it, up to the escape energy ``1 / 6 lambda^2``.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class HenonHeiles(SimulatedWorld):
         if isinstance(law, Given):
             z0 = require_entries(self.name, law.sample(rng, episodes), 4)
             if (open_ := np.flatnonzero(~self.bound(z0))).size:
-                raise UserError(f"{self.name}: start state {open_[0]} can escape; its energy must be below 1/6 lambda^2")
+                raise UserError(f"{self.name}: start state {open_[0]} can escape; lower its energy")
             return z0
         energy = rng.uniform(*law.energy, episodes) * self.escape
         q, missing = np.empty((episodes, 2)), np.arange(episodes)
@@ -163,7 +163,9 @@ class HenonHeiles(SimulatedWorld):
         """Energy, and how far out it comes."""
         share = captions.number(float(self.energy(z[0])) / self.escape, digits=2)
         far = captions.number(float(np.linalg.norm(z[:, :2], axis=-1).max()))
-        return f"A star moves in the Hénon-Heiles potential at {share} of the escape energy, up to {far} from the centre."
+        return (
+            f"A star in the Hénon-Heiles potential, at {share} of the escape energy, comes {far} far from the centre."
+        )
 
 
 def _in_triangle(rng: np.random.Generator, count: int) -> Float:

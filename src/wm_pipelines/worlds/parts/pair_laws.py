@@ -1,7 +1,8 @@
 """Laws between two particles, ``phi(r)``: gravity and charges, springs, bonds that can break, screened charges.
 
-All are softened alike, ``rho^2 = r^2 + eps^2`` in the place of the distance, and give what a sum over pairs needs of the
-squared distance: `potential`, the `tension` ``phi'(r) / r``, and the `curvature` that a simulator starts its steps from.
+All are softened alike, ``rho^2 = r^2 + eps^2`` in the place of the distance, and give what a sum over pairs needs of
+the squared distance: `potential` and `tension` ``phi'(r) / r``; and the `curvature` that a simulator's first sub-steps
+follow from.
 """
 
 from __future__ import annotations
