@@ -66,7 +66,7 @@ def test_a_morse_bond_is_deepest_at_its_rest_length_and_breaks():
 @pytest.mark.training
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
 def test_two_bodies_vibrate_as_morses_exact_solution(share):
-    """``exp(a x) = (1 + sqrt(s) sin(w t)) / (1 - s)``, ``w^2 = 2 a^2 D (1 - s) / mu``; s D is the energy from the bottom."""
+    """``exp(a x) = (1 + sqrt(s) sin(w t)) / (1 - s)``, ``w^2 = 2 a^2 D (1 - s) / mu``, s D above the bottom."""
     depth, a, length, masses = 0.9, 1.7, 1.1, (1.0, 0.4)
     world = two_bodies("morse", masses, depth=depth, steepness=a, rest_length=length)
     mu = masses[0] * masses[1] / sum(masses)
@@ -120,11 +120,11 @@ def test_bodies_of_the_parameter_files_stay_together_and_come_back(name):
     z = world.simulate(z0, config.step, 200)
     assert (world.energy(z0) < 0).all()
     assert energy_drift(z, world.energy, world.kinetic).max() < 1e-9
-    assert np.linalg.norm(world.positions(z), axis=-1).max() < 4.0 * world.reach
+    assert np.linalg.norm(world.positions(z), axis=-1).max() < 8.0 * world.reach
     for law in (world.momentum, world.angular_momentum):
         assert np.abs(law(z) - law(z[:, :1])).max() < 1e-11
     back = world.simulate(z[:, 40], -config.step, 40)[:, -1]
-    np.testing.assert_allclose(back, z0, atol=1e-5)  # chaos magnifies the rounding of the way there
+    np.testing.assert_allclose(back, z0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
