@@ -23,7 +23,9 @@ def starts(world, episodes=6, seed=0):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.floats(0.3, 3.0), st.just(0.0) | st.floats(1e-3, 0.8), st.floats(0.5, 5.0), st.floats(-1.0, 1.0), st.floats(-1.0, 1.0))
+@given(
+    st.floats(0.3, 3.0), st.just(0.0) | st.floats(1e-3, 0.8), st.floats(0.5, 5.0), st.floats(-1, 1), st.floats(-1, 1)
+)
 def test_without_the_cubic_term_it_is_the_damped_harmonic_oscillator(mass, damping, stiffness, q, v):
     world = world_of(mass=mass, damping=damping, stiffness=stiffness, cubic=0.0)
     t, gamma = 0.1 * np.arange(51), damping / (2 * mass)

@@ -150,7 +150,7 @@ class DuffingDamped(SimulatedWorld):
 
         bowl = np.linspace(-1.1 * unit, 1.1 * unit, _OUTLINE + 1)
         for a, b in pairwise(bowl):
-            canvas.rod(*(at(np.full(len(z), q)) for q in (a, b)), 0.05 * unit, INK)
+            canvas.rod(at(np.full(len(z), a)), at(np.full(len(z), b)), 0.05 * unit, INK)
         canvas.disc(at(z[:, 0]) + np.array([0.0, 0.16 * unit]), 0.16 * unit, colour(0))
 
     def describe(self, z: Float) -> str:
