@@ -92,8 +92,8 @@ def test_motion_runs_back():
 
 def test_no_conservation_is_told_of_what_loses_energy():
     damped, free = world_of(), world_of(damping=0.0)
-    assert damped.facts()["conserved"] == damped.facts()["structure"] == []
-    assert "energy" not in damped.facts()
+    assert damped.facts()["conserved"] == []
+    assert not {"energy", "structure"} & set(damped.facts())  # there is no Hamiltonian to tell of
     assert free.facts()["conserved"] == ["energy"]
     assert damped.laws().energy is not None
     with pytest.raises(UserError, match="nothing pulls the mass back"):

@@ -33,7 +33,7 @@ class SequenceConfig(TrainedConfig):
     schedule: Schedule = Schedule(
         steps=200, batch_size=20, learning_rate=3e-3, warmup=20, betas=(0.9, 0.99), gradient_clip=1.0
     )
-    window: int = Field(16, ge=1, description="W, states that a prediction looks back on at most")
+    window: int = Field(8, ge=1, description="W, states that a prediction looks back on at most")
     width: int = Field(48, ge=2, description="features of a token")
     depth: int = Field(2, ge=1, description="transformer blocks")
     heads: int = Field(4, ge=1, description="of attention")

@@ -162,10 +162,10 @@ class BouncingBall(SimulatedWorld):
 
     def facts(self) -> dict[str, Any]:
         """Velocity is momentum over mass; energy is conserved by elastic impacts alone."""
-        told = {"attributes": {"mass": [self.mass]}, "structure": ["separable"], "second_order": True}
+        told = {"attributes": {"mass": [self.mass]}, "second_order": True}
         if self.restitution < 1.0:
-            return {**told, "structure": [], "conserved": []}
-        return {**told, "conserved": ["energy"], "energy": {"law": "energy"}}
+            return {**told, "conserved": []}
+        return {**told, "structure": ["separable"], "conserved": ["energy"], "energy": {"law": "energy"}}
 
     def laws(self) -> Laws:
         """Of flight and impact; where impacts lose energy, its decay is the truth."""

@@ -108,7 +108,7 @@ class DuffingDamped(SimulatedWorld):
         """Velocity is momentum over mass. Nothing is conserved, and no energy is told: it would not be one's."""
         told = {"attributes": {"mass": [self.mass]}, "second_order": True}
         if self.damping > 0.0:
-            return {**told, "structure": [], "conserved": []}
+            return {**told, "conserved": []}
         return {**told, "structure": ["even", "separable"], "conserved": ["energy"], "energy": {"law": "energy"}}
 
     def laws(self) -> Laws:
