@@ -63,6 +63,7 @@ PENDULUM = spec(
     name="pendulum",
     angles=[0],
     structure=["even", "separable"],
+    second_order=True,
     conserved=["energy"],
     energy={"law": "energy"},
     simulator=True,

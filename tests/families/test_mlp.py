@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.specs import PENDULUM, episodes, fitted, pendulum, rolled, simulated, spec, tensor, without
 from wm_pipelines.blocks.vector_field import VectorField, cut_rows, cut_windows, substeps_for
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.mlp import MLP, MLPConfig
+from wm_pipelines.families.mlp import MLP, MLPConfig, SecondOrderField
 from wm_pipelines.integrators import rollout_separable
 
 SCHEDULE = {"steps": 400, "batch_size": 64, "learning_rate": 1e-2}
@@ -164,3 +164,86 @@ def test_substeps_are_never_longer_than_asked(step, reference, substeps):
     count = substeps_for(step, reference, substeps)
     assert step / count <= reference / substeps * (1 + 1e-6)
     assert count == 1 or step / (count - 1) > reference / substeps * (1 - 1e-6)
+
+
+# ---------------------------------------------------------------- what it may be told
+
+LINE = spec(4, name="line", second_order=True)
+MASSES = np.array([0.5, 3.0])
+
+
+def coupled_masses(derivatives=True, seed=0):
+    """Two unequal masses on a line, a spring between them and one to the wall; p, not velocities."""
+    start = np.random.default_rng(seed).uniform(-1, 1, (12, 4))
+
+    def field(z):
+        q, p = z[..., :2], z[..., 2:]
+        force = np.stack([-q[..., 0] - (q[..., 0] - q[..., 1]), q[..., 0] - q[..., 1]], -1)
+        return np.concatenate([p / MASSES, force], -1)
+
+    return simulated(field, start, derivatives=derivatives)
+
+
+@pytest.mark.parametrize("derivatives", [True, False])
+def test_second_order_finds_the_masses_in_the_data(derivatives):
+    family = MLP(MLPConfig(second_order=True), LINE, [0, 1])
+    views = coupled_masses(derivatives)
+    family.examples(views)
+    assert isinstance(family.f, SecondOrderField)
+    torch.testing.assert_close(family.f.inverse_mass, tensor(1 / MASSES), rtol=1e-12 if derivatives else 1e-4, atol=0)
+    # The kinematic half holds whatever the network says.
+    z = views["states"][:, 3].expand(2, -1, -1)
+    assert torch.equal(family.f(z)[..., :2], family.f.inverse_mass * z[..., 2:])
+
+
+def test_the_mass_of_a_pendulum_is_found_across_the_seam_of_its_angle():
+    z = rollout_separable(np.array([[0.0, 3.0], [0.5, 2.5]]), 0.1, 60, lambda p: p / 0.7, lambda q: -np.sin(q))
+    z[..., 0] = np.remainder(z[..., 0] + np.pi, 2 * np.pi) - np.pi
+    family = MLP(MLPConfig(second_order=True), PENDULUM, [0])
+    family.examples(episodes(z))
+    assert float(family.f.inverse_mass) == pytest.approx(1 / 0.7, rel=1e-3)
+
+
+def test_a_coordinate_that_never_moves_has_no_mass_to_find():
+    views = coupled_masses()
+    views["states"][..., [1, 3]] = 0.0
+    views["derivatives"][..., [1, 3]] = 0.0
+    family = MLP(MLPConfig(second_order=True), LINE, [0])
+    family.examples(views)
+    assert family.f.inverse_mass.tolist() == pytest.approx([2.0, 0.0])
+
+
+@pytest.mark.training
+def test_second_order_learns_the_pendulum():
+    family, _ = fitted("mlp", PENDULUM, pendulum(), schedule=SCHEDULE, second_order=True)
+    assert (rollout_error(family) < 0.05).all()
+
+
+def test_second_order_is_for_worlds_whose_velocities_are_multiples_of_momenta():
+    def reason(facts, **config):
+        told = spec(4, **facts).told(MLP.knows(MLPConfig(**config)), "mlp")
+        return MLP.unsuitable(told, MLPConfig(**config))
+
+    assert "no constant multiples" in reason({}, second_order=True)
+    assert reason({"second_order": True}, second_order=True) is None
+    assert reason({}) is None
+
+
+def test_what_a_variant_is_told():
+    def told(**config):
+        return MLP.knows(MLPConfig(**config))
+
+    assert told() == {"angles"}
+    assert told(angles=False) == set()
+    assert told(second_order=True) == {"angles", "second_order"}
+    z = torch.tensor([[[0.3, 0.1]]], dtype=torch.float64)
+    turned = z + torch.tensor([2 * torch.pi, 0.0], dtype=torch.float64)
+    fields = [MLP(MLPConfig(angles=angles), PENDULUM, [0]).f for angles in (True, False)]
+    assert [bool(torch.allclose(f(z), f(turned))) for f in fields] == [True, False]
+
+
+def test_without_angles_to_be_told_of_there_is_nothing_in_it():
+    """Where a world has no angles the two variants are the same to the last bit."""
+    a, b = (MLP(MLPConfig(angles=angles), LINE, [0, 1]) for angles in (True, False))
+    for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
+        assert torch.equal(x, y)

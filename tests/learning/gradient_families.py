@@ -8,7 +8,7 @@ import torch
 from tests.families.fields import posed
 from tests.families.images import IMAGES, blobs, spec_of, squares
 from tests.families.mechanics import TWO_BODY, bodies_field, body_starts
-from tests.specs import PENDULUM, pendulum, simulated, without
+from tests.specs import PENDULUM, pendulum, simulated, spec, without
 from wm_pipelines.blocks.workers import rank
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
@@ -26,6 +26,10 @@ def swings():
 
 def rows_alone():
     return PENDULUM, without(pendulum(6, 12), "derivatives")
+
+
+def second_order_rows():
+    return spec(2, name="pendulum", second_order=True), rows_alone()[1]
 
 
 def two_bodies():
@@ -67,6 +71,7 @@ CNN = {"widths": (4, 8), "projector": (16, 8), "latent": 4}
 STATES = {"context": 1, "horizon": 3, "widths": (16,), "latent": 4, "hidden": 16}
 FRAMES = {"context": 3, "horizon": 2, "widths": (4, 8), "latent": 4, "hidden": 16}
 LOCAL = {**FRAMES, "transition": "local", "maps": 2, "widths": (8, 8), "symmetries": ("rows", "time")}
+SEQUENCE = {"window": 5, "width": 16, "depth": 2, "heads": 2, "noise": 0.1}
 TRACKER = {"objects": 1, "extent": 8, "context": 3, "horizon": 2, "width": 8, "memory": 16, "tracked": 8}
 TRACKER |= {"position_batch": 6, "on_positions": 0.5, "symmetries": ("rows", "columns", "transpose", "time")}
 
@@ -96,6 +101,8 @@ CASES = {
     "pinn": ("pinn", heat, PINN),
     "pinn inverse": ("pinn", heat_inverse, PINN),
     "latent_dynamics states": ("latent_dynamics", swings, {**STATES, "stochastic": True}),
+    "mlp second order windows": ("mlp", second_order_rows, {**SMALL, "second_order": True, "angles": False}),
+    "sequence": ("sequence", swings, SEQUENCE),
     "latent_dynamics vector": ("latent_dynamics", video, FRAMES),
     "latent_dynamics local": ("latent_dynamics", video, {**LOCAL, "stochastic": True}),
     "ijepa sigreg": ("ijepa", images, {**VIEWS, "anti_collapse": "sigreg"}),

@@ -41,7 +41,7 @@ def test_the_leaderboard_holds_every_combination_once(table):
     assert {task: set(own["world"]) for task, own in table.groupby("task")} == SMOKE
     families_of = {task: set(own["family"]) for task, own in table.groupby("task")}
     assert families_of["images"] == {"raw_pixels", "ijepa", "mae", "contrastive"}
-    assert {"persistence", "oracle", "hnn", "latent_dynamics"} <= families_of["physics"]
+    assert {"persistence", "oracle", "hnn", "latent_dynamics", "sequence"} <= families_of["physics"]
     assert {"raw_pixels", "vjepa", "mae", "latent_dynamics", "object_tracker"} <= families_of["videos"]
     assert table["value"].notna().all()
     assert (table["ci_low"].isna() | (table["ci_low"] <= table["ci_high"])).all()
@@ -58,8 +58,9 @@ def test_every_row_says_what_the_family_was_shown_and_told(table):
         "videos": {"frames"},
     }
     told = {family: set(own["knows"]) for family, own in table.groupby("family")}
-    for family in ("persistence", "mlp", "latent_dynamics", "raw_pixels", "ijepa", "vjepa", "mae", "contrastive"):
+    for family in ("persistence", "latent_dynamics", "sequence", "raw_pixels", "ijepa", "vjepa", "mae", "contrastive"):
         assert told[family] == {""}, family
+    assert told["mlp"] == {"", "second_order"}
     assert told["oracle"] == {"simulator"}
     assert all("equations" in line for line in told["pinn"])
     assert all(line == ",".join(sorted(line.split(","))) for lines in told.values() for line in lines)

@@ -22,6 +22,7 @@ FAMILIES = [
     "pinn",
     "random_feature_collocation",
     "object_tracker",
+    "sequence",
     "hamiltonian_regression",
     "oracle",
     "hnn",

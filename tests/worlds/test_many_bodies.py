@@ -14,7 +14,7 @@ from wm_pipelines.worlds.n_body import NBody
 from wm_pipelines.worlds.parts import simulation
 from wm_pipelines.worlds.parts.simulation import Work, duration, energy_drift, simulate_separable
 
-FORCES = ("springs", "charges", "gravity")
+FORCES = ("springs", "charges", "gravity", "morse", "yukawa")
 
 
 def world_of(bodies, force="gravity", **parameters):

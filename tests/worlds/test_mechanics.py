@@ -28,6 +28,9 @@ BASE = {
     "n_body springs": {"masses": [1.0, 0.5, 2.0, 1.5, 1.0]},
     "n_body charges": {"force": "charges", "masses": {"low": 0.5, "high": 2.0, "seed": 3}},
     "n_body gravity": {"force": "gravity", "bodies": 4, "dimension": 3},
+    "n_body morse": {"force": "morse", "masses": [1.0, 0.5, 2.0, 1.5, 1.0]},
+    "n_body yukawa": {"force": "yukawa", "masses": {"low": 0.5, "high": 2.0, "seed": 3}, "softening": 0.2},
+    "henon_heiles": {},
 }
 
 
@@ -120,6 +123,11 @@ def test_declared_structure_is_true(world):
         turned = q.copy()
         turned[:, angle] += 2 * math.pi
         np.testing.assert_allclose(energy(turned, p), energy(q, p), rtol=1e-12)
+    if facts.get("second_order", False):  # velocities are constant multiples of momenta, coordinate by coordinate
+        ratio = world.dynamics(z)[:, :d] / p
+        np.testing.assert_allclose(ratio, np.broadcast_to(ratio[0], ratio.shape), rtol=1e-12)
+    else:
+        assert world.name == "double_pendulum"
     if "pairwise" in facts["structure"]:
         assert d == facts["particles"] * facts["space"]
         assert len(facts["attributes"]["mass"]) == facts["particles"]

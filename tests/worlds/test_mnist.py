@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.worlds import mnist
 from wm_pipelines.worlds.base import simulated
 from wm_pipelines.worlds.making import WorldConfig, build_world, ingest
 from wm_pipelines.worlds.mnist import SAMPLE, SAMPLE_MD5
@@ -121,12 +123,56 @@ def test_files_are_downloaded_packed_or_not(folder, monkeypatch):
 
 
 def test_other_files_than_the_published_ones_are_refused(folder):
-    with pytest.raises(UserError, match=r"wrong checksum.*6bbc9ace898e44ae57da46a324031adb"):
+    with pytest.raises(UserError, match=r"wrong checksum.*6bbc9ace898e44ae57da46a324031adb.*`verify: false`"):
         ingest(config(source=str(folder), validation=15))
+
+
+# ---------------------------------------------------------------- Fashion-MNIST, the same form
+
+
+def packed(folder):
+    """The same files, all of them packed, as Fashion-MNIST is published; their checksums."""
+    for name in NAMES:
+        if (folder / name).exists():
+            (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+            (folder / name).unlink()
+    return {f"{name}.gz": hashlib.md5((folder / f"{name}.gz").read_bytes()).hexdigest() for name in NAMES}
+
+
+def fashion(folder, **parameters):
+    """The entry of the parameter files, at the size of the test's own."""
+    entry = yaml.safe_load((ROOT / "conf/base/parameters_fashion_mnist.yml").read_text())["fashion_mnist"]
+    own = {"source": str(folder), "train": 30, "validation": 15, "test": 10, **parameters}
+    return WorldConfig(**{**entry, "parameters": {**entry["parameters"], **own}})
+
+
+def test_fashion_mnist_is_read_by_its_parameter_file_and_known_by_its_packed_checksums(folder, monkeypatch):
+    monkeypatch.setitem(mnist._MD5, "fashion_mnist", packed(folder))
+    parts = ingest(fashion(folder), "fashion_mnist")
+    assert {name: part["frames"].shape for name, part in parts.items()} == {
+        "train": (30, 1, 28, 28, 1), "validation": (15, 1, 28, 28, 1), "test": (10, 1, 28, 28, 1),
+    }  # fmt: skip
+    assert parts["test"].metadata["label_names"][0] == "T-shirt"
+    assert len(parts["test"].metadata["label_names"]) == 10
+    assert {part.spec.name for part in parts.values()} == {"fashion_mnist"}
+
+
+def test_other_clothes_than_the_published_are_refused_unless_one_says_so(folder):
+    packed(folder)
+    with pytest.raises(UserError, match=r"wrong checksum.*8d4fb7e6c68d591d4c3dfef9ec88bf0d.*`verify: false`"):
+        ingest(fashion(folder))
+    assert len(ingest(fashion(folder, verify=False))["train"]) == 30
+
+
+def test_unpacked_clothes_cannot_be_compared_with_the_published(folder):
+    with pytest.raises(UserError, match=r"is unpacked.*'train-images-idx3-ubyte.gz'.*`verify: false`"):
+        ingest(fashion(folder))
+    assert len(ingest(fashion(folder, verify=False))["test"]) == 10
 
 
 def test_checksums_are_those_of_the_content_and_there_is_one_for_every_file():
     assert set(idx.PUBLISHED_MD5) == set(SAMPLE_MD5) == set(NAMES)
+    assert set(idx.FASHION_MD5) == {f"{name}.gz" for name in NAMES}
     for name, expected in SAMPLE_MD5.items():
         content = gzip.decompress((ROOT / SAMPLE / f"{name}.gz").read_bytes())
         assert hashlib.md5(content).hexdigest() == expected

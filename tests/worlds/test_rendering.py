@@ -27,6 +27,7 @@ def redness(frames):
 
 
 WORLDS = ["mass_spring", "pendulum", "double_pendulum", "two_body", "three_body", "n_body"]
+WORLDS += ["henon_heiles", "duffing_damped", "bouncing_ball"]
 
 
 @pytest.mark.parametrize("name", WORLDS)

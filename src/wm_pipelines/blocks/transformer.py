@@ -56,13 +56,16 @@ def take(tokens: Tensor, indices: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of ``x [B, Q, D]`` to ``source [B, N, D]``."""
+    """Multi-head attention of ``x [B, Q, D]`` to ``source [B, N, D]``.
 
-    def __init__(self, width: int, heads: int) -> None:
+    ``causal``: the queries being the last rows of the source, each looks at none behind itself.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         if width % heads:
             raise UserError(f"width {width} is not a multiple of heads {heads}")
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -79,17 +82,19 @@ class Attention(nn.Module):
         if turn is not None:
             q = rotate(q, (turn[0][..., -q.shape[-2] :, :], turn[1][..., -q.shape[-2] :, :]))
             k = rotate(k, turn)
-        seen = scaled_dot_product_attention(q, k, v)
+        queries, keys = q.shape[-2], k.shape[-2]
+        mask = q.new_ones(queries, keys, dtype=torch.bool).tril(keys - queries) if self.causal else None
+        seen = scaled_dot_product_attention(q, k, v, mask)
         return self.out(seen.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
     """Pre-norm attention and perceptron, each on a residual path."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, causal)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
@@ -103,7 +108,7 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Blocks over tokens of a grid: positions, blocks, final norm."""
+    """Blocks over tokens of a grid: positions, blocks, final norm; ``causal``: no token looks at later ones."""
 
     table: Tensor
 
@@ -114,6 +119,7 @@ class Trunk(nn.Module):
         depth: int,
         heads: int,
         positions: str = "sincos",
+        causal: bool = False,
     ) -> None:
         super().__init__()
         if positions not in POSITIONS:
@@ -125,7 +131,7 @@ class Trunk(nn.Module):
             of = "width" if positions == "sincos" else "width per head"
             raise UserError(f"{of} {features} is odd; {positions} positions need it even")
         self.grid, self.pairs, self.positions = grid, features // 2, positions
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, causal) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.register_buffer("table", self._table(grid).to(self.norm.weight.dtype), persistent=False)
 

@@ -98,7 +98,7 @@ class VectorField(nn.Module):
 
     Args:
         size: length ``2d`` of the state. hidden: widths of the hidden layers. seeds: one network each.
-        angles: entries of the state that are angles.
+        angles: entries of the state that are angles. outputs: of the network, where it is not all of ``dz/dt``.
     """
 
     slope_mean: Tensor
@@ -111,10 +111,11 @@ class VectorField(nn.Module):
         seeds: Sequence[int],
         activation: str = "silu",
         angles: Sequence[int] = (),
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.features = StateFeatures(size, angles)
-        self.net = EnsembleMLP([self.features.size, *hidden, size], seeds, activation)
+        self.net = EnsembleMLP([self.features.size, *hidden, outputs or size], seeds, activation)
         self.register_buffer("slope_mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("slope_scale", torch.ones(size, dtype=torch.float64))
 

@@ -32,6 +32,7 @@ _FAMILY_COLOURS = {
     "mae": "#d55e00",
     "contrastive": "#00956d",
     "latent_dynamics": "#c94a4a",
+    "sequence": "#7a8b1f",
     "object_tracker": "#7a8b1f",
     "raw_pixels": "#7f858f",
     "persistence": "#7f858f",

@@ -23,7 +23,7 @@ from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
 from wm_pipelines.worlds.parts import captions
 from wm_pipelines.worlds.parts.initial import Given, require_entries
-from wm_pipelines.worlds.parts.particles import like
+from wm_pipelines.worlds.parts.pair_laws import like
 from wm_pipelines.worlds.parts.quantities import Length, Mass, Quantity
 from wm_pipelines.worlds.parts.rendering import Canvas, colour, colour_name, render_batched
 from wm_pipelines.worlds.parts.simulation import check_energy

@@ -73,6 +73,7 @@ class MassSpring(SimulatedWorld):
         return {
             "attributes": {"mass": [self.mass]},
             "structure": ["even", "separable"],
+            "second_order": True,
             "conserved": ["energy"],
             "energy": {"law": "energy"},
         }

@@ -1,4 +1,4 @@
-"""``N`` bodies, all pairs joined by springs, charged, or under gravity; in a plane or in space."""
+"""``N`` bodies, all pairs joined by springs or bonds, charged, or under gravity; in a plane or in space."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Float, WorldParameters
 from wm_pipelines.worlds.parts import captions
 from wm_pipelines.worlds.parts.initial import Given, Lattice, LatticeLaw, require_entries
-from wm_pipelines.worlds.parts.particles import FEW, InverseDistance, PairLaw, ParticleWorld, Springs
-from wm_pipelines.worlds.parts.quantities import Mass, Quantity
+from wm_pipelines.worlds.parts.pair_laws import InverseDistance, Morse, PairLaw, Springs, Yukawa
+from wm_pipelines.worlds.parts.particles import FEW, ParticleWorld
+from wm_pipelines.worlds.parts.quantities import Length, Mass, Quantity
 from wm_pipelines.worlds.parts.simulation import simulate_separable
 
 Charge = Annotated[float, Quantity("C")]
@@ -51,14 +52,16 @@ class NBodyParameters(WorldParameters):
         charges: a list of N, or one amount whose sign alternates from body to body.
         dimension: of space.
         stiffness: of the springs, N/m.
-        rest_length: of the springs, m.
+        rest_length: of the springs and of the bonds (morse), m.
+        depth: of the bonds, J. steepness: of the bonds, 1/m.
         coulomb_constant: ``k`` in ``k e_i e_j / r``; natural units by default.
+        screening_length: over which charges (yukawa) are screened, m.
         gravitational_constant: ``G``; natural units by default.
         softening: Plummer length, m.
         initial: start states.
     """
 
-    force: Literal["springs", "charges", "gravity"] = "springs"
+    force: Literal["springs", "charges", "gravity", "morse", "yukawa"] = "springs"
     bodies: int = Field(5, ge=1)
     masses: Annotated[
         Annotated[Mass, Tag("each")] | Annotated[list[Mass], Tag("list")] | Annotated[MassRange, Tag("range")],
@@ -70,7 +73,10 @@ class NBodyParameters(WorldParameters):
     dimension: Literal[2, 3] = 2
     stiffness: Annotated[float, Quantity("N/m"), Field(gt=0)] = 1.0
     rest_length: Annotated[float, Quantity("m"), Field(ge=0)] = 1.0
+    depth: Annotated[float, Quantity("J"), Field(gt=0)] = 1.0
+    steepness: Annotated[float, Quantity("1/m"), Field(gt=0)] = 1.5
     coulomb_constant: Annotated[float, Quantity("N*m^2/C^2"), Field(gt=0)] = 1.0
+    screening_length: Length = 2.0
     gravitational_constant: Annotated[float, Quantity("m^3/(kg*s^2)"), Field(gt=0)] = 1.0
     softening: Annotated[float, Quantity("m"), Field(ge=0)] = 0.1
     initial: LatticeLaw = Lattice()
@@ -105,21 +111,10 @@ class NBody(ParticleWorld):
 
     def __init__(self, parameters: NBodyParameters) -> None:
         self.initial, self.kind, self.stiffness = parameters.initial, parameters.force, parameters.stiffness
-        self.rest_length, self.softening = parameters.rest_length, parameters.softening
-        self.coupling_constant = {
-            "springs": parameters.stiffness,
-            "charges": parameters.coulomb_constant,
-            "gravity": parameters.gravitational_constant,
-        }[self.kind]
-        masses, charges = parameters.mass_list(), parameters.charge_list()
-        law: PairLaw
-        if self.kind == "springs":
-            law = Springs(parameters.stiffness, parameters.rest_length, parameters.softening)
-        elif self.kind == "charges":
-            law = InverseDistance(self.coupling_constant * np.outer(charges, charges), parameters.softening)
-        else:
-            law = InverseDistance(-self.coupling_constant * np.outer(masses, masses), parameters.softening)
-        super().__init__(parameters, masses, law, parameters.dimension, charges if self.kind == "charges" else None)
+        self.softening = parameters.softening
+        charged = self.kind in ("charges", "yukawa")
+        masses, charges = parameters.mass_list(), parameters.charge_list() if charged else None
+        super().__init__(parameters, masses, _pair_law(parameters, masses), parameters.dimension, charges)
 
     def simulate(self, z0: Float, step: float, steps: int) -> Float:
         """``[E, 2d] -> [E, steps + 1, 2d]``: explicit symplectic, sub-stepped; the singular laws adaptively."""
@@ -144,13 +139,7 @@ class NBody(ParticleWorld):
 
     def _fastest(self) -> float:
         """Highest angular frequency to expect, 1/s: the lightest body among all others, or close to one of them."""
-        if isinstance(self.law, Springs):
-            curvature = self.stiffness * max(self.bodies, 2.0 * self.rest_length / self.softening)
-        else:
-            curvature = (
-                2.0 * float(np.abs(self.law.coupling - np.diag(np.diag(self.law.coupling))).max()) / self.softening**3
-            )
-        return math.sqrt(max(curvature, 1e-12) / float(self.masses.min()))
+        return math.sqrt(max(self.law.curvature(self.bodies), 1e-12) / float(self.masses.min()))
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Start states ``[E, 2d]``: see `Lattice`. The centre of mass rests at the origin."""
@@ -187,6 +176,8 @@ class NBody(ParticleWorld):
             "springs": f"joined by springs of {captions.number(self.stiffness, 'N/m')}",
             "charges": "attracting and repelling each other by their charges",
             "gravity": "held together by gravity",
+            "morse": "joined by bonds that can break",
+            "yukawa": "attracting and repelling each other by their screened charges",
         }[self.kind]
         number = captions.count(self.bodies, "bod") + ("y" if self.bodies == 1 else "")
         number = number.replace("bods", "bodies").capitalize()
@@ -197,6 +188,20 @@ class NBody(ParticleWorld):
             f"{turn} and spread over {captions.number(float(size.min()))} to {captions.number(float(size.max()), 'm')}"
         )
         return f"{number} of {captions.masses(tuple(self.masses))}, {bond}{verb}."
+
+
+def _pair_law(p: NBodyParameters, masses: Float) -> PairLaw:
+    """The law between two bodies that `NBodyParameters.force` names."""
+    if p.force == "springs":
+        return Springs(p.stiffness, p.rest_length, p.softening)
+    if p.force == "morse":
+        return Morse(p.depth, p.steepness, p.rest_length, p.softening)
+    if p.force == "gravity":
+        return InverseDistance(-p.gravitational_constant * np.outer(masses, masses), p.softening)
+    coupling = p.coulomb_constant * np.outer(p.charge_list(), p.charge_list())
+    if p.force == "charges":
+        return InverseDistance(coupling, p.softening)
+    return Yukawa(coupling, p.screening_length, p.softening)
 
 
 def _lattice(bodies: int, space: int) -> Float:

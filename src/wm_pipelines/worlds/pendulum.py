@@ -135,6 +135,7 @@ class Pendulum(SimulatedWorld):
             "attributes": {"mass": [self.mass]},
             "angles": [0],
             "structure": ["even", "separable"],
+            "second_order": True,
             "conserved": ["energy"],
             "energy": {"law": "energy"},
         }

@@ -209,6 +209,7 @@ class Table(SimulatedWorld):
             found |= {"particles": p.particles, "space": p.space, "attributes": {"mass": [m.si for m in p.masses]}}
         found |= {"angles": list(p.angles)} if p.angles else {}
         found |= {"structure": sorted(p.structure)} if p.structure else {}
+        found |= {"second_order": True} if p.columns.velocities is not None else {}
         if self._hamiltonian is not None or self._keeps_momentum:
             found["conserved"] = ["energy"] * (self._hamiltonian is not None) + self._keeps_momentum
         return found | ({"energy": {"law": "energy"}} if self._hamiltonian is not None else {})

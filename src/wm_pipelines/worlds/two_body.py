@@ -12,7 +12,8 @@ from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Float, WorldParameters
 from wm_pipelines.worlds.parts import captions
 from wm_pipelines.worlds.parts.initial import BodiesLaw, NearCircular, directions, require_entries
-from wm_pipelines.worlds.parts.particles import InverseDistance, ParticleWorld
+from wm_pipelines.worlds.parts.pair_laws import InverseDistance
+from wm_pipelines.worlds.parts.particles import ParticleWorld
 from wm_pipelines.worlds.parts.quantities import Mass, Quantity
 
 

@@ -33,6 +33,14 @@ PUBLISHED_MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+# Of the files packed, the only ones that are published: github.com/zalandoresearch/fashion-mnist.
+FASHION_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+_PACKED = b"\x1f\x8b"
 _SECONDS = 60.0  # without an answer, until a download is given up
 
 
@@ -42,14 +50,14 @@ def read_idx(source: str, name: str, md5: Mapping[str, str] | None = None) -> ND
     Args:
         source: a folder (relative: from the project's root) or the beginning of a URL.
         name: of the file, without ``.gz``; the packed file is looked for first.
-        md5: checksums of unpacked files by name; None: any content will do.
+        md5: checksums by name, of the unpacked file or (``NAME.gz``) of the packed one; None: any content will do.
 
     Raises:
         UserError: the file is missing, damaged, or not the one that was asked for.
     """
-    place, content = _unpacked(source, name)
-    if md5 is not None and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5[name]:
-        raise UserError(f"'{place}': wrong checksum (MD5 {found}, expected {md5[name]}); get the file again")
+    place, stored, content = _unpacked(source, name)
+    if md5 is not None:
+        _check(place, name, stored, content, md5)
     axes = content[3] if len(content) > 3 else 0
     header = 4 + 4 * axes
     if content[:3] != b"\x00\x00\x08" or axes == 0 or len(content) < header:
@@ -63,13 +71,29 @@ def read_idx(source: str, name: str, md5: Mapping[str, str] | None = None) -> ND
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
+def _check(place: str, name: str, stored: bytes, content: bytes, md5: Mapping[str, str]) -> None:
+    """Refuse a file that is not the published one."""
+    expected = md5[name] if name in md5 else md5[f"{name}.gz"]
+    if name not in md5 and stored[:2] != _PACKED:
+        raise UserError(
+            f"'{place}' is unpacked, and the published checksum is that of '{name}.gz'; "
+            "give the packed file, or set `verify: false`"
+        )
+    found = hashlib.md5(content if name in md5 else stored, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise UserError(
+            f"'{place}': wrong checksum (MD5 {found}, expected {expected}); get the file again, "
+            "or set `verify: false` if it is meant to be other data in this form"
+        )
+
+
 def is_url(source: str) -> bool:
     """Whether that is to be downloaded."""
     return source.startswith(("http://", "https://"))
 
 
-def _unpacked(source: str, name: str) -> tuple[str, bytes]:
-    """Where the file was found, and its content."""
+def _unpacked(source: str, name: str) -> tuple[str, bytes, bytes]:
+    """Where the file was found, its bytes as they lie there, and unpacked."""
     tried = []
     for suffix in (".gz", ""):
         if is_url(source):
@@ -83,7 +107,7 @@ def _unpacked(source: str, name: str) -> tuple[str, bytes]:
             continue
         try:
             # Some servers unpack on the way: look at the content, not at the name.
-            return place, gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+            return place, content, gzip.decompress(content) if content[:2] == _PACKED else content
         except (EOFError, OSError, zlib.error) as error:
             raise UserError(f"'{place}' is damaged ({error}); get the file again") from error
         except MemoryError:

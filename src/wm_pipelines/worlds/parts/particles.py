@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array
+from array_api_compat import array_namespace, is_numpy_array
 from numpy.typing import NDArray
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.laws import Laws
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
+from wm_pipelines.worlds.parts.pair_laws import PairLaw, like
 from wm_pipelines.worlds.parts.rendering import Canvas, colour, render_batched
 from wm_pipelines.worlds.parts.simulation import simulate_adaptive
 
@@ -28,67 +28,6 @@ _MANY = 64
 # Pairs evaluated together: arrays of half a megabyte, which stay in the cache; for torch, which may be on a device
 # where calls are dear, 32.
 _PAIRS_NUMPY, _PAIRS_TORCH = 2**16, 2**22
-
-
-def like(z: Array, values: Float) -> Array:
-    """A constant as an array of the kind, precision and device of ``z``."""
-    return array_namespace(z).asarray(values, dtype=z.dtype, device=device(z))
-
-
-@dataclass(frozen=True)
-class InverseDistance:
-    """``phi = c_ij / rho``, ``rho^2 = r^2 + eps^2`` (Plummer): gravity ``c = -G m_i m_j``, charges ``c = k e_i e_j``.
-
-    Attributes:
-        coupling: ``c [N, N]``, symmetric, in J m.
-        softening: ``eps`` in metres; 0 is the singular law.
-    """
-
-    coupling: Float
-    softening: float = 0.0
-
-    def potential(self, r2: Array) -> Array:
-        """``phi [..., N, N]`` of squared distances."""
-        return like(r2, self.coupling) / array_namespace(r2).sqrt(r2 + self.softening**2)
-
-    def tension(self, r2: Array) -> Array:
-        """``phi'(r) / r [..., N, N]``: the pull along ``q_i - q_j``, positive where bodies attract."""
-        rho2 = r2 + self.softening**2
-        return -like(r2, self.coupling) / (rho2 * array_namespace(r2).sqrt(rho2))
-
-    def between(self, rows: slice, columns: slice) -> InverseDistance:
-        """The law of the pairs of these bodies with those."""
-        return replace(self, coupling=self.coupling[rows, columns])
-
-
-@dataclass(frozen=True)
-class Springs:
-    """``phi = k (rho - L)^2 / 2`` between all pairs, ``rho^2 = r^2 + eps^2``.
-
-    Attributes:
-        stiffness: ``k`` in N/m.
-        rest_length: ``L`` in metres.
-        softening: ``eps`` in metres; without it the force jumps where two bodies pass through each other.
-    """
-
-    stiffness: float
-    rest_length: float
-    softening: float = 0.0
-
-    def potential(self, r2: Array) -> Array:
-        """``phi [..., N, N]`` of squared distances."""
-        return 0.5 * self.stiffness * (array_namespace(r2).sqrt(r2 + self.softening**2) - self.rest_length) ** 2
-
-    def tension(self, r2: Array) -> Array:
-        """``phi'(r) / r [..., N, N]``."""
-        return self.stiffness * (1.0 - self.rest_length / array_namespace(r2).sqrt(r2 + self.softening**2))
-
-    def between(self, rows: slice, columns: slice) -> Springs:  # noqa: ARG002
-        """The law of the pairs of these bodies with those: the same for all."""
-        return self
-
-
-PairLaw = InverseDistance | Springs
 
 
 class ParticleWorld(SimulatedWorld):
@@ -298,6 +237,7 @@ class ParticleWorld(SimulatedWorld):
             "space": self.space,
             "attributes": attributes,
             "structure": ["even", "pairwise", "separable"],
+            "second_order": True,
             "conserved": ["energy", "momentum", "angular_momentum"],
             "energy": {"law": "energy"},
         }
