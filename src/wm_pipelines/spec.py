@@ -16,7 +16,7 @@ Per = Literal["row", "transition", "episode"]
 
 FACTS = frozenset(
     {
-        "simulator", "angles", "structure", "particles", "space", "attributes", "conserved", "energy",
+        "simulator", "angles", "structure", "second_order", "particles", "space", "attributes", "conserved", "energy",
         "coordinates", "fields", "domain", "equations", "conditions", "coefficients", "units", "observed", "time",
     }
 )  # fmt: skip
