@@ -103,6 +103,7 @@ def test_other_splits_stand_in_tables_of_their_own_and_training_costs_in_the_mai
     assert "70.0" not in first
     assert "9.00" in first
     assert "70.0" in second
+    assert "Time per step" not in second
     assert "### Mechanics: other splits\n\n| world | split |" in format_markdown(summary)
     assert "70" not in Page(first_page(pd.concat([rows, far, cost], ignore_index=True))).text
 
