@@ -131,12 +131,13 @@ def test_other_splits_stand_in_tables_of_their_own_and_training_costs_in_the_mai
         ("physics", "train", "train_seconds"),
         ("fields", "other", "mse"),
     }
-    first, second = format_terminal(summary[summary["task"] == "physics"], ("mse", "train_seconds")).split(
-        "Other splits"
-    )
+    physics = summary[summary["task"] == "physics"]
+    first, second = format_terminal(physics, ("mse", "train_seconds", "step_ms")).split("Other splits")
     assert "70.0" not in first
     assert "9.00" in first
     assert "70.0" in second
+    assert "Time per step" in first
+    assert "Time per step" not in second
     assert "### Mechanics: other splits\n\n| world | split |" in format_markdown(summary)
     assert "70" not in Page(first_page(pd.concat([rows, far, cost], ignore_index=True))).text
 

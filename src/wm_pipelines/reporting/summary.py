@@ -217,8 +217,8 @@ def _cell(row: Mapping[Any, Any]) -> str:
 
 
 def _other_splits(summary: pd.DataFrame) -> pd.DataFrame:
-    """What was judged beside every world's main split; training costs stand in the main table."""
-    return summary[~on_main_split(summary) & (summary["split"] != "train")]
+    """What was judged beside every world's main split; costs stand in the main table."""
+    return summary[~on_main_split(summary) & ~summary["metric"].isin(COST_METRICS)]
 
 
 def format_terminal(summary: pd.DataFrame, patterns: Sequence[str], over: str = "seeds and held-out episodes") -> str:

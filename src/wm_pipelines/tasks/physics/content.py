@@ -42,7 +42,7 @@ class WorldRollouts:
         thresholds: relative error that is a violation; error, in units of the truth's spread, that ends a horizon.
         changing: quantities that the truth itself does not keep: ``energy``, ``momentum``, ``angular_momentum``.
         pair_force: ``"truth"`` or model -> the pair force found, None where there is none.
-        resolution: model -> what the differences of its symplecticity error can resolve.
+        resolution: model -> by how much extrapolating the differences changed its symplecticity error.
     """
 
     time: Float

@@ -18,7 +18,7 @@ from wm_pipelines.reporting.style import (
     pretty_number,
     split_model,
 )
-from wm_pipelines.reporting.summary import main_split, on_main_split, rows_by_model
+from wm_pipelines.reporting.summary import on_main_split, rows_by_model
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.physics.content import Content, WorldRollouts
 from wm_pipelines.tasks.physics.figures import alone, world_figures
@@ -77,10 +77,8 @@ def build(content: Content, title: str = _TITLE) -> str:
 def _main_rows(summary: pd.DataFrame) -> Rows:
     """The rows of every world's main split."""
     rows: Rows = {}
-    for world, group in summary.groupby("world", sort=False):
-        judged = group[~group["metric"].isin(COST_METRICS)]
-        split = main_split((judged if len(judged) else group)["split"])
-        rows |= {(str(world), key.model): found for key, found in rows_by_model(group) if key.split == split}
+    for world, group in summary[on_main_split(summary)].groupby("world", sort=False):
+        rows |= {(str(world), key.model): found for key, found in rows_by_model(group)}
     return rows
 
 
@@ -181,7 +179,7 @@ def _world_section(content: Content, world: str, index: int, summary: pd.DataFra
 
 
 def _resolution(rollouts: WorldRollouts | None) -> str:
-    """What the differences behind the symplecticity errors can resolve, at worst."""
+    """What extrapolating the differences behind the symplecticity errors changes, at most."""
     return pretty_number(max(rollouts.resolution.values()), 2) if rollouts is not None and rollouts.resolution else ""
 
 
