@@ -57,7 +57,7 @@ def test_every_metric_prefers_the_truth_to_a_damped_copy(exact):
 
 def test_a_law_the_world_does_not_have_is_skipped(exact):
     lawless = replace(exact, energy=None, momentum=None, angular_momentum=None, lyapunov_time=None)
-    assert list(evaluate(lawless)) == ["mse", "horizon"]
+    assert list(evaluate(lawless)) == ["mse", "relative_error", "horizon"]
     only_energy = replace(lawless, energy=energy)
     assert "violation_rate" in evaluate(only_energy)
     assert "momentum_error" not in evaluate(only_energy)
@@ -87,3 +87,16 @@ def test_error_by_step_averages_to_the_error(exact):
     noisy = replace(exact, predicted=exact.predicted + np.random.default_rng(1).normal(size=exact.predicted.shape))
     by_step = STATE_METRICS["mse"].by_step(noisy)
     np.testing.assert_allclose(by_step[..., 1:].mean(axis=-1), STATE_METRICS["mse"](noisy))
+
+
+def test_the_relative_error_has_no_unit(exact):
+    """Other errors are in units of coordinates and momenta mixed: of planets 1e45, whatever they mean."""
+    rng = np.random.default_rng(1)
+    noisy = exact.predicted + 0.1 * rng.normal(size=exact.predicted.shape)
+    units = np.repeat([1.5e11, 3e34], 4)
+    natural, planets = (
+        evaluate(replace(exact, predicted=unit * noisy, truth=unit * exact.truth)) for unit in (np.ones(8), units)
+    )
+    np.testing.assert_allclose(planets["relative_error"], natural["relative_error"], rtol=1e-12)
+    assert (natural["relative_error"] < 1).all()
+    assert planets["mse"].min() > 1e60

@@ -97,8 +97,9 @@ class UnknownCoefficients(nn.Module):
             elif not determined[number].all():
                 missing = ", ".join(n for n, on in zip(self.names, determined[number].tolist(), strict=True) if not on)
                 logger.warning(
-                    "%s, seed %d: %s not determined by these measurements: the field hardly depends on it there; the "
-                    "interval is all that was allowed. Measure elsewhere, or more.", called, seed, missing,
+                    "%s, seed %d: %s %s not determined by these measurements: the field hardly depends on it there; the "
+                    "interval is all that was allowed. Measure elsewhere, or more.",
+                    called, seed, missing, "are" if ", " in missing else "is",
                 )  # fmt: skip
 
     @property

@@ -11,6 +11,8 @@ from torch import Tensor
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.momentum_gnn.graphs import NeighbourList, complete_graph
 from wm_pipelines.families.momentum_gnn.pair_laws import (
+    LOGARITHM,
+    RADIAL,
     couplings,
     independent,
     inner_length,
@@ -49,7 +51,10 @@ def calibrate(gnn: MomentumGNN, rows: Observations) -> None:
     inputs = [*pair_laws(near, gnn.inner)[0].unbind(-1), approach, slip]
     for k, x in enumerate(inputs):
         gnn.input_mean[k] = x.mean()
-        gnn.input_scale[k] = torch.maximum(x.std(correction=0), 0.05 * x.abs().mean()).clamp_min(1e-6)
+        # A logarithm has no size of its own, only a spread; a motion, in units of the speeds, may be zero throughout.
+        size = x.new_ones(()) if k == LOGARITHM else x.abs().mean()
+        scale = torch.maximum(x.std(correction=0), 0.05 * size)
+        gnn.input_scale[k] = scale if k < RADIAL else scale.clamp_min(1e-6)
 
 
 def _inner_length(gnn: MomentumGNN, rows: Observations) -> Tensor:
