@@ -28,9 +28,9 @@ from wm_pipelines.worlds.making import WorldConfig, ingest
 
 pytestmark = pytest.mark.training
 
-THRESHOLD, SEEDS = 0.4, (0, 1)
-NETWORK = {"hidden": (12,), "schedule": {"steps": 15, "batch_size": 64, "learning_rate": 1e-2}}
-REGRESSION = {"features": 15, "rows": 150, "steepness": (0.5,)}
+THRESHOLD, SEEDS, ROWS = 0.4, (0, 1), 17
+NETWORK = {"hidden": (12,), "schedule": {"steps": 8, "batch_size": 64, "learning_rate": 1e-2}}
+REGRESSION = {"features": 12, "rows": 100, "steepness": (0.5,), "ridges": (1e-10,)}
 STATES = {"context": 1, "horizon": 4, "widths": (16,), "latent": 4, "hidden": 16, "schedule": NETWORK["schedule"]}
 GRAPH = {"features": 10, "equations": 400, "substeps": 2}
 
@@ -96,10 +96,10 @@ def natural(name):
         masses = (1.0, 2.0)
         world = bodies(masses)
         facts = {**world.facts.plain(), "conserved": ["energy", "momentum"]}
-        views = simulated(bodies_field(masses, (0.0, 0.0)), body_starts(masses, 8), steps=24)
+        views = simulated(bodies_field(masses, (0.0, 0.0)), body_starts(masses, 8), steps=ROWS - 1)
         return spec(8, name="bodies", **facts), views
     start = torch.rand(8, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64).numpy() * 2 - 1
-    views = simulated(lambda z: (z @ [[0.0, -4.0], [1.0, 0.0]]), start, steps=24, noise=0.1 * (name != "spring"))
+    views = simulated(lambda z: (z @ [[0.0, -4.0], [1.0, 0.0]]), start, steps=ROWS - 1, noise=0.1 * (name != "spring"))
     return spring(1.0, 4.0, 0.1), views
 
 
@@ -145,14 +145,14 @@ def rolled_out(case, units=Units()):
             setattr(family, method, counted(getattr(family, method)))
     back = Units(1 / units.length, 1 / units.mass, 1 / units.time)
     with torch.no_grad():
-        states = rolled(family, views["states"][:, 0], 24)
+        states = rolled(family, views["states"][:, 0], ROWS - 1)
     return back.states(states), asked
 
 
 def trusted(states, truth):
     """Horizons ``[S, E]`` in rows."""
     error = relative_error_by_step(states.numpy(), truth.numpy())
-    return horizon(error, torch.arange(25).double().numpy(), THRESHOLD)
+    return horizon(error, torch.arange(ROWS).double().numpy(), THRESHOLD)
 
 
 exponents = st.builds(Units, *[st.integers(-40, 40).map(lambda k: 2.0**k)] * 3)
@@ -161,8 +161,9 @@ PLANETS, ATOMS = Units(1.5e11, 2e30, 8.6e4), Units(1e-10, 3.3e-26, 1e-15)
 
 
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.exact])
-@settings(derandomize=True, deadline=None, max_examples=4)
+@settings(derandomize=True, deadline=None, max_examples=2)
 @given(units=exponents)
+@example(units=Units(2.0**-33, 2.0**40, 2.0**21))
 def test_powers_of_two_change_no_bit(case, units):
     states, asked = rolled_out(case, units)
     expected, before = rolled_out(case)
@@ -171,7 +172,7 @@ def test_powers_of_two_change_no_bit(case, units):
 
 
 @pytest.mark.parametrize("case", CASES)
-@settings(derandomize=True, deadline=None, max_examples=3)
+@settings(derandomize=True, deadline=None, max_examples=1)
 @given(units=decades)
 @example(units=PLANETS)
 @example(units=ATOMS)
@@ -291,10 +292,10 @@ def test_a_spring_of_atoms_is_a_spring_in_plain_numbers(tmp_path):
             "vx": (-5.0 * size * np.sin(angle)).ravel().round(4),
         }
     )
-    longer = {**NETWORK, "schedule": {"steps": 150, "batch_size": 128, "learning_rate": 1e-2}}
+    schedule = {"steps": 150, "batch_size": 256, "learning_rate": 1e-2}
     variants = {
-        ("hnn", "gradient"): longer,
-        ("hnn", "pairs"): {**NETWORK, "method": "pairs", "order": 4},
+        ("hnn", "gradient"): {"hidden": (12, 12), "schedule": schedule},
+        ("hnn", "pairs"): {"hidden": (16,), "method": "pairs", "order": 4, "schedule": {**schedule, "steps": 20}},
         ("hamiltonian_regression", "plain"): {"features": 60, "rows": 400},
     }
     given = {"names": ["x"], "variants": variants, "splits": {"train": 0.8, "test": 0.2}}

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from wm_pipelines.blocks.ensemble import EnsembleMLP
 from wm_pipelines.blocks.features import RandomFeatures
-from wm_pipelines.blocks.units import power_of_two
 
 
 class Coordinates(nn.Module):
@@ -257,8 +256,9 @@ def pair_couplings(particles: int, attributes: Mapping[str, Sequence[float]]) ->
 
 
 def _in_their_unit(values: Tensor) -> Tensor:
-    """Numbers of one kind in units of their mean size."""
-    return values / power_of_two(values.abs().mean())
+    """Numbers of one kind in units of their mean size, where they have one."""
+    size = values.abs().mean()
+    return values / torch.where(size > 0, size, 1.0)
 
 
 class Term(nn.Module):
