@@ -99,7 +99,7 @@ def natural(name):
         views = simulated(bodies_field(masses, (0.0, 0.0)), body_starts(masses, 8), steps=ROWS - 1)
         return spec(8, name="bodies", **facts), views
     start = torch.rand(8, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64).numpy() * 2 - 1
-    views = simulated(lambda z: (z @ [[0.0, -4.0], [1.0, 0.0]]), start, steps=ROWS - 1, noise=0.1 * (name != "spring"))
+    views = simulated(lambda z: z @ [[0.0, -4.0], [1.0, 0.0]], start, steps=ROWS - 1, noise=0.1 * (name != "spring"))
     return spring(1.0, 4.0, 0.1), views
 
 
@@ -264,7 +264,7 @@ def solar_system():
 
 
 def test_planets_in_astronomical_units_are_planets_in_plain_numbers(tmp_path):
-    """In SI units their momenta are 1e31: the pairs' masses, 1e60, must not make the constant coupling look like zero."""
+    """In SI units momenta are 1e31, products of masses 1e60: beside those the constant coupling must not vanish."""
     frame, names, masses = solar_system()
     variants = {
         ("hamiltonian_regression", "structured"): {"structure": "declared", "features": 40},

@@ -75,7 +75,7 @@ def _floored(spread: Tensor) -> Tensor:
 
 
 class Forms(nn.Module):
-    """``u_a = (l_a . y + y . Q_a y / 2 - shift_a) / scale_a`` with ``y = x - centre``; at first the coordinates in units.
+    """``u_a = (l_a . y + y . Q_a y / 2 - shift_a) / scale_a`` with ``y = x - centre``; at first simply the coordinates.
 
     Where the data show a symmetry, the forms become its invariants (`invariant_forms`), and H a function of those.
     """

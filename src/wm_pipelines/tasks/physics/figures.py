@@ -86,7 +86,7 @@ def energy_error_over_time(rollouts: WorldRollouts, palette: Palette) -> Figure 
 
 
 def _energy_size(rollouts: WorldRollouts) -> float:
-    """Largest true energy, J, what differences are compared with: joules of atoms and of planets have no common floor."""
+    """Largest true energy, J, by which floors are set: joules of atoms and of planets have none in common."""
     size = 0.0 if rollouts.truth_energy is None else float(np.abs(rollouts.truth_energy).max())
     return size if 0 < size < np.inf else 1.0
 
