@@ -69,7 +69,7 @@ def test_a_singular_matrix_identifies_nothing_for_that_seed_alone(two, unusable,
     assert two.identified.tolist() == [[True, True], [False, False]]
     found = two.found()["a"]
     assert (found["low"][1].item(), found["high"][1].item()) == (0.1, 10.0)
-    assert "solver on rod, seed 1: a, b not determined by these measurements" in caplog.text
+    assert "solver on rod, seed 1: a, b are not determined by these measurements" in caplog.text
     assert "seed 0" not in caplog.text
 
 

@@ -190,7 +190,7 @@ def test_a_coefficient_that_nothing_depends_on_is_not_identified(initial, caplog
     found = family.found()["alpha"]
     assert not found["identified"].any()
     assert (found["low"].item(), found["high"].item()) == (0.01, 2.0)
-    assert "random_feature_collocation on heat_1d, seed 0: alpha not determined" in caplog.text
+    assert "random_feature_collocation on heat_1d, seed 0: alpha is not determined" in caplog.text
 
 
 # ---------------------------------------------------------------- protocol

@@ -57,7 +57,7 @@ def test_every_metric_prefers_the_truth_to_a_damped_copy(exact):
 
 def test_a_law_the_world_does_not_have_is_skipped(exact):
     lawless = replace(exact, energy=None, momentum=None, angular_momentum=None, lyapunov_time=None)
-    assert list(evaluate(lawless)) == ["mse", "horizon"]
+    assert list(evaluate(lawless)) == ["mse", "relative_error", "horizon"]
     only_energy = replace(lawless, energy=energy)
     assert "violation_rate" in evaluate(only_energy)
     assert "momentum_error" not in evaluate(only_energy)
@@ -160,3 +160,16 @@ def test_what_a_world_says_it_does_not_keep_is_not_asked_of_the_truth(exact):
     driven = replace(exact, conserved=("momentum", "angular_momentum"))
     assert driven.changing == {"energy"}
     np.testing.assert_allclose(STATE_METRICS["energy_error"](driven), 0.0)
+
+
+def test_the_relative_error_has_no_unit(exact):
+    """Other errors are in units of coordinates and momenta mixed: of planets 1e45, whatever they mean."""
+    rng = np.random.default_rng(1)
+    noisy = exact.predicted + 0.1 * rng.normal(size=exact.predicted.shape)
+    units = np.repeat([1.5e11, 3e34], 4)
+    natural, planets = (
+        evaluate(replace(exact, predicted=unit * noisy, truth=unit * exact.truth)) for unit in (np.ones(8), units)
+    )
+    np.testing.assert_allclose(planets["relative_error"], natural["relative_error"], rtol=1e-12)
+    assert (natural["relative_error"] < 1).all()
+    assert planets["mse"].min() > 1e60

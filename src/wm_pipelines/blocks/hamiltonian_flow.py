@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wm_pipelines.blocks.hamiltonian_terms import Term
 from wm_pipelines.blocks.implicit_stages import WatchedField
+from wm_pipelines.blocks.units import state_units
 from wm_pipelines.integrators import IntegrationError, gauss_legendre_step, hamiltonian_field, rollout_separable
 from wm_pipelines.spec import Spec
 
@@ -35,6 +36,7 @@ class HamiltonianFlow:
     terms: list[Term]
     amplitude: Tensor  # [1], unit of H's terms
     rates: Tensor  # [2d], unit of dz/dt
+    units: Tensor  # [2d], unit of z: thresholds hold for z / units, never for q and p as they come
 
     @property
     def live(self) -> list[Term]:
@@ -79,14 +81,15 @@ class HamiltonianFlow:
     def _set_rates(self, targets: Tensor) -> None:
         """Units of the equations: one for all ``dq/dt``, one for all ``dp/dt``."""
         halves = targets.chunk(2, dim=-1)
-        rates = [h.square().mean().sqrt().clamp_min(1e-12).expand(self.spec.dof) for h in halves]
-        self.rates.copy_(torch.cat(rates))
+        rates = torch.stack([h.square().mean().sqrt() for h in halves])
+        self.rates.copy_(torch.where(rates > 0, rates, 1.0).repeat_interleave(self.spec.dof))
 
     def _calibrate(self, nodes: Tensor) -> None:
-        """Centre and scale of every term's inputs."""
+        """Unit of the states, centre and scale of every term's inputs."""
         flat = nodes.reshape(len(self.seeds), -1, nodes.shape[-1])
+        self.units.copy_(state_units(flat[0]))
         for term in self.terms:
-            term.inputs.calibrate(term.calibrated(flat))
+            term.inputs.calibrate(term.calibrated(flat), term.calibrated(self.units))
 
     # ------------------------------------------------ roll-out
 
@@ -115,7 +118,7 @@ class HamiltonianFlow:
 
     def _substeps(self, start: Tensor, step: float) -> int:
         """Smallest power of two whose first step agrees with the next finer one to the tolerance, at all starts."""
-        scale = spread(start[0][None]) + start.abs().mean()
+        scale = self.spread(start[0]) + self.units * (start / self.units).abs().mean()
         substeps = 1
         coarse = self._roll(start, step, 1, substeps)[:, :, 1]
         while substeps < self.config.max_substeps:
@@ -146,32 +149,35 @@ class HamiltonianFlow:
     def _roll_implicit(self, start: Tensor, step: float, steps: int, substeps: int) -> Tensor:
         """Gauss-Legendre; an episode whose stage equations have no solution rests, and is NaN from then on."""
         alive = torch.isfinite(start).all(-1, keepdim=True)
-        z = torch.where(alive, start, 0.0)
-        output = [torch.where(alive, z, math.nan)]
+        y = torch.where(alive, start, 0.0) / self.units
+        output = [torch.where(alive, y, math.nan)]
         for _ in range(steps):
             for _ in range(substeps):
-                z, alive = self._step_or_rest(z, step / substeps, alive)
-            output.append(torch.where(alive, z, math.nan))
-        return torch.stack(output, dim=2)
+                y, alive = self._step_or_rest(y, step / substeps, alive)
+            output.append(torch.where(alive, y, math.nan))
+        return torch.stack(output, dim=2) * self.units
+
+    def _field_in_units(self, y: Tensor) -> Tensor:
+        """``dy/dt`` of ``y = z / units``: implicit steps are solved for ``y``, as one tolerance serves q and p."""
+        return self.field(y * self.units) / self.units
 
     @property
     def _solver_tolerance(self) -> float:
         """For the stage equations: far below the error of a step, above the rounding of a sum of large coefficients."""
         return min(1e-10, 1e-2 * self.config.tolerance)
 
-    def _step_or_rest(self, z: Tensor, step: float, alive: Tensor) -> tuple[Tensor, Tensor]:
+    def _step_or_rest(self, y: Tensor, step: float, alive: Tensor) -> tuple[Tensor, Tensor]:
         """One step; rows whose stage equations did not contract are told by their last change, and taken out."""
         while bool(alive.any()):
-            field = WatchedField(self.field, z, alive)
+            field = WatchedField(self._field_in_units, y, alive)
             try:
-                return gauss_legendre_step(z, step, field, stages=3, tolerance=self._solver_tolerance), alive
+                return gauss_legendre_step(y, step, field, stages=3, tolerance=self._solver_tolerance), alive
             except IntegrationError:
-                solved = abs(step) * field.change <= 100 * self._solver_tolerance * (1 + z.abs().amax())
+                solved = abs(step) * field.change <= 100 * self._solver_tolerance * (1 + y.abs().amax())
                 alive = alive & solved if bool((alive & ~solved).any()) else torch.zeros_like(alive)
-        return z, alive
+        return y, alive
 
-
-def spread(state: Tensor) -> Tensor:
-    """Standard deviation of each coordinate over all rows, never zero: ``[..., 2d] -> [2d]``."""
-    spread = state.flatten(0, -2).std(dim=0, unbiased=False)
-    return torch.maximum(spread, 1e-3 * spread.max().clamp_min(1e-9))
+    def spread(self, states: Tensor) -> Tensor:
+        """Standard deviation of each coordinate and momentum over all rows, never zero: ``[..., 2d] -> [2d]``."""
+        spread = (states / self.units).flatten(0, -2).std(dim=0, unbiased=False)
+        return self.units * torch.maximum(spread, 1e-3 * spread.max().clamp_min(1e-9))

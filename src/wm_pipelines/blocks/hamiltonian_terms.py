@@ -42,12 +42,12 @@ class Coordinates(nn.Module):
         self.register_buffer("centre", torch.zeros(seeds, 1, width, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(seeds, 1, width, dtype=torch.float64))
 
-    def calibrate(self, x: Tensor) -> None:
-        """Take centre and scale from data ``[S, N, w]``; a mirror plane must stay at zero."""
+    def calibrate(self, x: Tensor, unit: Tensor) -> None:
+        """Take centre and scale from data ``[S, N, w]`` in units ``[w]``; a mirror plane must stay at zero."""
         if self.centred:
             self.centre.copy_(x.mean(dim=1, keepdim=True))
         spread = (x - self.centre).square().mean(dim=1, keepdim=True).sqrt()
-        spread = torch.maximum(spread, 1e-6 * spread.amax(dim=-1, keepdim=True).clamp_min(1e-6))
+        spread = unit * _floored(spread / unit)
         spread[..., self.angles] = 1.0
         self.scale.copy_(spread)
 
@@ -67,6 +67,11 @@ class Coordinates(nn.Module):
             turn = self._normalised(x)[..., self.angles, None]
             straight = torch.cat([straight, turn.cos() * sine - turn.sin() * cosine], dim=-2)[..., self.order, :]
         return torch.einsum("mw,snmwk->snwk", self.signs, straight) / self.scale[..., None]
+
+
+def _floored(spread: Tensor) -> Tensor:
+    """Spreads ``[..., n]`` of numbers of one kind, in their unit; those of numbers that hardly change are raised."""
+    return torch.maximum(spread, 1e-6 * spread.amax(dim=-1, keepdim=True).clamp_min(1e-6))
 
 
 class Forms(nn.Module):
@@ -95,13 +100,14 @@ class Forms(nn.Module):
         self.register_buffer("quadratic", torch.zeros(width, width, width, dtype=torch.float64))
         self.register_buffer("logarithmic", torch.zeros(1, dtype=torch.bool))
 
-    def calibrate(self, x: Tensor) -> None:
-        """Take centre and scale from data ``[S, N, w]``."""
+    def calibrate(self, x: Tensor, unit: Tensor) -> None:
+        """Take centre and scale from data ``[S, N, w]`` in units ``[w]``."""
         self.centre.copy_(x.mean(dim=1, keepdim=True))
+        self.linear.copy_(torch.diag(1 / unit))
         self._normalise(x)
 
     def adopt(self, linear: Tensor, quadratic: Tensor, x: Tensor) -> None:
-        """Become other forms, ``[a, w]`` and ``[a, w, w]`` with ``a <= w`` in all, about the origin."""
+        """Become other forms, ``[a, w]`` and ``[a, w, w]`` with ``a <= w`` in all, about the origin, without a unit."""
         for buffer, forms in ((self.linear, linear), (self.quadratic, quadratic)):
             buffer.zero_()
             buffer[: len(forms)] = forms
@@ -118,7 +124,7 @@ class Forms(nn.Module):
         u = self.forward(x)[:, :, 0]
         self.shift.copy_(u.mean(dim=1, keepdim=True))
         spread = (u - self.shift).square().mean(dim=1, keepdim=True).sqrt()
-        self.scale.copy_(torch.maximum(spread, 1e-6 * spread.amax(dim=-1, keepdim=True).clamp_min(1e-6)))
+        self.scale.copy_(_floored(spread))
 
     def _values(self, x: Tensor) -> Tensor:
         """The forms themselves: ``[S, N, w] -> [S, N, n]``."""
@@ -152,23 +158,25 @@ class Speeds(nn.Module):
     """``u_i = |p_i / m_i|^2``, weighted by ``m_i``: kinetic energies that differ in the mass alone."""
 
     scale: Tensor  # [S, 1, 1]
-    weights: Tensor  # [1, particles]
+    masses: Tensor  # [1, particles]
+    weights: Tensor  # [1, particles], masses in a unit of their own
     inputs = 1
     centred = False
 
     def __init__(self, masses: Sequence[float], space: int, seeds: int) -> None:
         super().__init__()
         self.space = space
-        self.register_buffer("weights", torch.tensor([masses], dtype=torch.float64))
+        self.register_buffer("masses", torch.tensor([masses], dtype=torch.float64))
+        self.register_buffer("weights", _in_their_unit(self.masses))
         self.register_buffer("scale", torch.ones(seeds, 1, 1, dtype=torch.float64))
 
     def _velocities(self, p: Tensor) -> Tensor:
-        return p.reshape(*p.shape[:2], -1, self.space) / self.weights.mT
+        return p.reshape(*p.shape[:2], -1, self.space) / self.masses.mT
 
-    def calibrate(self, p: Tensor) -> None:
-        """Take the scale from data ``[S, N, d]``."""
-        squares = self._velocities(p).square().sum(-1)
-        self.scale.copy_(squares.mean(dim=(1, 2), keepdim=False)[:, None, None].clamp_min(1e-12))
+    def calibrate(self, p: Tensor, unit: Tensor) -> None:  # noqa: ARG002 - one positive number has no floor
+        """Take the scale from data ``[S, N, d]``; 1 where everything rests."""
+        square = self._velocities(p).square().sum(-1).mean(dim=(1, 2))[:, None, None]
+        self.scale.copy_(torch.where(square > 0, square, 1.0))
 
     def forward(self, p: Tensor) -> Tensor:
         """``[S, N, d] -> [S, N, particles, 1]``."""
@@ -176,7 +184,7 @@ class Speeds(nn.Module):
 
     def pullback(self, p: Tensor, g: Tensor) -> Tensor:
         """``[S, N, particles, 1, K] -> [S, N, d, K]``."""
-        direction = 2 * self._velocities(p) / (self.weights.mT * self.scale[..., None])
+        direction = 2 * self._velocities(p) / (self.masses.mT * self.scale[..., None])
         return (direction[..., None] * g).flatten(2, 3)
 
 
@@ -213,7 +221,7 @@ class Distances(nn.Module):
     def _squares(self, r: Tensor) -> Tensor:
         return r.square().sum(-1) + self.core
 
-    def calibrate(self, q: Tensor) -> None:
+    def calibrate(self, q: Tensor, unit: Tensor) -> None:  # noqa: ARG002 - logarithms of distances have no floor
         """Take core and centre from data ``[S, N, d]``."""
         r = self._separations(q)
         typical = r.square().sum(-1).flatten(1).median(dim=1).values
@@ -232,9 +240,12 @@ class Distances(nn.Module):
 
 
 def pair_couplings(particles: int, attributes: Mapping[str, Sequence[float]]) -> Tensor:
-    """Linearly independent pair weights ``[C, P]`` among 1, ``m_i m_j`` and products of the other attributes."""
+    """Linearly independent pair weights ``[C, P]`` among 1, ``m_i m_j`` and products of the other attributes.
+
+    Each attribute is in a unit of its own: a product of kilograms of planets would make the 1 look like rounding.
+    """
     i, j = torch.triu_indices(particles, particles, 1)
-    values = [torch.tensor(attributes[name], dtype=torch.float64) for name in sorted(attributes)]
+    values = [_in_their_unit(torch.tensor(attributes[name], dtype=torch.float64)) for name in sorted(attributes)]
     candidates = [torch.ones(len(i), dtype=torch.float64), *(v[i] * v[j] for v in values)]
     kept: list[Tensor] = []
     for candidate in candidates:
@@ -242,6 +253,12 @@ def pair_couplings(particles: int, attributes: Mapping[str, Sequence[float]]) ->
         if torch.linalg.matrix_rank(matrix) == len(matrix):
             kept.append(candidate)
     return torch.stack(kept)
+
+
+def _in_their_unit(values: Tensor) -> Tensor:
+    """Numbers of one kind in units of their mean size, where they have one."""
+    size = values.abs().mean()
+    return values / torch.where(size > 0, size, 1.0)
 
 
 class Term(nn.Module):

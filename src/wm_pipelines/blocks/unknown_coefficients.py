@@ -88,17 +88,20 @@ class UnknownCoefficients(nn.Module):
         self.alike.copy_(alikeness(left, points, index))
         fitted, determined = self.alike <= _ALIKE, self._determined
         for number, seed in enumerate(self.seeds):
-            if not fitted[number]:
+            alike = f"neighbouring measurements are missed alike ({float(self.alike[number]):.0f} standard deviations)"
+            missing = [name for name, on in zip(self.names, determined[number].tolist(), strict=True) if not on]
+            if missing:
+                why = "" if fitted[number] else f", or is not fitted yet: {alike}"
                 logger.warning(
-                    "%s, seed %d: %s not found: neighbouring measurements are missed alike (%.0f standard deviations), "
-                    "so the field is not fitted yet; the interval is all that was allowed. %s",
-                    called, seed, ", ".join(self.names), float(self.alike[number]), remedy,
+                    "%s, seed %d: %s %s not determined by these measurements: the field hardly depends on it there%s; "
+                    "the interval is all that was allowed. Measure elsewhere, or more.%s",
+                    called, seed, ", ".join(missing), "is" if len(missing) == 1 else "are", why,
+                    "" if fitted[number] else f" {remedy}",
                 )  # fmt: skip
-            elif not determined[number].all():
-                missing = ", ".join(n for n, on in zip(self.names, determined[number].tolist(), strict=True) if not on)
+            elif not fitted[number]:
                 logger.warning(
-                    "%s, seed %d: %s not determined by these measurements: the field hardly depends on it there; the "
-                    "interval is all that was allowed. Measure elsewhere, or more.", called, seed, missing,
+                    "%s, seed %d: %s not found: %s, so the field is not fitted yet; the interval is all that was "
+                    "allowed. %s", called, seed, ", ".join(self.names), alike, remedy,
                 )  # fmt: skip
 
     @property

@@ -19,7 +19,6 @@ from pydantic import Field
 from torch import Tensor
 
 from wm_pipelines.blocks.ensemble import EnsembleMLP
-from wm_pipelines.blocks.hamiltonian_flow import spread
 from wm_pipelines.blocks.hamiltonian_terms import Term
 from wm_pipelines.blocks.implicit_stages import stages_last
 from wm_pipelines.blocks.splines import interpolating_splines
@@ -88,7 +87,7 @@ class HNN(HamiltonianFamily):
         with torch.no_grad():
             self._set_rates(difference if derivative is None else derivative)
             self._calibrate(state[None, :, :, None].expand(len(self.seeds), -1, -1, -1, -1))
-            self.amplitude.fill_(float((self.rates * spread(state).roll(self.spec.dof)).mean()))
+            self.amplitude.fill_(float((self.rates * self.spread(state).roll(self.spec.dof)).mean()))
         if self.config.method == "pairs":
             return {
                 "state": state[:, :-1].flatten(0, 1),
@@ -125,11 +124,12 @@ class HNN(HamiltonianFamily):
         return torch.cat([q, p], dim=-1)
 
     def _implicit_step(self, z: Tensor, step: Tensor) -> Tensor:
-        def field(x: Tensor) -> Tensor:  # time in units of each pair's own step
-            return step * stages_last(self.field, x)
+        def field(y: Tensor) -> Tensor:  # time in units of each pair's own step
+            return step * stages_last(self._field_in_units, y)
 
         try:
-            return gauss_legendre_step(z, 1.0, field, stages=self.config.order // 2, tolerance=1e-11)
+            y = gauss_legendre_step(z / self.units, 1.0, field, stages=self.config.order // 2, tolerance=1e-11)
+            return y * self.units
         except IntegrationError:
             return z * math.nan  # the training loop stops on a loss that is not a number, and says so
 

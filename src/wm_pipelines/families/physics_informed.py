@@ -131,7 +131,8 @@ class PhysicsInformed(Family):
             return slope
         steepness = self.steepness(z)
         sigma = self.f_theta.slope_scale
-        normal = steepness / torch.linalg.vector_norm(steepness, dim=-1, keepdim=True).clamp_min(1e-30)
+        length = torch.linalg.vector_norm(steepness, dim=-1, keepdim=True)
+        normal = steepness / torch.where(length > 0, length, 1.0)
         return slope - sigma * normal * (normal * slope / sigma).sum(-1, keepdim=True)
 
     def steepness(self, z: Tensor) -> Tensor:

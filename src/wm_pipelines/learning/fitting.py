@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -74,7 +75,7 @@ def fit_family(
 ) -> tuple[Models, pd.DataFrame, dict[str, Any]]:
     """Fit every variant: models, learning curves, and what they cost.
 
-    Variants that cannot model the world have no model but a reason.
+    Variants that cannot model the world, or whose equations have no solution there, have no model but a reason.
 
     Raises:
         UserError: the world has nothing that the task shows.
@@ -91,8 +92,12 @@ def fit_family(
         settings = parameters.resolve(a.task, variant, a.world)
         if (reason := a.unsuitable(settings, variant)) is not None:
             reasons[variant] = reason
-        else:
+            continue
+        try:
             fitted[variant] = fit_variant(a, variant, settings, store)
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # must not take the other worlds with it
+            reasons[variant] = f"these episodes do not determine it ({str(error).splitlines()[0]})"
+            logger.warning("%s/%s on %s was not fitted: %s.", a.family, variant, a.world, reasons[variant])
     curves = [one.curve for one in fitted.values()] or [pd.DataFrame({"variant": [], "seed": [], "step": []})]
     return (
         Models({variant: one.model for variant, one in fitted.items()}, reasons),

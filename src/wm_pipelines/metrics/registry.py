@@ -212,6 +212,13 @@ STATE_METRICS: dict[str, Metric] = {
         "Mean squared distance between predicted and true state, over all predicted steps.",
         by_step=_mse_by_step,
     ),
+    "relative_error": Metric(
+        lambda r: prediction.mean_over_steps(r.relative_error),
+        "1",
+        True,
+        "Distance between predicted and true state in units of how far the true state ranges, coordinates and momenta "
+        "apart, on average over time. The same in all units; about 1 where nothing is predicted.",
+    ),
     "horizon": Metric(
         _horizon,
         "s",

@@ -166,6 +166,7 @@ METRIC_TITLES = {
     "r2_position_probed": "R² position",
     "r2_velocity_probed": "R² velocity",
     "mse": "MSE",
+    "relative_error": "Relative error",
     "mse_per_frame": "MSE per frame",
     "psnr": "PSNR",
     "ssim": "SSIM",

@@ -135,7 +135,7 @@ class BouncingBalls(SimulatedWorld):
             UserError: the discs hardly fit into the box, or given ones overlap.
         """
         if isinstance(self.initial, Given):
-            z0 = require_entries(self.name, self.initial.sample(rng, episodes), 4 * self.balls)
+            z0 = require_entries(self.entry, self.initial.sample(rng, episodes), 4 * self.balls)
             self._refuse_overlap(z0)
             return z0
         room = np.repeat(0.5 * self.side - self.radii, 2)
@@ -147,7 +147,7 @@ class BouncingBalls(SimulatedWorld):
             if missing.size == 0:
                 break
         else:
-            raise UserError(f"{self.name}: {self.balls} balls hardly fit into the box; lower `radii` or raise `side`")
+            raise UserError(f"{self.entry}: {self.balls} balls hardly fit into the box; lower `radii` or raise `side`")
         angle = rng.uniform(0.0, 2.0 * np.pi, (episodes, self.balls))
         size = self.masses * rng.uniform(*self.initial.speed, (episodes, self.balls))
         z0[:, 2 * self.balls :] = np.stack([size * np.cos(angle), size * np.sin(angle)], -1).reshape(episodes, -1)
@@ -157,7 +157,7 @@ class BouncingBalls(SimulatedWorld):
         bad = np.flatnonzero(~self.allowed(z0))
         if bad.size:
             raise UserError(
-                f"{self.name}: balls overlap, or reach into a wall, at the start of episode {bad[0]}; move them apart"
+                f"{self.entry}: balls overlap, or reach into a wall, at the start of episode {bad[0]}; move them apart"
             )
 
     # -- the simulator
@@ -181,7 +181,7 @@ class BouncingBalls(SimulatedWorld):
             self._advance(q, p, abs(step))
             states[:, row, : 2 * self.balls] = q.reshape(len(z0), -1)
             states[:, row, 2 * self.balls :] = sign * p.reshape(len(z0), -1)
-        check_energy(self.name, states, self.energy, self.energy, 1e-12)
+        check_energy(self.entry, states, self.energy, self.energy, 1e-12)
         return states
 
     def _advance(self, q: Float, p: Float, duration: float) -> None:
@@ -202,7 +202,7 @@ class BouncingBalls(SimulatedWorld):
             if going.size == 0:
                 return
             self._collide(q, p, going, first)
-        raise IntegrationError(f"{self.name}: an episode has no end of collisions; use another box, radii or starts")
+        raise IntegrationError(f"{self.entry}: an episode has no end of collisions; use another box, radii or starts")
 
     def _waits(self, q: Float, p: Float) -> Float:
         """Seconds until every possible event ``[E, 2 N + pairs]``: each ball at a wall per axis, then each pair.

@@ -92,12 +92,12 @@ class DoublePendulum(SimulatedWorld):
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Start states ``[E, 4]`` by the law ``initial``."""
-        return require_entries(self.name, self.initial.sample(rng, episodes), 4)
+        return require_entries(self.entry, self.initial.sample(rng, episodes), 4)
 
     def simulate(self, z0: Float, step: float, steps: int) -> Float:
         """DOP853 ``[E, 4] -> [E, steps + 1, 4]``: chaos magnifies every error, so accuracy comes before structure."""
         return simulate_adaptive(
-            self.name, z0, step, steps, dynamics=self.dynamics, energy=self.energy, kinetic=self.kinetic
+            self.entry, z0, step, steps, dynamics=self.dynamics, energy=self.energy, kinetic=self.kinetic
         )
 
     @property

@@ -56,7 +56,7 @@ class MassSpring(SimulatedWorld):
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Start states ``[E, 2]`` by the law ``initial``."""
-        return require_entries(self.name, self.initial.sample(rng, episodes), 2)
+        return require_entries(self.entry, self.initial.sample(rng, episodes), 2)
 
     def simulate(self, z0: Float, step: float, steps: int) -> Float:
         """The exact flow, a rotation in the plane ``(m omega q, p)``; no step of it depends on the one before."""
@@ -65,7 +65,7 @@ class MassSpring(SimulatedWorld):
         q0, p0 = z0[:, :1], z0[:, 1:]
         cos, sin = np.cos(angle), np.sin(angle)
         states = np.stack([q0 * cos + (p0 / impedance) * sin, p0 * cos - (impedance * q0) * sin], axis=-1)
-        check_energy(self.name, states, self.energy, self.kinetic, 1e-10)
+        check_energy(self.entry, states, self.energy, self.kinetic, 1e-10)
         return states
 
     def facts(self) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class NBody(ParticleWorld):
         if self.softening == 0.0:
             return super().simulate(z0, step, steps)
         return simulate_separable(
-            self.name,
+            self.entry,
             z0,
             step,
             steps,
@@ -144,7 +144,7 @@ class NBody(ParticleWorld):
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Start states ``[E, 2d]``: see `Lattice`. The centre of mass rests at the origin."""
         if isinstance(self.initial, Given):
-            return require_entries(self.name, self.initial.sample(rng, episodes), 2 * self.bodies * self.space)
+            return require_entries(self.entry, self.initial.sample(rng, episodes), 2 * self.bodies * self.space)
         law = self.initial
         sites = _lattice(self.bodies, self.space)
         jitter = rng.uniform(-law.jitter, law.jitter, (episodes, self.bodies, self.space))

@@ -82,7 +82,7 @@ class Pendulum(SimulatedWorld):
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Start states ``[E, 2]`` by the law ``initial``."""
-        return require_entries(self.name, self.initial.sample(rng, episodes), 2)
+        return require_entries(self.entry, self.initial.sample(rng, episodes), 2)
 
     def simulate(self, z0: Float, step: float, steps: int) -> Float:
         """The exact flow ``[E, 2] -> [E, steps + 1, 2]``, in Jacobi's elliptic functions; see `_exact_flow`."""
@@ -93,7 +93,7 @@ class Pendulum(SimulatedWorld):
         for first in range(0, z0.shape[0], _ROWS):
             part = slice(first, first + _ROWS)
             self._exact_flow(z0[part], step / unseen, unseen, states[part])
-        check_energy(self.name, states, self.energy, self.kinetic, 1e-10)
+        check_energy(self.entry, states, self.energy, self.kinetic, 1e-10)
         return states
 
     def _exact_flow(self, z0: Float, step: float, unseen: int, out: Float) -> None:

@@ -264,7 +264,7 @@ class Table(SimulatedWorld):
 
         # In units of the data's own size: DOP853's absolute tolerance means nothing in kg m/s of an atom or a planet.
         states = simulate_adaptive(
-            self.name,
+            self.entry,
             np.asarray(z0, np.float64) / scale,
             step,
             steps,

@@ -61,7 +61,7 @@ class ThreeBody(ParticleWorld):
         """
         law = self.initial
         if law.law == "given":
-            return require_entries(self.name, law.sample(rng, episodes), 12)
+            return require_entries(self.entry, law.sample(rng, episodes), 12)
         radius = rng.uniform(*law.radius, (episodes, 1))
         first = directions(rng, episodes, law.positions) * radius
         # |v|^2 / r = 2 G m cos(30 deg) / (sqrt(3) r)^2

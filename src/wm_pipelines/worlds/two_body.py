@@ -49,7 +49,7 @@ class TwoBody(ParticleWorld):
         """
         law = self.initial
         if law.law == "given":
-            return require_entries(self.name, law.sample(rng, episodes), 8)
+            return require_entries(self.entry, law.sample(rng, episodes), 8)
         if law.positions == "square":
             half = rng.uniform(*law.radius, (episodes, 2))
         else:

@@ -19,6 +19,7 @@ from torch import Tensor
 from wm_pipelines.blocks.features import LeastSquares
 from wm_pipelines.blocks.hamiltonian_flow import HamiltonianFlow
 from wm_pipelines.blocks.hamiltonian_terms import Forms, Term
+from wm_pipelines.blocks.units import state_units
 from wm_pipelines.families.hamiltonian_regression.input_noise import about_mean, integrate_samples
 from wm_pipelines.families.hamiltonian_regression.symmetry import forms_of, invariant_forms
 
@@ -80,7 +81,8 @@ class ClosedForm(HamiltonianFlow):
         forms = None
         sought = self.config.offers and nodes.shape[2] == 1 and nodes.shape[-1] <= WIDEST_SYMMETRY
         if sought and isinstance(inputs, Forms):
-            forms = invariant_forms(nodes.flatten(0, 2), targets.flatten(0, 1))
+            units = state_units(nodes)
+            forms = invariant_forms(nodes.flatten(0, 2) / units, targets.flatten(0, 1) / units)
         nodes = nodes.expand(len(self.seeds), *nodes.shape)
         self._set_rates(targets)
         self._calibrate(nodes)
@@ -89,13 +91,18 @@ class ClosedForm(HamiltonianFlow):
         return self._choose(nodes, weights, targets), nodes[:, :, :, 0]
 
     def _adopt(self, linear: Tensor, quadratic: Tensor, z: Tensor) -> None:
-        """Let H depend on the forms that share the symmetries of the data, a term of one part on those of that part."""
+        """Let H depend on the forms that share the symmetries of the data, a term of one part on those of that part.
+
+        Args:
+            linear, quadratic: forms of ``z / units``. z: states ``[S, N, 2d]``.
+        """
         d = self.spec.dof
         for term in self.terms:
             part = {"z": slice(0, 2 * d), "q": slice(0, d), "p": slice(d, 2 * d)}[term.part]
             forms = (linear, quadratic) if term.part == "z" else forms_of(part, linear, quadratic)
             if isinstance(term.inputs, Forms) and 0 < len(forms[0]) <= term.inputs.inputs:
-                term.inputs.adopt(*forms, term.of(z))
+                unit = term.of(self.units)
+                term.inputs.adopt(forms[0] / unit, forms[1] / (unit[:, None] * unit), term.of(z))
 
     def _fit_with_offsets(self, time: Tensor, state: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor]:
         """Fit H and the offsets of the trajectories, whose shapes are the integrals of the clean derivatives."""
@@ -237,13 +244,14 @@ class ClosedForm(HamiltonianFlow):
             The shifted states ``[S, E, T, 2d]``.
         """
         length = states.shape[2]
-        sigma = self.noise_level.clamp_min(1e-9 * float(self.noise_level.max())) / math.sqrt(length)
+        level = self.noise_level / self.units
+        sigma = level.clamp_min(1e-9 * float(level.max())) / math.sqrt(length) * self.units
         for term in self.terms:
             term.coefficients.zero_()
         error = torch.ones(len(self.seeds), dtype=torch.float64)
         y = (targets / self.rates).flatten(1)
         for rounds in range(_REFINEMENTS):
-            prior = (error[:, None, None] / sigma).clamp_min(1e-9)  # [S, 1, 2d]
+            prior = (error[:, None, None] / (sigma / self.units)).clamp_min(1e-9) / self.units  # [S, 1, 2d]
             pull = prior * (observed - states.mean(dim=2))  # [S, E, 2d]
             basis, upper = torch.linalg.qr(
                 torch.cat(

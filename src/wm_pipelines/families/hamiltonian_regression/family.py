@@ -28,6 +28,7 @@ from torch import Tensor
 
 from wm_pipelines.blocks.features import RandomFeatures
 from wm_pipelines.blocks.hamiltonian_terms import Coordinates, Term
+from wm_pipelines.blocks.units import state_units
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import Views
@@ -173,8 +174,9 @@ class HamiltonianRegression(ClosedForm, HamiltonianFamily):
         if derivative is None or setting == "none":
             self.noise_level.zero_()
         elif setting == "auto":
-            found = input_noise(time, state, derivative)
-            self.noise_level.copy_(torch.zeros_like(self.noise_level) if found is None else found)
+            units = state_units(state)
+            found = input_noise(time, state / units, derivative / units)
+            self.noise_level.copy_(torch.zeros_like(self.noise_level) if found is None else found * units)
         else:
             self.noise_level.fill_(float(setting))
 

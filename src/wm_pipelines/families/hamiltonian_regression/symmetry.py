@@ -20,7 +20,8 @@ def invariant_forms(z: Tensor, dz: Tensor, accuracy: float = 1e-8) -> tuple[Tens
     maps. Directions in which the data never move are left out before.
 
     Args:
-        z, dz: noise-free states and their derivatives ``[N, 2d]``. accuracy: relative size that counts as zero.
+        z, dz: noise-free states and their derivatives ``[N, 2d]``, in units in which q and p are of a size.
+        accuracy: relative size that counts as zero.
 
     Returns:
         ``l [a, 2d]`` and ``Q [a, 2d, 2d]`` of the forms ``l . z + z . Q z / 2``; None: no symmetry, too many forms.
@@ -30,7 +31,7 @@ def invariant_forms(z: Tensor, dz: Tensor, accuracy: float = 1e-8) -> tuple[Tens
     basis = vectors[:, values > accuracy**1.5 * values[-1]]
     d, n = width // 2, basis.shape[1]
     area = basis.T @ torch.cat([basis[d:], -basis[:d]])  # B^T J B
-    if torch.linalg.cond(area) > 1e6:
+    if n == 0 or not torch.linalg.cond(area) <= 1e6:
         return None  # the data fill no phase space of their own
     # Coordinates y = W^T z in the plane of the data, along its symplectic complement: then J grad H lies in the plane.
     dual = torch.cat([-basis[d:], basis[:d]]) @ torch.linalg.inv(area).T

@@ -12,6 +12,7 @@ follow the kind of space. Two kinds of latent:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -68,6 +69,7 @@ class LatentDynamics(Predictor):
     Config: ClassVar[type[FamilyConfig]] = LatentDynamicsConfig
     needs: ClassVar[tuple[str, ...]] = ("frames|states",)
     config: LatentDynamicsConfig
+    exponents: Tensor  # of the unit of vectors
 
     @classmethod
     def knows(cls, config: Any) -> frozenset[str]:
@@ -92,18 +94,34 @@ class LatentDynamics(Predictor):
         )
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
 
+    def __init__(self, config: LatentDynamicsConfig, spec: Spec, seeds: Sequence[int]) -> None:
+        super().__init__(config, spec, seeds)
+        if self.space.kind == "vector":
+            self.register_buffer("exponents", torch.zeros(self.space.shape, dtype=torch.int64))
+
     def _inputs(self, views: Views) -> Tensor:
         """What networks take, ``[E, T, …]``."""
-        return ENCODERS[self.space.kind].inputs(views[self.view])
+        return ENCODERS[self.space.kind].inputs(self._in_units(views[self.view]))
+
+    def _in_units(self, view: Tensor) -> Tensor:
+        """Vectors that float32 can hold, kilograms of planets as well; frames as they are."""
+        return (view / self._unit.to(view.device)).to(view.dtype) if self.space.kind == "vector" else view
+
+    @property
+    def _unit(self) -> Tensor:
+        """``2^exponents``, exactly: ``[n]``."""
+        return torch.tensor([math.ldexp(1.0, e) for e in self.exponents.tolist()], dtype=torch.float64)
 
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Views) -> Views:
         """Whole episodes; of vectors also what observations are centred by and divided by."""
         examples = super().examples(episodes)
+        if self.space.kind == "vector":
+            self.exponents.copy_(coarse_exponents(examples[self.view]))
         for member in self.members:
             if isinstance(member, VectorPredictor):
-                member.learn_units(examples[self.view])
+                member.learn_units(self._in_units(examples[self.view]))
         return examples
 
     def member_loss(
@@ -164,6 +182,8 @@ class LatentDynamics(Predictor):
         known = self._inputs({self.view: self.known(past)})
         found = [self._predicted(member, part, steps) for part in known.split(_AT_ONCE)]
         future = DECODERS[self.space.kind].view(torch.cat([x for x, _ in found]))
+        if self.space.kind == "vector":
+            future = future * self._unit.to(future.device)
         if self.view == "states":
             future = torch.cat([past["states"][:, -1:], future], 1)
         return {self.view: future, "latents": torch.cat([z for _, z in found])}
@@ -187,6 +207,15 @@ class LatentDynamics(Predictor):
         if self.space.kind == "frames":
             future = future.clamp(0, 1)
         return future, member.pooled(torch.cat([past, future], 1))[:, past.shape[1] :]
+
+
+def coarse_exponents(view: Tensor) -> Tensor:
+    """Powers of two, in steps of 64, near the largest size of every entry of vectors: ``[..., n] -> [n]``, integers.
+
+    Networks take standardised vectors: the unit only has to keep float32 (2^-126 … 2^127) from running over or under.
+    """
+    _, exponent = torch.frexp(view.flatten(0, -2).abs().amax(0))
+    return 64 * (exponent / 64).round().long()
 
 
 def gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

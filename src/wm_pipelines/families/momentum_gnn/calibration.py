@@ -42,7 +42,8 @@ def calibrate(gnn: MomentumGNN, rows: Observations) -> None:
     approach = (v * r).sum(dim=-2) / (distance * gnn.speed_scale)
     slip = v.square().sum(dim=-2) / gnn.speed_scale**2 - approach.square()
     for k, x in enumerate((approach, slip)):
-        gnn.motion_mean[k], gnn.motion_scale[k] = centre_and_scale(x)
+        mean, scale = centre_and_scale(x)
+        gnn.motion_mean[k], gnn.motion_scale[k] = mean, scale.clamp_min(1e-6)  # in units of the speeds; may be zero
 
 
 def _inner_length(gnn: MomentumGNN, coupling_scale: Tensor, rows: Observations) -> Tensor:

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from wm_pipelines.blocks.ensemble import EnsembleMLP
 from wm_pipelines.families.momentum_gnn.graphs import PairGraph
-from wm_pipelines.families.momentum_gnn.pair_laws import LENGTH, RADIAL, Edges, couplings, independent, pair_laws
+from wm_pipelines.families.momentum_gnn.pair_laws import (
+    LENGTH,
+    LOGARITHM,
+    RADIAL,
+    Edges,
+    couplings,
+    independent,
+    pair_laws,
+)
 
 
 class LawInputs(nn.Module):
@@ -51,7 +59,8 @@ class LawInputs(nn.Module):
     def calibrate_distances(self, near: Tensor) -> None:
         """Mean and spread of the laws at distances seen in training; `inner` must be known by then."""
         for k, law in enumerate(pair_laws(near, self.inner)[0].unbind(-1)):
-            self.mean[k], self.scale[k] = centre_and_scale(law)
+            # A logarithm has no size of its own, only a spread.
+            self.mean[k], self.scale[k] = centre_and_scale(law, law.new_ones(()) if k == LOGARITHM else None)
 
     def of_pairs(self, attributes: Tensor, graph: PairGraph) -> tuple[Tensor, None]:
         """``kappa_c`` of every edge in units of its size in training, 0 for those left out: ``[.., M, C]``."""
@@ -126,6 +135,6 @@ class DistanceInputs(nn.Module):
         return torch.cat([x, embedding], dim=-1), torch.cat([torch.ones_like(x), torch.zeros_like(embedding)], dim=-1)
 
 
-def centre_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean, and spread or, where they hardly vary, a share of the numbers' size."""
-    return x.mean(), torch.maximum(x.std(correction=0), 0.05 * x.abs().mean()).clamp_min(1e-6)
+def centre_and_scale(x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean, and spread or, where they hardly vary, a share of the numbers' size (default: their mean)."""
+    return x.mean(), torch.maximum(x.std(correction=0), 0.05 * (x.abs().mean() if size is None else size))

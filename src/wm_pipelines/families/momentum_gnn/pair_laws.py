@@ -18,7 +18,7 @@ from wm_pipelines.families.momentum_gnn.graphs import PairGraph
 
 RADIAL = 4  # inputs log rho, 1/rho, rho, rho^2
 MOTION = 2  # inputs v.n, |u|^2
-LENGTH = 2  # which of them is rho itself
+LOGARITHM, LENGTH = 0, 2  # which of them are log rho and rho itself
 _DISTINCT = 1e-6  # a coupling closer than this to a combination of others is one of them
 
 

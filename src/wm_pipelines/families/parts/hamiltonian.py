@@ -43,6 +43,7 @@ class HamiltonianFamily(HamiltonianFlow, Family):
     config: Any
     amplitude: Tensor
     rates: Tensor
+    units: Tensor
 
     @classmethod
     def knows(cls, config: Any) -> frozenset[str]:
@@ -69,6 +70,7 @@ class HamiltonianFamily(HamiltonianFlow, Family):
         self.parts = nn.ModuleList(self.terms)  # the same terms, where torch looks for parameters
         self.register_buffer("amplitude", torch.ones(1, dtype=torch.float64))
         self.register_buffer("rates", torch.ones(spec.state_size, dtype=torch.float64))
+        self.register_buffer("units", torch.ones(spec.state_size, dtype=torch.float64))
 
     @abstractmethod
     def make_terms(self) -> list[Term]:

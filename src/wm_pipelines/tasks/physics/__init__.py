@@ -49,7 +49,7 @@ class Physics(Task):
     Config: ClassVar[type[TaskConfig]] = PhysicsConfig
     shows: ClassVar[tuple[str, ...]] = ("times", "states", "derivatives", "actions", "rewards")
     main_metrics: ClassVar[tuple[str, ...]] = (
-        "horizon", "violation_rate", "energy_error", "mse", "train_seconds", "step_ms",
+        "horizon", "violation_rate", "energy_error", "relative_error", "train_seconds", "step_ms",
     )  # fmt: skip
 
     def judge(

@@ -48,8 +48,9 @@ def energy_over_time(rollouts: WorldRollouts, palette: Palette, episode: int = 0
     finite = deviations[np.isfinite(deviations)]
     # A model that blows up must not flatten all the others.
     largest = float(finite.max(initial=0.0))
-    half = min(1.15 * largest, max(abs(true[0]), 5 * np.ptp(true), 1e-12))
-    half = max(half, 1e-3 * abs(true[0]), 1e-12)
+    least = 1e-12 * _energy_size(rollouts)
+    half = min(1.15 * largest, max(abs(true[0]), 5 * np.ptp(true), least))
+    half = max(half, 1e-3 * abs(true[0]), least)
     figure.update_yaxes(range=[float(true[0] - half), float(true[0] + half)])
     return Figure(
         figure,
@@ -75,7 +76,7 @@ def energy_error_over_time(rollouts: WorldRollouts, palette: Palette) -> Figure 
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(energy - (energy[:, :1] if true is None else true))
         middle = np.median(np.where(np.isnan(error), np.inf, error), axis=0)[keep]
-        drawn[model] = np.maximum(middle, _FLOOR)
+        drawn[model] = np.maximum(middle, _FLOOR * _energy_size(rollouts))
         figure.add_trace(plots.line(rollouts.time[keep], drawn[model], model, palette))
     figure.update_yaxes(plots.log_axis(plots.contending(drawn)))
     return Figure(
@@ -86,6 +87,12 @@ def energy_error_over_time(rollouts: WorldRollouts, palette: Palette) -> Figure 
         + ("Persistence conserves energy, too, so read this together with the growth of the error. " * (true is None))
         + "The axis fits the trained models: oracle and persistence may lie below it.",
     )
+
+
+def _energy_size(rollouts: WorldRollouts) -> float:
+    """Largest true energy, J, by which floors are set: joules of atoms and of planets have none in common."""
+    size = 0.0 if rollouts.truth_energy is None else float(np.abs(rollouts.truth_energy).max())
+    return size if 0 < size < np.inf else 1.0
 
 
 def error_growth(scores: pd.DataFrame, world: str, time: Float | None, palette: Palette) -> Figure | None:

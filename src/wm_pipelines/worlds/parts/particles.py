@@ -201,7 +201,7 @@ class ParticleWorld(SimulatedWorld):
         """
         self._refuse_coincident(z0)
         return simulate_adaptive(
-            self.name,
+            self.entry,
             z0,
             step,
             steps,
@@ -224,7 +224,7 @@ class ParticleWorld(SimulatedWorld):
             i = next(i for i in range(self.bodies) if ((q[i] - q[i + 1 :]) ** 2).sum(axis=-1).min() == 0.0)
             j = i + 1 + int(((q[i] - q[i + 1 :]) ** 2).sum(axis=-1).argmin())
             raise UserError(
-                f"{self.name}: bodies {i} and {j} coincide at the start of episode {episode}; move one of them"
+                f"{self.entry}: bodies {i} and {j} coincide at the start of episode {episode}; move one of them"
             )
 
     def facts(self) -> dict[str, Any]:
