@@ -118,28 +118,35 @@ def refuse_leaps(
     Raises:
         UserError: which coordinate jumps, where, and how far it should have moved.
     """
+    first, boxes = "", {}
     for place, column in enumerate(columns):
         steps = [np.diff(t.state[:, place]) for t in trajectories]
-        covered = None
+        covered = [np.zeros_like(s) for s in steps]
         if masses is not None:
             speeds = [t.state[:, len(columns) + place] / masses[place] for t in trajectories]
             covered = [0.5 * (v[1:] + v[:-1]) * np.diff(t.time) for v, t in zip(speeds, trajectories, strict=True)]
-        far = _leap(trajectories, place, steps, covered)
-        leaps = np.concatenate([np.abs(s)[np.abs(s) > far] for s in steps])
-        if not 0 < len(leaps) < _FEW * sum(map(len, steps)):
+        far = _leap(trajectories, place, steps, None if masses is None else covered)
+        leaps = [np.flatnonzero(np.abs(s) > far) for s in steps]
+        if not 0 < sum(map(len, leaps)) < _FEW * sum(map(len, steps)):
             continue
-        episode = next(k for k, s in enumerate(steps) if (np.abs(s) > far).any())
-        row = int(np.argmax(np.abs(steps[episode]) > far))
         unit = "" if column.unit == "1" else f" {column.unit}"
-        says = (
-            "" if covered is None else f" while '{rates[place].column}' says {covered[episode][row] / column.si:+.2g}"
-        )
-        raise UserError(
+        lengths = np.concatenate([np.abs(s - c)[k] for s, c, k in zip(steps, covered, leaps, strict=True)])
+        boxes[column.column] = f"{float(np.median(lengths)) / column.si:.3g}{unit}"
+        if first:
+            continue
+        episode = next(k for k, found in enumerate(leaps) if len(found))
+        row = int(leaps[episode][0])
+        moves = covered[episode][row] / column.si
+        first = (
             f"'{name}': '{column.column}' jumps by {steps[episode][row] / column.si:+.3g}{unit} after row {row + 1} of "
-            f"episode '{trajectories[episode].name}'{says}: wrapped into a box? unwrap it, or declare "
-            f"`period: {{{column.column}: {float(np.median(leaps)) / column.si:.2g}{unit}}}`"
-            + (f" (an angle: `angles: [{place}]`)" if dimension(column.unit) == dimension("rad") else "")
+            f"episode '{trajectories[episode].name}'"
+            + ("" if masses is None else f" while '{rates[place].column}' says {moves:+.2g}")
+            + ": wrapped into a box? unwrap it, or declare "
         )
+        if dimension(column.unit) == dimension("rad"):
+            first += f"`angles: [{place}]` or "
+    if first:
+        raise UserError(f"{first}`period: {{{', '.join(f'{c}: {box}' for c, box in boxes.items())}}}`")
 
 
 def _leap(

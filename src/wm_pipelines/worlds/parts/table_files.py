@@ -109,9 +109,10 @@ def _dialect(path: Path, wanted: Sequence[str], text: Any, about: str, header: S
     names = dialect.header
     if len(names) != dialect.width:
         whose = "`header`" if named else "its header"
+        said = f"{whose} names {len(names)} ({', '.join(names[:12])})" if any(names) else "it has no header"
         raise UserError(
-            f"{about}'{path.name}': {dialect}; {whose} names {len(names)} ({', '.join(names[:12])}), its lines have "
-            f"{dialect.width}; name all of them, from left to right, with `header: […]`"
+            f"{about}'{path.name}': {dialect}; {said}, its lines have {dialect.width}; name all of them, from left to "
+            "right, with `header: […]`"
         )
     _check_header(path, names, wanted, about, f" ({dialect})" if dialect.separator != "," else "")
     logger.info("'%s': %s; the data begin in line %d.", path.name, dialect, dialect.start + 1)
