@@ -28,6 +28,7 @@ from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, stream
 from wm_pipelines.worlds.parts.captions import listing, number
 from wm_pipelines.worlds.parts.energy_balance import EnergyLoss
+from wm_pipelines.worlds.parts.quantities import to_base_units
 from wm_pipelines.worlds.parts.simulation import simulate_adaptive
 from wm_pipelines.worlds.parts.smoothing import FEWEST
 from wm_pipelines.worlds.parts.table_consistency import refuse_leaps
@@ -369,7 +370,7 @@ class Table(SimulatedWorld):
         """One sentence about one episode ``[T + 1, 2d]``: which coordinates, how long, how far they range."""
         columns = self.parameters.columns.coordinates
         units = ["" if c.unit == "1" else c.unit for c in columns]
-        shown = z[:, : self.parameters.dof] / np.array([c.si for c in columns])
+        shown = z[:, : self.parameters.dof] / np.array([to_base_units(c.unit) for c in columns])
         ranges = [
             f"{c.column} from {number(low)} to {number(high, unit)}"
             for c, unit, low, high in zip(columns[:4], units, shown.min(axis=0), shown.max(axis=0), strict=False)

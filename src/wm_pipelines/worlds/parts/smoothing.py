@@ -25,6 +25,7 @@ Float = NDArray[np.float64]
 
 FEWEST = 12  # rows of an episode from which a curve and its noise can be told apart
 _DEGREE, _ORDER = 7, 4  # of the spline; of the differences that are penalised
+_ENOUGH = 20_000  # rows from which the noise is estimated, at most
 _LOWEST, _HIGHEST = -4.0, 10.0  # log10 of the weights; beyond, the knots are made wider instead
 _WIDER, _WIDEST = 4.0, 64.0  # rows per knot
 _SPOILS = 0.1  # share of the row-to-row differences that spoils a fit to neighbouring rows
@@ -67,13 +68,16 @@ class Noise:
 
 
 def estimate_noise(times: Sequence[Float], columns: Sequence[Float]) -> Noise:
-    """The noise of one column, by all its episodes.
+    """The noise of one column, by all its episodes, or as many of them as hold twenty thousand rows.
 
     Args:
         times: of every episode, ``[K]``. columns: its entries, ``[K]``.
     """
     from scipy.optimize import minimize_scalar
 
+    most = max(1, _ENOUGH // max(map(len, times)))
+    chosen = np.unique(np.linspace(0, len(times) - 1, min(most, len(times))).astype(int))
+    times, columns = ([x[k][:_ENOUGH] for k in chosen] for x in (times, columns))
     size = math.sqrt(float(np.mean(np.square(np.concatenate([c - c.mean() for c in columns])))))
     if size == 0.0:  # a column that stands still
         return Noise(0.0, 0.0, 1.0, 0.0, 0.0, 10.0**_LOWEST, 1.0)

@@ -129,16 +129,16 @@ def refuse_leaps(
         leaps = [np.flatnonzero(np.abs(s) > far) for s in steps]
         if not 0 < sum(map(len, leaps)) < _FEW * sum(map(len, steps)):
             continue
-        unit = "" if column.unit == "1" else f" {column.unit}"
+        unit, si = "" if column.unit == "1" else f" {column.unit}", to_base_units(column.unit)
         lengths = np.concatenate([np.abs(s - c)[k] for s, c, k in zip(steps, covered, leaps, strict=True)])
-        boxes[column.column] = f"{float(np.median(lengths)) / column.si:.3g}{unit}"
+        boxes[column.column] = f"{float(np.median(lengths)) / si:.3g}{unit}"
         if first:
             continue
         episode = next(k for k, found in enumerate(leaps) if len(found))
         row = int(leaps[episode][0])
-        moves = covered[episode][row] / column.si
+        moves = covered[episode][row] / si
         first = (
-            f"'{name}': '{column.column}' jumps by {steps[episode][row] / column.si:+.3g}{unit} after row {row + 1} of "
+            f"'{name}': '{column.column}' jumps by {steps[episode][row] / si:+.3g}{unit} after row {row + 1} of "
             f"episode '{trajectories[episode].name}'"
             + ("" if masses is None else f" while '{rates[place].column}' says {moves:+.2g}")
             + ": wrapped into a box? unwrap it, or declare "

@@ -75,18 +75,10 @@ def read_lines(lines: Sequence[str], dialect: Dialect, names: Sequence[str], tex
     """
     import pandas as pd
 
-    return pd.read_csv(
-        io.StringIO("\n".join(line.strip(" ") for line in lines[dialect.start : dialect.stop]) + "\n"),
-        sep=dialect.separator,
-        decimal=dialect.decimal,
-        header=None,
-        names=list(names),
-        index_col=False,
-        dtype=text,
-        skipinitialspace=True,
-        skip_blank_lines=False,
-        **({} if dialect.separator == r"\s+" else {"low_memory": False}),
-    )
+    data = "\n".join(line.strip(" ") for line in lines[dialect.start : dialect.stop]) + "\n"
+    form: Any = {"skipinitialspace": True, "skip_blank_lines": False, "index_col": False, "header": None}
+    form |= {"dtype": text, "decimal": dialect.decimal, "sep": dialect.separator, "names": list(names)}
+    return pd.read_csv(io.StringIO(data), **form)
 
 
 def _separated(lines: Sequence[str], separator: str, header: Sequence[str] | None) -> Dialect | None:

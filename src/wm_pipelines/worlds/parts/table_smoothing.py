@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wm_pipelines.errors import UserError
+from wm_pipelines.worlds.parts.quantities import to_base_units
 from wm_pipelines.worlds.parts.smoothing import FEWEST, Noise, estimate_noise, interpolating, smoothed
 from wm_pipelines.worlds.parts.table_parameters import TableParameters
 from wm_pipelines.worlds.parts.trajectories import Column, Trajectory
@@ -111,7 +112,7 @@ class TableSmoothing:
     def _columns(self) -> list[tuple[Column, float, str, Noise]]:
         """Column, noise in its unit, that unit as text, noise."""
         columns = [*self.parameters.columns.coordinates, *self.parameters.columns.rates]
-        scale = [c.si for c in columns]
+        scale = [to_base_units(c.unit) for c in columns]
         if not self.parameters.columns.momenta:  # recorded states hold momenta already
             masses = [m.si for m in self.parameters.mass_per_coordinate]
             scale = [s * m for s, m in zip(scale, [1.0] * self.parameters.dof + masses, strict=False)]

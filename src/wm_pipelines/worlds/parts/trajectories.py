@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -191,20 +192,23 @@ def read_trajectories(
 
 
 def last_digit(raw: Any) -> float:
-    """The place of the last digit that a table prints of its times: 0.001 for ``0.033, 0.067, 0.100``.
+    """The place of the last digit that a table prints of its times: 0.001 for ``0.033, 0.067, 0.1``.
 
-    The largest over the rows, where numbers are printed with equally many significant digits (``6.67e-02, 1.00e-01``).
-    For numbers in full double precision that is a rounding error.
+    The largest over the powers of ten, where numbers are printed with equally many significant digits (``6.67e-02,
+    1.03e+00``). For numbers in full double precision that is a rounding error.
     """
     if getattr(raw.dtype, "kind", "O") not in "if":
         return 0.0
     entries = raw.to_numpy()[np.linspace(0, len(raw) - 1, min(len(raw), _TIMES_READ)).astype(int)]
-    written = [Decimal(str(entry)).normalize().as_tuple() for entry in entries if entry != 0]
-    places = [(int(w.exponent), len(w.digits)) for w in written if isinstance(w.exponent, int)]
-    if not places:
+    by_power: defaultdict[int, list[int]] = defaultdict(list)
+    for entry in entries[entries != 0]:
+        written = Decimal(str(entry)).normalize()
+        by_power[written.adjusted()].append(int(written.as_tuple().exponent))
+    if not by_power:
         return 0.0
-    last, significant = min(exponent for exponent, _ in places), max(digits for _, digits in places)
-    return 10.0 ** max(last, *(exponent + digits - significant for exponent, digits in places))
+    # Zeros at the end are not seen in numbers: of ten entries one at least shows the last digit.
+    places = [min(places) for places in by_power.values() if len(places) >= 10]
+    return float(10.0 ** max(places, default=min(map(min, by_power.values()))))
 
 
 def _numbers(path: Path, frame: Any, column: Column, is_time: bool) -> Float:
@@ -280,16 +284,18 @@ def regular_step(name: str, trajectories: Sequence[Trajectory]) -> float:
     """
     intervals = np.concatenate([np.diff(t.time) for t in trajectories])
     usual, step = float(np.median(intervals)), float(np.mean(intervals))
-    if _as_printed(trajectories, intervals):
-        trajectories = []
-    for trajectory in trajectories:
-        gap = np.diff(trajectory.time)
-        odd = np.flatnonzero(np.abs(gap - usual) > _IRREGULAR * usual)
-        if odd.size:
-            raise UserError(
-                f"'{name}': time steps are not all equal: {gap[odd[0]]:g} s after row {odd[0] + 1} of episode "
-                f"'{trajectory.name}', usually {usual:g} s; set `resample: {usual:g}` (cubic spline) or mend the table"
-            )
+    allowed = _IRREGULAR * usual
+    if np.abs(intervals - usual).max() > allowed and not _as_printed(trajectories, intervals):
+        # Name what rounding does not explain, if there is such a row.
+        rounding = max(allowed, 1.5 * max(t.digit for t in trajectories))
+        least = rounding if np.abs(intervals - usual).max() > rounding else allowed
+        odd = next(t for t in trajectories if np.abs(np.diff(t.time) - usual).max(initial=0.0) > least)
+        gap = np.diff(odd.time)
+        row = int(np.argmax(np.abs(gap - usual) > least))
+        raise UserError(
+            f"'{name}': time steps are not all equal: {gap[row]:g} s after row {row + 1} of episode '{odd.name}', "
+            f"usually {usual:g} s; set `resample: {usual:g}` (cubic spline) or mend the table"
+        )
     if not within_bounds(step):
         raise UserError(f"'{name}': a time step of {step:g} s is no physical time; mend the time column or its unit")
     return step
@@ -299,25 +305,18 @@ def _as_printed(trajectories: Sequence[Trajectory], intervals: Float) -> bool:
     """Whether one step for all episodes exists from which no time departs by more than half its last digit."""
     from scipy.optimize import minimize_scalar
 
-    digit = max(t.digit for t in trajectories)
-    if digit == 0.0 or np.ptp(intervals) > 2 * digit * (1 + 1e-9):
+    digit, shortest, longest = max(t.digit for t in trajectories), float(intervals.min()), float(intervals.max())
+    # The intervals of a rounded grid are the two multiples of the digit about the step.
+    if not 0.0 < 2 * digit < longest * (1 + 1e-9) or longest - shortest > digit * (1 + 1e-6):
         return False
 
     def width(step: float) -> float:
         """The largest range of ``t - k step`` in an episode: convex in the step."""
         return max(float(np.ptp(t.time - t.time[0] - step * np.arange(len(t.time)))) for t in trajectories)
 
-    bounds = (float(intervals.min()), float(intervals.max()))
-    if bounds[0] == bounds[1]:
-        return True
-    best = minimize_scalar(
-        width, bounds=bounds, method="bounded", options={"xatol": 1e-4 * digit / max(map(_rows, trajectories))}
-    )
+    accuracy = 1e-4 * digit / max(len(t.time) for t in trajectories)
+    best = minimize_scalar(width, bounds=(shortest, longest), method="bounded", options={"xatol": accuracy})
     return float(best.fun) <= digit * (1 + 1e-3)
-
-
-def _rows(trajectory: Trajectory) -> int:
-    return len(trajectory.time)
 
 
 def check_resampling(name: str, trajectories: Sequence[Trajectory], step: float) -> None:
