@@ -13,6 +13,7 @@ from tests.user_files import refused
 from tests.worlds.oscillators import HALVES, load, oscillator
 from tests.worlds.pendulum import COLUMNS, OMEGA, RATE, energy, measured, motion
 from wm_pipelines.errors import validate
+from wm_pipelines.metrics.horizon import horizon, relative_error_by_step
 from wm_pipelines.worlds.making import WorldConfig, ingest
 from wm_pipelines.worlds.parts.energy_balance import energy_loss
 from wm_pipelines.worlds.parts.trajectories import Columns, last_digit, read_trajectories, regular_step
@@ -226,3 +227,29 @@ def test_the_bundled_pendulum_is_read_by_a_few_lines(example, caplog):
     assert "noise (standard deviation) of 0.5 deg" in caplog.text
     assert "an energy estimated from the motion loses 4." in caplog.text
     assert (ROOT / "data/01_raw/measured_pendulum.csv").stat().st_size < 200_000
+
+
+@pytest.mark.training
+def test_the_black_box_follows_the_bundled_pendulum_to_its_end(example):
+    import torch
+
+    from wm_pipelines.families.mlp import MLP, MLPConfig
+    from wm_pipelines.learning.config import LearningConfig
+    from wm_pipelines.learning.loop import train
+
+    episodes = ingest(example, "measured_pendulum")
+    settings = yaml.safe_load((ROOT / "conf/base/parameters_mlp.yml").read_text())["mlp"]
+    settings = {key: value for key, value in settings.items() if key not in ("variants", "worlds", "tasks")}
+    model = MLP(MLPConfig.model_validate(settings), episodes["train"].spec, [0])
+    views = {name: torch.tensor(view) for name, view in episodes["train"].views.items()}
+    train(model, views, LearningConfig(precision="64-true", progress=False))
+    states, times = episodes["test"]["states"], episodes["test"]["times"]
+    with torch.no_grad():
+        found = model.predict({"states": torch.tensor(states[:, :1])}, states.shape[1] - 1)["states"].numpy()
+    trusted = horizon(relative_error_by_step(found, states, [0]), times[0], 0.4)
+    assert trusted.mean() >= 0.9 * times[0, -1]
+    # And it loses the energy that the pendulum loses, which no Hamiltonian does.
+    start, end = energy(states[:, :60]).mean(1), energy(states[:, -60:]).mean(1)
+    own_end = energy(found[0, :, -60:]).mean(1)
+    np.testing.assert_allclose((own_end / start), end / start, atol=0.1)
+    assert (end / start < 0.6).all()

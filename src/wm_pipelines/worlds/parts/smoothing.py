@@ -79,7 +79,7 @@ def estimate_noise(times: Sequence[Float], columns: Sequence[Float]) -> Noise:
     chosen = np.unique(np.linspace(0, len(times) - 1, min(most, len(times))).astype(int))
     times, columns = ([x[k][:_ENOUGH] for k in chosen] for x in (times, columns))
     size = math.sqrt(float(np.mean(np.square(np.concatenate([c - c.mean() for c in columns])))))
-    if size == 0.0:  # a column that stands still
+    if size <= 1e-12 * max(float(np.abs(c).max()) for c in columns):  # a column that stands still
         return Noise(0.0, 0.0, 1.0, 0.0, 0.0, 10.0**_LOWEST, 1.0)
     interval = float(np.median(np.concatenate([np.diff(t) for t in times])))
     rows_per_knot = 1.0
