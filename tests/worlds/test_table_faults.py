@@ -47,7 +47,7 @@ def test_faults_of_the_table_name_column_and_row(tmp_path, change, message):
         (b"\xff\xfe\x00bad", "cannot read table"),
         (b"run,t,x,p\n1,0,1,2\n1,0.1,1,2,3,4,5\n", "cannot read table .*Expected 4 fields in line 3, saw 7"),
         (b"run,t,x,p\n1,0,1,2,7\n1,0.1,1,2,7\n", "cannot read table .*Length of header"),
-        (b"run;t;x;p\n1;0;1;2\n1;0.1;1;2\n", "'mine.csv' has no column 't'; it has run;t;x;p"),
+        (b"run;time;x;p\n1;0;1;2\n1;0.1;1;2\n", "'mine.csv' has no column 't'; it has run, time, x, p .*by semicolons"),
         (b"run,t,x,p\n1,0,1,2\n1,0.1,1\n", "column 'p', data row 2: expected a finite number, got nothing"),
         (b"run,t,x,p\n1,0,1,2\n\n1,0.1,1,2\n", "data row 2"),
     ],

@@ -33,7 +33,7 @@ def test_measurements_at_durations_are_at_seconds(tmp_path):
         ("x,t,u\n0.5,0.5,1\n\n0.5,0.5,warm\n", "is not a number in row 2"),
         ("x,t,u\n0.5,0.5,True\n", "column 'u': expected numbers, got bool"),
         ("x,t,u\n0.5,0.5,1e200\n", "u = 1e+200 in row 1 is beyond 1e+100"),
-        ("x;t;u\n0.5;0.5;1\n", "'probe.csv' has no column 'x'; it has x;t;u"),
+        ("x;v;u\n0.5;0.5;1\n0.5;0.6;1\n", "has no column 't'; it has x, v, u (columns are separated by semicolons)"),
     ],
 )
 def test_faults_of_measurements_are_one_line(tmp_path, text, message):

@@ -19,14 +19,9 @@ from hypothesis import strategies as st
 from tests.user_files import refused, saved
 from wm_pipelines.errors import validate
 from wm_pipelines.worlds.making import WorldConfig, ingest
-from wm_pipelines.worlds.parts import trajectories
-from wm_pipelines.worlds.parts.trajectories import (
-    Columns,
-    check_resampling,
-    read_columns,
-    read_trajectories,
-    regular_step,
-)
+from wm_pipelines.worlds.parts import table_files
+from wm_pipelines.worlds.parts.table_files import read_columns
+from wm_pipelines.worlds.parts.trajectories import Columns, check_resampling, read_trajectories, regular_step
 
 COLUMNS = {
     "episode": "run",
@@ -237,7 +232,7 @@ def test_too_little_memory_is_no_damage_of_a_table(tmp_path, monkeypatch, error)
     def full(*_):
         raise error
 
-    monkeypatch.setattr(trajectories, "_parquet", full)
+    monkeypatch.setattr(table_files, "_parquet", full)
     message = refused(load, saved(tmp_path, table()))
     assert message.endswith("mine.parquet' does not fit into memory; split it, or leave columns out")
 

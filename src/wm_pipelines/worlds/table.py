@@ -7,7 +7,9 @@ are declared in the parameters; what is not in SI is converted. The energy is a 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -25,9 +27,14 @@ from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, stream
 from wm_pipelines.worlds.parts.captions import listing, number
+from wm_pipelines.worlds.parts.energy_balance import EnergyLoss
 from wm_pipelines.worlds.parts.quantities import to_base_units
 from wm_pipelines.worlds.parts.simulation import simulate_adaptive
+from wm_pipelines.worlds.parts.smoothing import FEWEST
+from wm_pipelines.worlds.parts.table_consistency import refuse_leaps
 from wm_pipelines.worlds.parts.table_parameters import TableParameters
+from wm_pipelines.worlds.parts.table_report import contradictions, describe_loss, loss_of
+from wm_pipelines.worlds.parts.table_smoothing import TableSmoothing
 from wm_pipelines.worlds.parts.trajectories import (
     Trajectory,
     check_resampling,
@@ -36,6 +43,8 @@ from wm_pipelines.worlds.parts.trajectories import (
     regular_step,
     resampled,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @register
@@ -55,29 +64,39 @@ class Table(SimulatedWorld):
         self._path = project_path(parameters.path)
 
     @cached_property
-    def _table(self) -> tuple[list[Trajectory], float]:
-        """All episodes (seconds on a regular grid, angles without jumps, momenta) and the step of the grid."""
-        parameters, resample = self.parameters, self.parameters.resample
-        table = read_trajectories(self._path, parameters.columns, fewest=2 if resample is None else 4)
+    def _recorded(self) -> tuple[list[Trajectory], float]:
+        """All episodes (seconds on a regular grid, coordinates without jumps, momenta if any) and the grid's step."""
+        parameters, resample, name = self.parameters, self.parameters.resample, self._path.name
+        columns = parameters.columns
+        fewest = FEWEST if columns.estimated else 2 if resample is None else 4
+        table = read_trajectories(self._path, columns, fewest, parameters.header)
+        turns = dict.fromkeys(parameters.angles, 2 * np.pi) | parameters.periods
         for trajectory in table:
-            angles = trajectory.state[:, parameters.angles]
-            trajectory.state[:, parameters.angles] = np.unwrap(angles, axis=0)
-            if parameters.columns.velocities is not None:
+            for place, period in turns.items():
+                trajectory.state[:, place] = np.unwrap(trajectory.state[:, place], period=period)
+            if columns.velocities is not None and not columns.estimated:
                 trajectory.state[:, parameters.dof :] *= [m.si for m in parameters.mass_per_coordinate]
+        masses = [m.si for m in parameters.mass_per_coordinate] if parameters.quadratic and columns.rates else None
+        refuse_leaps(name, table, columns.coordinates, columns.rates, masses)
         if resample is not None:
-            check_resampling(self._path.name, table, resample)
+            check_resampling(name, table, resample)
             return [resampled(t, resample) for t in table], resample
-        step = regular_step(self._path.name, table)
-        return [Trajectory(t.name, t.time[0] + step * np.arange(len(t.time)), t.state) for t in table], step
+        step = regular_step(name, table)
+        return [replace(t, time=t.time[0] + step * np.arange(len(t.time))) for t in table], step
 
-    @property
+    @cached_property
     def _trajectories(self) -> list[Trajectory]:
-        return self._table[0]
+        """All episodes with coordinates and momenta, smoothed where that is asked for or needed."""
+        return self._smoothing(self._recorded[0])(self._recorded[0])
+
+    def _smoothing(self, trajectories: Sequence[Trajectory]) -> TableSmoothing:
+        """How states are smoothed, by the noise of these episodes."""
+        return TableSmoothing.of(trajectories, self.parameters)
 
     @property
     def step(self) -> float:
         """Seconds between rows."""
-        return self._table[1]
+        return self._recorded[1]
 
     def own_episodes(self, seed: int) -> dict[str, Episodes]:
         """The table's episodes by split; by time where the table is one single episode.
@@ -86,15 +105,36 @@ class Table(SimulatedWorld):
             UserError: the table cannot be read, or does not fit the parameters; the message names column and row.
         """
         self._check_energy()
-        by_time = len(self._trajectories) == 1
+        by_time = len(self._recorded[0]) == 1
         splits = self._split_by_time() if by_time else self._split_by_episode(seed)
+        smoothing = self._smoothing(splits["train"])  # the noise is learned where the families learn
+        for level, line in (*smoothing.report(self._path.name), *self._findings()):
+            logger.log(level, "%s.", line)
         facts = {
             "seed": seed,
             "source_sha256": hashlib.sha256(self._path.read_bytes()).hexdigest(),
             "split_by": "time" if by_time else "episode",
             "generator": __version__,
+            **smoothing.metadata(),
         }
-        return {name: self._episodes(name, parts, facts) for name, parts in splits.items()}
+        return {name: self._episodes(name, smoothing(parts), facts) for name, parts in splits.items()}
+
+    def _findings(self) -> list[tuple[int, str]]:
+        """What the table says against itself, and what energy its motion loses: log levels and lines."""
+        name, loss = self._path.name, self._loss
+        against = contradictions(name, self._trajectories, self.parameters, self._hamiltonian)
+        told = [] if loss is None else describe_loss(name, loss, self.parameters)
+        return [*((logging.WARNING, line) for line in against), *told]
+
+    @cached_property
+    def _loss(self) -> EnergyLoss | None:
+        """What the declared energy loses along the table; without one, an energy that is estimated."""
+        return loss_of(self._trajectories, self.parameters, self._hamiltonian)
+
+    @property
+    def _keeps_energy(self) -> bool:
+        """Whether an energy is declared, and the table does not lose it."""
+        return self._hamiltonian is not None and not (self._loss is not None and self._loss.clear)
 
     def _episodes(self, split: str, parts: Sequence[Trajectory], facts: Mapping[str, Any]) -> Episodes:
         stretches = [piece for part in parts for piece in self._stretches(part)]
@@ -112,6 +152,9 @@ class Table(SimulatedWorld):
         views = {
             "times": np.stack([s.time - s.time[0] for s in stretches]),
             "states": np.stack([s.state for s in stretches]),
+            "derivatives": None
+            if stretches[0].derivative is None
+            else np.stack([s.derivative for s in stretches if s.derivative is not None]),
         }
         return self.episodes(views, self.step, {**facts, "split": split, "episodes": [s.name for s in stretches]})
 
@@ -123,14 +166,14 @@ class Table(SimulatedWorld):
         return [trajectory.part(start, start + rows) for start in starts]
 
     def _split_by_time(self) -> dict[str, list[Trajectory]]:
-        [only] = self._trajectories
+        [only] = self._recorded[0]
         if any(isinstance(s, list) for s in self.parameters.splits.values()):
             raise UserError(f"'{self._path.name}' is one single episode: give splits as fractions of its time")
         bounds = self._bounds(len(only.time), smallest=2, of="rows")
         return {name: [only.part(start, stop)] for name, (start, stop) in bounds.items()}
 
     def _split_by_episode(self, seed: int) -> dict[str, list[Trajectory]]:
-        found = {t.name: t for t in self._trajectories}
+        found = {t.name: t for t in self._recorded[0]}
         splits = self.parameters.splits
         if any(isinstance(s, list) for s in splits.values()):
             missing = [str(e) for s in splits.values() for e in s if str(e) not in found]
@@ -141,7 +184,7 @@ class Table(SimulatedWorld):
         bounds = self._bounds(len(found), smallest=1, of="episodes")
         # Sorted within the split, so that its rows stand in the order of the table.
         return {
-            name: [self._trajectories[i] for i in sorted(order[start:stop])] for name, (start, stop) in bounds.items()
+            name: [self._recorded[0][i] for i in sorted(order[start:stop])] for name, (start, stop) in bounds.items()
         }
 
     def _bounds(self, count: int, smallest: int, of: str) -> dict[str, tuple[int, int]]:
@@ -211,7 +254,7 @@ class Table(SimulatedWorld):
         found |= {"structure": sorted(p.structure)} if p.structure else {}
         found |= {"second_order": True} if p.columns.velocities is not None else {}
         if self._hamiltonian is not None or self._keeps_momentum:
-            found["conserved"] = ["energy"] * (self._hamiltonian is not None) + self._keeps_momentum
+            found["conserved"] = ["energy"] * self._keeps_energy + self._keeps_momentum
         return found | ({"energy": {"law": "energy"}} if self._hamiltonian is not None else {})
 
     def laws(self) -> Laws:

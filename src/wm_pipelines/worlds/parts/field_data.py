@@ -26,7 +26,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds.base import Float
 from wm_pipelines.worlds.parts.quantities import LARGEST
-from wm_pipelines.worlds.parts.trajectories import as_numbers, read_columns
+from wm_pipelines.worlds.parts.table_files import as_numbers, read_columns
 
 Arrays = dict[str, NDArray[Any]]
 _AGREE = 1e-6  # largest difference, relative to the values' size, between two conditions where they meet

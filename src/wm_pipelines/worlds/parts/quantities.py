@@ -73,9 +73,16 @@ def parse_unit(unit: str) -> Any:
     if unit.strip() in ("", "1"):
         return _registry().Unit("")
     try:
-        return _registry().parse_units(unit)
+        parsed = _registry().parse_units(unit)
     except Exception as error:  # pint raises its own errors, and token, syntax and type errors on malformed text
         raise UnitError(f"unknown unit '{unit}'") from error
+    # To pint px is CSS's pixel, 1/96 inch; dots and pixels have a dimension of their own there.
+    if "[printing_unit]" in parsed.dimensionality or any(u.endswith("css_pixel") for u in parsed._units):
+        raise UnitError(
+            f"unit '{unit}': a pixel has no length; give metres per pixel (`unit: 2.5 mm`, what one pixel shows), or "
+            "unit 1 for all columns"
+        )
+    return parsed
 
 
 def dimension(unit: str) -> Any:
@@ -178,7 +185,7 @@ class Quantity:
                 raise self._error(text, f" ({measured})" if measured != "quantity" else f" (not {kind(self.unit)})")
             return float(convert(number, unit, self.unit))
         except UnitError as error:
-            reason = f" ({error})" if str(error).startswith("unknown unit") else ""
+            reason = f" ({error})" if str(error).startswith(("unknown unit", "unit '")) else ""
             raise self._error(text, reason) from None
 
     def _error(self, value: Any, reason: str) -> PydanticCustomError:

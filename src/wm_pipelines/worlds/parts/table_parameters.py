@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from wm_pipelines.errors import did_you_mean
 from wm_pipelines.formulas import FUNCTIONS, Formula
 from wm_pipelines.worlds.base import WorldParameters, check_splits
 from wm_pipelines.worlds.parts.quantities import Amount, Seconds, dimension, kind
@@ -20,14 +21,20 @@ class TableParameters(WorldParameters):
     Attributes:
         path: a CSV or Parquet file; relative paths start at the project's root.
         columns: names and units.
+        header: names of all columns, from left to right, of a text file that does not name them itself.
         masses: one per particle, or one per coordinate where there are no particles (of an angle: moment of inertia).
-            Needed with velocities, ``p = m v``; known to the energy formula as ``m1, m2, …``.
+            Needed with velocities, ``p = m v``; known to the energy formula as ``m1, m2, …``. Where velocities are
+            estimated and there are no particles, 1 each unless given: momenta are then velocities.
         particles: number of particles; coordinates are then listed particle by particle.
         space: dimension of the particles' space; with `particles` only.
         energy: formula of H in ``q1, q2, …, p1, p2, …``, the masses and the constants; null: unknown, to be learned.
         constants: named numbers of the formula, with units.
         structure: what is declared about H, see `docs/bring-your-own-data.md`; a known energy is checked against it.
         angles: indices (from 0) of coordinates that are angles; jumps by a turn are taken out.
+        period: length of the box, by column, of coordinates that were written back into one; jumps by it are taken out.
+            A bare number has the unit of its column.
+        smoothing: whether the states are those of a smoothing spline: ``auto``, where the noise is clear (`smoothing`)
+            or velocities are estimated; ``always``; ``never``.
         resample: seconds between rows of a new, regular grid (cubic spline); null: the table's grid is regular.
         steps: cut every episode into stretches of that many steps (a rest is dropped); null: episodes as they are.
         splits: fractions of the episodes (of the time, where there is one episode alone), or lists of episodes.
@@ -35,6 +42,7 @@ class TableParameters(WorldParameters):
 
     path: str
     columns: Columns
+    header: list[str] | None = Field(None, min_length=2)
     masses: list[Amount] = Field(default_factory=list)
     particles: int | None = Field(None, ge=1)
     space: int | None = Field(None, ge=1, le=3)
@@ -42,6 +50,8 @@ class TableParameters(WorldParameters):
     constants: dict[str, Amount] = Field(default_factory=dict)
     structure: list[Literal["separable", "even", "pairwise"]] = Field(default_factory=list)
     angles: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    period: dict[str, Amount] = Field(default_factory=dict)
+    smoothing: Literal["auto", "always", "never"] = "auto"
     resample: Seconds | None = None
     steps: int | None = Field(None, ge=1)
     splits: dict[str, Any] = Field(default_factory=lambda: {"train": 0.7, "validation": 0.15, "test": 0.15})
@@ -54,7 +64,22 @@ class TableParameters(WorldParameters):
     @property
     def mass_per_coordinate(self) -> list[Amount]:
         """The masses, repeated for every coordinate of a particle."""
-        return [m for m in self.masses for _ in range(self.space or 1)]
+        masses = self.masses or [Amount(value=1.0)] * (self.dof if self.columns.estimated else 0)
+        return [m for m in masses for _ in range(self.space or 1)]
+
+    @property
+    def periods(self) -> dict[int, float]:
+        """SI length of the box by the coordinate's place."""
+        found = {}
+        for place, column in enumerate(self.columns.coordinates):
+            if (length := self.period.get(column.column)) is not None:
+                found[place] = length.value * column.si if length.unit is None else length.si
+        return found
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether the kinetic energy is known to be ``sum p^2 / 2m``: there are masses, and momenta are ``m v``."""
+        return self.columns.momenta is None or self.particles is not None
 
     @property
     def known_numbers(self) -> dict[str, float]:
@@ -77,25 +102,40 @@ class TableParameters(WorldParameters):
             raise ValueError(f"angles {self.angles}: coordinates are counted from 0 to {self.dof - 1}")
         for angle in self.angles:
             expect_unit(self.columns.coordinates[angle], "rad")
+        if self.columns.estimated and self.smoothing == "never":
+            raise ValueError("smoothing: velocities are estimated by smoothing; set auto, or give velocities")
+        self._check_periods()
         self._check_masses()
         self._check_constants()
         _check_splits(self.splits)
         return self
 
+    def _check_periods(self) -> None:
+        coordinates = {c.column: c for c in self.columns.coordinates}
+        for name, length in self.period.items():
+            if name not in coordinates:
+                raise ValueError(f"period: '{name}' is no coordinate{did_you_mean(name, coordinates)}")
+            unit = coordinates[name].unit
+            if length.unit is not None and dimension(length.unit) != dimension(unit):
+                raise ValueError(f"period.{name}: expected {kind(unit)} in {unit}, got {length.value:g} {length.unit}")
+            if not length.value > 0:
+                raise ValueError(f"period.{name}: a length must be positive, got {length.value:g}")
+
     def _check_masses(self) -> None:
         wanted = self.particles or self.dof
-        needed = self.columns.velocities is not None or self.particles is not None
+        given = isinstance(self.columns.velocities, list)
+        needed = given or self.particles is not None
         if (self.masses or needed) and len(self.masses) != wanted:
             per = "particle" if self.particles else "coordinate"
             raise ValueError(f"masses: expected {wanted} (one per {per}), got {len(self.masses)}")
         for place, mass in enumerate(self.masses):
             if not mass.si > 0:
                 raise ValueError(f"masses.{place}: a mass must be positive, got {mass.value:g}")
-        if self.columns.velocities is None or self.columns.reduced:
+        if self.columns.momenta is not None or self.columns.reduced:
             return
-        rows = zip(self.mass_per_coordinate, self.columns.coordinates, self.columns.velocities, strict=True)
-        for mass, q, v in rows:
-            action = dimension(q.unit) * dimension(v.unit)
+        velocities = [c.unit for c in self.columns.rates] or [f"({c.unit})/s" for c in self.columns.coordinates]
+        for mass, q, velocity in zip(self.mass_per_coordinate, self.columns.coordinates, velocities, strict=True):
+            action = dimension(q.unit) * dimension(velocity)
             if mass.unit is not None and dimension(mass.unit) * action != dimension("J*s"):
                 raise ValueError(
                     f"masses: '{mass.value:g} {mass.unit}' ({kind(mass.unit).split(' ', 1)[1]}) cannot be "

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import lzma
-import warnings
-import zlib
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from tarfile import TarError
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,23 +16,57 @@ from pydantic import Field, field_validator, model_validator
 from wm_pipelines.errors import UserError
 from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds.base import Float
-from wm_pipelines.worlds.parts.quantities import LARGEST, dimension, kind, to_base_units, within_bounds
+from wm_pipelines.worlds.parts.quantities import (
+    LARGEST,
+    UnitError,
+    dimension,
+    kind,
+    split_quantity,
+    to_base_units,
+    within_bounds,
+)
+from wm_pipelines.worlds.parts.table_files import as_numbers, read_columns
 
 _RESAMPLED = 2**30  # bytes that `resample` may make of any table; of a larger one ten times its size
-_IRREGULAR = 1e-3  # of the step: what rounding in a text file may do to a regular time grid
+_IRREGULAR = 1e-3  # of the step: what a time grid may depart from a regular one beyond its last printed digit
+_TIMES_READ = 4096  # of a table, to learn how many digits it prints
 
 
 class Column(Settings):
-    """One column of the table and the unit of its numbers; the unit ``1`` means a plain number."""
+    """One column of the table and the unit of its numbers; the unit ``1`` means a plain number.
+
+    ``unit: 2.5 mm`` is a unit with a scale: each 1 of the table stands for 2.5 mm, as pixels do in a calibrated video.
+    """
 
     column: str
     unit: str
+    scale: float = Field(1.0, gt=0, description="how many units each 1 of the table stands for")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scaled(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("unit"), str):
+            return data
+        try:
+            number, unit = split_quantity(data["unit"])
+        except UnitError:
+            return data
+        if not unit[:1].isalpha():  # 1, or 1/s
+            return data
+        if "scale" in data:
+            raise ValueError(f"column '{data.get('column')}': the unit '{data['unit']}' has a scale; remove `scale`")
+        return {**data, "unit": unit, "scale": number}
 
     @field_validator("unit", mode="before")
     @classmethod
     def _known_unit(cls, unit: Any) -> str:
         to_base_units(str(unit))
         return str(unit)
+
+    @property
+    def si(self) -> float:
+        """What each 1 of the table is in SI base units."""
+        return self.scale * to_base_units(self.unit)
 
 
 class Columns(Settings):
@@ -46,12 +76,19 @@ class Columns(Settings):
     time: Column
     coordinates: list[Column] = Field(min_length=1)
     momenta: list[Column] | None = None
-    velocities: list[Column] | None = None
+    velocities: list[Column] | Literal["estimate"] | None = Field(
+        None, description="estimate: the slopes of smoothing splines through the coordinates"
+    )
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the table has coordinates alone, and velocities are estimated."""
+        return self.velocities == "estimate"
 
     @property
     def rates(self) -> list[Column]:
-        """The momenta or the velocities, whichever the table has."""
-        return self.momenta or self.velocities or []
+        """The momenta or the velocities, whichever the table has; none where they are estimated."""
+        return self.momenta or (self.velocities if isinstance(self.velocities, list) else None) or []
 
     @property
     def all(self) -> list[Column]:
@@ -66,8 +103,8 @@ class Columns(Settings):
     @model_validator(mode="after")
     def _fit_together(self) -> Columns:
         if (self.momenta is None) == (self.velocities is None):
-            raise ValueError("give either momenta or velocities, one column per coordinate")
-        if len(self.rates) != len(self.coordinates):
+            raise ValueError("give either momenta or velocities, one column per coordinate (or velocities: estimate)")
+        if not self.estimated and len(self.rates) != len(self.coordinates):
             raise ValueError(f"{len(self.coordinates)} coordinates but {len(self.rates)} momenta or velocities")
         names = [c.column for c in self.all] + ([self.episode] if self.episode is not None else [])
         if len(set(names)) < len(names):
@@ -78,7 +115,7 @@ class Columns(Settings):
 
     def _check_units(self) -> None:
         expect_unit(self.time, "s")
-        for coordinate, rate in zip(self.coordinates, self.rates, strict=True):
+        for coordinate, rate in zip(self.coordinates, self.rates, strict=not self.estimated):
             # The product of a coordinate and its momentum is an action, whatever kind of coordinate it is.
             wanted = f"kg*m^2/s/({coordinate.unit})" if self.momenta else f"({coordinate.unit})/s"
             named = {"m": ("kg*m/s", "m/s"), "rad": ("kg*m^2/s", "rad/s")}
@@ -97,15 +134,22 @@ def expect_unit(column: Column, unit: str) -> None:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One episode of the table in SI units: ``time [K]``, ``state [K, 2d]``."""
+    """One episode of the table in SI units: ``time [K]``, ``state [K, 2d]`` (``[K, d]`` before rates are estimated).
+
+    Attributes:
+        derivative: ``[K, 2d]``, where it was estimated. digit: the last digit of its times that the table prints, s.
+    """
 
     name: str
     time: Float
     state: Float
+    derivative: Float | None = None
+    digit: float = 0.0
 
     def part(self, start: int, stop: int) -> Trajectory:
         """Rows ``start`` to ``stop - 1``."""
-        return Trajectory(self.name, self.time[start:stop], self.state[start:stop])
+        derivative = None if self.derivative is None else self.derivative[start:stop]
+        return replace(self, time=self.time[start:stop], state=self.state[start:stop], derivative=derivative)
 
 
 def project_path(path: str) -> Path:
@@ -115,20 +159,23 @@ def project_path(path: str) -> Path:
     return root / Path(path).expanduser()
 
 
-def read_trajectories(path: Path, columns: Columns, fewest: int = 2) -> list[Trajectory]:
+def read_trajectories(
+    path: Path, columns: Columns, fewest: int = 2, header: Sequence[str] | None = None
+) -> list[Trajectory]:
     """Read the table's episodes, in the order of their first rows, in SI units; velocities are not yet momenta.
 
     Args:
         path: a CSV or Parquet file.
         columns: what to read.
         fewest: rows an episode must have.
+        header: see `read_columns`.
 
     Raises:
         UserError: names the column and the data row (counted from 1, without the header).
     """
     if not path.is_file():
         raise UserError(f"no table at '{path}'; set `path` to a CSV or Parquet file")
-    frame = read_columns(path, [c.column for c in columns.all], columns.episode)
+    frame = read_columns(path, [c.column for c in columns.all], columns.episode, header=header)
     if len(frame) == 0:
         raise UserError(f"'{path.name}' has no rows; a table of trajectories needs at least {fewest} per episode")
     episode, names = _episode_codes(path, frame, columns.episode)
@@ -140,131 +187,28 @@ def read_trajectories(path: Path, columns: Columns, fewest: int = 2) -> list[Tra
     for name, rows in zip(names, groups, strict=True):
         if len(rows) < fewest:
             raise UserError(f"'{path.name}': episode '{name}' has {len(rows)} rows, at least {fewest} are needed")
-    return [Trajectory(name, time[rows], state[rows]) for name, rows in zip(names, groups, strict=True)]
+    digit = last_digit(frame[columns.time.column]) * columns.time.si
+    return [Trajectory(name, time[rows], state[rows], digit=digit) for name, rows in zip(names, groups, strict=True)]
 
 
-def read_columns(path: Path, columns: Sequence[str], episode: str | None = None, about: str = "") -> Any:
-    """Some columns of a CSV or Parquet file as a data frame; blank lines at its very end are dropped.
+def last_digit(raw: Any) -> float:
+    """The place of the last digit that a table prints of its times: 0.001 for ``0.033, 0.067, 0.1``.
 
-    Args:
-        path: an existing file.
-        columns: names, all different.
-        episode: one more column, whose entries are names: two spellings of one number are not one name.
-        about: how messages begin.
-
-    Raises:
-        UserError: the file cannot be read, or a column is missing or there twice.
+    The largest over the powers of ten, where numbers are printed with equally many significant digits (``6.67e-02,
+    1.03e+00``). For numbers in full double precision that is a rounding error.
     """
-    import pandas as pd
-    import pyarrow as pa
-
-    wanted = [*columns] if episode is None else [*columns, episode]
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            frame = _parquet(path, wanted, about)
-        else:
-            frame = _csv(path, wanted, episode, about)
-    except UserError:
-        raise
-    except MemoryError:  # pyarrow's is also one of its ArrowExceptions
-        raise UserError(f"{about}table '{path}' does not fit into memory; split it, or leave columns out") from None
-    except (
-        *(pa.ArrowException, OSError, ValueError, ImportError, RuntimeError),  # pandas' parser errors are ValueErrors,
-        pd.errors.ParserWarning,  # its warnings are not
-        *(EOFError, zlib.error, lzma.LZMAError, BadZipFile, TarError),  # of packed files
-    ) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{about}cannot read table '{path}': {reason}; is it a whole CSV or Parquet file?") from error
-    filled = np.flatnonzero(frame.notna().any(axis=1).to_numpy())
-    return frame.iloc[: filled[-1] + 1 if filled.size else 0]  # blank lines at the very end are no fault
-
-
-def _parquet(path: Path, wanted: Sequence[str], about: str) -> Any:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        _check_header(path, file.schema_arrow.names, wanted, about)
-        # Without pandas' metadata: a column is a column even where it once was an index, and types are numpy's.
-        return file.read(columns=list(wanted)).to_pandas(ignore_metadata=True)[list(wanted)]
-
-
-def _csv(path: Path, wanted: Sequence[str], episode: str | None, about: str) -> Any:
-    import pandas as pd
-
-    # A blank line is a fault to report, not to skip: it would shift the row numbers of later messages.
-    form: Any = {"skip_blank_lines": False, "skipinitialspace": True, "encoding": "utf-8"}
-    # The header as it is written: pandas calls a second `x` silently `x.1`.
-    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **form).iloc[0].tolist()
-    with warnings.catch_warnings():
-        # Rows longer than the header: pandas would drop the excess, or shift the columns, and only warn.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        text = {} if episode is None else {episode: str}
-        frame = pd.read_csv(path, index_col=False, low_memory=False, dtype=text, **form)
-    if len(header) == len(frame.columns):
-        frame.columns = [name or invented for name, invented in zip(header, frame.columns, strict=True)]
-    _check_header(path, list(frame.columns), wanted, about)
-    frame = frame[list(wanted)]
-    return frame if episode is None else frame.assign(**{episode: _names(path, frame[episode])})
-
-
-def _check_header(path: Path, header: Sequence[str], wanted: Sequence[str], about: str) -> None:
-    for name in wanted:
-        if name not in header:
-            found = ", ".join(map(str, header[:12]))
-            raise UserError(f"{about}'{path.name}' has no column '{name}'; it has {found}")
-        if (count := list(header).count(name)) > 1:
-            raise UserError(f"{about}'{path.name}' has {count} columns '{name}'; which is meant? rename the others")
-
-
-def _names(path: Path, texts: Any) -> Any:
-    """Names of episodes from a text file: numbers where all are numbers, so that ``1.0`` is episode 1."""
-    import pandas as pd
-
-    spelled = pd.Series(texts.dropna().unique(), dtype=object)
-    numbers = pd.to_numeric(spelled, errors="coerce")
-    if numbers.isna().any() or (numbers.abs() >= 2**53).any():  # beyond, different numbers are one float
-        return texts
-    if (same := numbers.duplicated(keep=False)).any():
-        one, other = spelled[numbers == numbers[same].iloc[0]].iloc[:2]
-        raise UserError(
-            f"'{path.name}', column '{texts.name}': '{one}' and '{other}' are one number; are they one episode? "
-            "write them alike, or give them names"
-        )
-    return pd.to_numeric(texts)
-
-
-def as_numbers(raw: Any, about: str, is_time: bool = False) -> Float:
-    """One column as float64, NaN where an entry is no number. Durations become seconds.
-
-    Args:
-        raw: the column, of any type.
-        about: how messages begin: which file, which column.
-        is_time: whether it may hold durations.
-
-    Raises:
-        UserError: its type cannot mean numbers: truth values, dates, lists …
-    """
-    import pandas as pd
-
-    kind_of = getattr(raw.dtype, "kind", "O")
-    if kind_of == "m":
-        if not is_time:
-            raise UserError(f"{about}: expected numbers, got {raw.dtype} (durations); use seconds, metres …")
-        return raw.dt.total_seconds().to_numpy(np.float64, na_value=np.nan)
-    if kind_of in "bMc":
-        raise UserError(f"{about}: expected numbers, got {raw.dtype}; use seconds, metres …")
-    if raw.dtype == object:
-        number = (str, bytes, int, float, Decimal, np.number, type(None), type(pd.NA))
-        odd = (
-            (row, entry)
-            for row, entry in enumerate(raw, 1)
-            if isinstance(entry, bool | np.bool_) or not isinstance(entry, number)
-        )
-        if (first := next(odd, None)) is not None:
-            name = type(first[1]).__name__
-            named = {"ndarray": "a list of numbers", "dict": "a structure", "bool": "a truth value"}.get(name, name)
-            raise UserError(f"{about}, data row {first[0]}: expected a finite number, got {named}; give plain numbers")
-    return pd.to_numeric(raw, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if getattr(raw.dtype, "kind", "O") not in "if":
+        return 0.0
+    entries = raw.to_numpy()[np.linspace(0, len(raw) - 1, min(len(raw), _TIMES_READ)).astype(int)]
+    by_power: defaultdict[int, list[int]] = defaultdict(list)
+    for entry in entries[entries != 0]:
+        written = Decimal(str(entry)).normalize()
+        by_power[written.adjusted()].append(int(written.as_tuple().exponent))
+    if not by_power:
+        return 0.0
+    # Zeros at the end are not seen in numbers: of ten entries one at least shows the last digit.
+    places = [min(places) for places in by_power.values() if len(places) >= 10]
+    return float(10.0 ** max(places, default=min(map(min, by_power.values()))))
 
 
 def _numbers(path: Path, frame: Any, column: Column, is_time: bool) -> Float:
@@ -286,7 +230,7 @@ def _numbers(path: Path, frame: Any, column: Column, is_time: bool) -> Float:
             raise UserError(f"{about}: the file holds durations, no plain numbers; declare `unit: s`")
         return numbers
     with np.errstate(over="ignore"):
-        numbers = numbers * to_base_units(column.unit)
+        numbers = numbers * column.si
     huge = np.flatnonzero(np.abs(numbers) > LARGEST)
     if huge.size:
         raise UserError(
@@ -332,22 +276,47 @@ def _check_time(
 def regular_step(name: str, trajectories: Sequence[Trajectory]) -> float:
     """The step that all episodes share.
 
+    Times lie on a regular grid where none departs from it by more than half the last digit that the table prints; or
+    where no interval departs from the usual one by a thousandth.
+
     Raises:
         UserError: the intervals differ by more than rounding explains, or are too short to be computed with.
     """
     intervals = np.concatenate([np.diff(t.time) for t in trajectories])
     usual, step = float(np.median(intervals)), float(np.mean(intervals))
-    for trajectory in trajectories:
-        gap = np.diff(trajectory.time)
-        odd = np.flatnonzero(np.abs(gap - usual) > _IRREGULAR * usual)
-        if odd.size:
-            raise UserError(
-                f"'{name}': time steps are not all equal: {gap[odd[0]]:g} s after row {odd[0] + 1} of episode "
-                f"'{trajectory.name}', usually {usual:g} s; set `resample: {usual:g}` (cubic spline) or mend the table"
-            )
+    allowed = _IRREGULAR * usual
+    if np.abs(intervals - usual).max() > allowed and not _as_printed(trajectories, intervals):
+        # Name what rounding does not explain, if there is such a row.
+        rounding = max(allowed, 1.5 * max(t.digit for t in trajectories))
+        least = rounding if np.abs(intervals - usual).max() > rounding else allowed
+        odd = next(t for t in trajectories if np.abs(np.diff(t.time) - usual).max(initial=0.0) > least)
+        gap = np.diff(odd.time)
+        row = int(np.argmax(np.abs(gap - usual) > least))
+        raise UserError(
+            f"'{name}': time steps are not all equal: {gap[row]:g} s after row {row + 1} of episode '{odd.name}', "
+            f"usually {usual:g} s; set `resample: {usual:g}` (cubic spline) or mend the table"
+        )
     if not within_bounds(step):
         raise UserError(f"'{name}': a time step of {step:g} s is no physical time; mend the time column or its unit")
     return step
+
+
+def _as_printed(trajectories: Sequence[Trajectory], intervals: Float) -> bool:
+    """Whether one step for all episodes exists from which no time departs by more than half its last digit."""
+    from scipy.optimize import minimize_scalar
+
+    digit, shortest, longest = max(t.digit for t in trajectories), float(intervals.min()), float(intervals.max())
+    # The intervals of a rounded grid are the two multiples of the digit about the step.
+    if not 0.0 < 2 * digit < longest * (1 + 1e-9) or longest - shortest > digit * (1 + 1e-6):
+        return False
+
+    def width(step: float) -> float:
+        """The largest range of ``t - k step`` in an episode: convex in the step."""
+        return max(float(np.ptp(t.time - t.time[0] - step * np.arange(len(t.time)))) for t in trajectories)
+
+    accuracy = 1e-4 * digit / max(len(t.time) for t in trajectories)
+    best = minimize_scalar(width, bounds=(shortest, longest), method="bounded", options={"xatol": accuracy})
+    return float(best.fun) <= digit * (1 + 1e-3)
 
 
 def check_resampling(name: str, trajectories: Sequence[Trajectory], step: float) -> None:
@@ -377,4 +346,4 @@ def resampled(trajectory: Trajectory, step: float) -> Trajectory:
         raise UserError(f"`resample: {step:g}` is longer than episode '{trajectory.name}' ({duration:g} s)")
     grid = step * np.arange(steps + 1.0)
     spline = CubicSpline(trajectory.time - trajectory.time[0], trajectory.state, axis=0)
-    return Trajectory(trajectory.name, trajectory.time[0] + grid, spline(np.minimum(grid, duration)))
+    return replace(trajectory, time=trajectory.time[0] + grid, state=spline(np.minimum(grid, duration)))
