@@ -37,7 +37,7 @@ def trajectories(rollouts: WorldRollouts, palette: Palette, episode: int = 0) ->
         x, y = view(rollouts.predicted[model][episode])
         traces += [
             plots.truth_line(*truth, showlegend=i == 0, legendgroup="truth"),
-            plots.line(x, y, model, palette, showlegend=False),
+            plots.line(x, y, model, palette, mode="lines", showlegend=False),
             _ends(*truth, INK, "circle-open", spatial, meta="ink"),
             _ends(x, y, palette.colour(model), "circle", spatial, legendgroup=model),
         ]
