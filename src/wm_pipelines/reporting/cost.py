@@ -107,9 +107,7 @@ def _seconds(row: Mapping[str, Mapping[str, Any]]) -> float:
     return max(float(row["train_seconds"]["value"]), _SHORTEST)
 
 
-def _figure(
-    drawn: Rows, floors: Rows, metric: str, logarithmic: bool, front: list[str], palette: Palette
-) -> go.Figure:
+def _figure(drawn: Rows, floors: Rows, metric: str, logarithmic: bool, front: list[str], palette: Palette) -> go.Figure:
     unit = next(iter(drawn.values()))[metric]["unit"]
     layout = plots.layout("training time of one model [s]", titled(metric, unit), log_y=logarithmic)
     layout["xaxis"] |= {"type": "log", "exponentformat": "power"}

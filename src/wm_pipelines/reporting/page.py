@@ -35,6 +35,9 @@ from wm_pipelines.reporting.summary import rows_by_model
 BOARD = ("All results", "index.html")
 """Title and file of the first page."""
 
+TABLE = ("All numbers (CSV)", "leaderboard.csv")
+"""Title and file of the leaderboard."""
+
 FIGURE_LIBRARY = "plotly.min.js"
 """The script that draws figures, beside the pages."""
 
@@ -59,7 +62,7 @@ def render(
     figures: bool,
     provenance: Mapping[str, Any],
     told: Mapping[str, Sequence[str]] | None = None,
-    beside: Sequence[tuple[str, str]] = (BOARD,),
+    beside: Sequence[tuple[str, str]] = (BOARD, TABLE),
     **content: Any,
 ) -> str:
     """Fill a template that extends ``page.html.j2``; equal content gives equal bytes.
@@ -67,7 +70,7 @@ def render(
     Args:
         template: its file. own: the task that is reported, empty for the first page. figures: whether there are any.
         models: ``"family/variant"``, to be coloured. provenance: nested mappings. told: see `told`.
-        beside: title and file of the pages to link to. content: what the template wants beside that.
+        beside: title and file of what to link to in the same folder. content: what the template wants beside that.
     """
     environment = Environment(
         loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

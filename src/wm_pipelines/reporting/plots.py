@@ -74,7 +74,10 @@ def line(x: Any, y: Any, model: str, palette: Palette, **more: Any) -> dict[str,
         "legendgroup": model,
         "line": {"color": palette.colour(model), "dash": palette.dash(model), "width": 2},
         "marker": {
-            "color": palette.colour(model), "symbol": palette.marker(model), "size": 7, "maxdisplayed": _MOST_MARKERS
+            "color": palette.colour(model),
+            "symbol": palette.marker(model),
+            "size": 7,
+            "maxdisplayed": _MOST_MARKERS,
         },
         **more,
     }
