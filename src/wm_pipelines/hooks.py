@@ -57,6 +57,8 @@ class ProjectHooks:
             if f"{name}_summary" in made:
                 click.echo(f"\n{catalog.load(f'{name}_summary')}")
                 click.echo(f"Report: {(folder / tasks.get(name).file).resolve()}")
+        if "tuning_page" in made:
+            click.echo(f"Search for parameters: {(folder / 'tuning.html').resolve()}")
         if "first_page" in made:
             click.echo(f"All results: {(folder / 'index.html').resolve()}")
         self._release()
