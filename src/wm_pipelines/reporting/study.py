@@ -35,8 +35,8 @@ def page(trials: pd.DataFrame, summary: Mapping[str, Any], metric: str, minimise
         figures=True,
         provenance={},
         title=f"Search for parameters: {summary['study']}",
-        found=f"{metric_title(metric)} {pretty_number(float(summary['best_value']))} in trial {summary['best_trial']}, on "
-        "the validation split.",
+        found=f"{metric_title(metric)} {pretty_number(float(summary['best_value']))} in trial "
+        f"{summary['best_trial']}, on the validation split.",
         best=frame.nested(summary["best_parameters"]),
         figures_shown=[frame.embedded(name, figure) for name, figure in figures.items() if figure is not None],
         columns=[name for name in trials if name not in ("error",)],
@@ -56,11 +56,12 @@ def history(trials: pd.DataFrame, metric: str, minimise: bool) -> Figure:
     texts = [
         "<br>".join(f"{escape(name)}: {_short(row[name])}" for name in searched) for row in done.to_dict("records")
     ]
+    value = escape(metric_title(metric))
     figure.add_trace(
         {
             "type": "scatter", "mode": "markers", "x": done["number"].tolist(), "y": plots.numbers(values),
             "name": "trial", "text": texts, "marker": {"color": _COLOUR, "size": 8},
-            "hovertemplate": f"<b>trial %{{x}}</b><br>{escape(metric_title(metric))}: %{{y:.4g}}<br>%{{text}}<extra></extra>",
+            "hovertemplate": f"<b>trial %{{x}}</b><br>{value}: %{{y:.4g}}<br>%{{text}}<extra></extra>",
         }
     )  # fmt: skip
     best = np.minimum.accumulate(values) if minimise else np.maximum.accumulate(values)
