@@ -60,7 +60,9 @@ def test_better_and_cheaper_points_are_filled_and_joined_and_floors_are_lines():
 
 def test_errors_are_drawn_on_a_logarithmic_axis_on_which_the_floor_keeps_its_name():
     models = {"hnn": (1.0, 1e-4), "mlp": (2.0, 1e-2), "persistence": (0.0, 1.0), "oracle": (0.0, 1e-30)}
-    shown = accuracy_against_cost(table("mse", "state²", **models), "mnist", "mse", Palette(f"{f}/d" for f in models))
+    shown = accuracy_against_cost(
+        table("mse", "state²", **models), "mnist", "mse", Palette(f"{f}/default" for f in models)
+    )
     layout = shown.figure.layout
     assert layout.yaxis.type == "log"
     assert layout.yaxis.range[0] > -5  # the oracle squeezes nobody
