@@ -54,12 +54,12 @@ def test_links_lead_to_the_reports_that_there_are_and_to_no_other(leaderboard):
 
 def test_the_answer_says_who_wins_by_how_much_over_whom_and_what_it_was_told(leaderboard):
     text = Page(first_page(leaderboard)).text
-    assert "Mechanics : hnn (horizon; on pendulum)" in text
-    assert "Mechanics : 2.25× (larger horizon) over mlp" in text
-    assert "Mechanics : angles" in text
-    assert "Fields : no model was told nothing" in text
-    assert "Images : nothing: it was told nothing itself" in text
-    assert "Images : nothing: it learned from the data alone" in text
+    assert "Mechanics: hnn (horizon; on pendulum)" in text
+    assert "Mechanics: 2.25× (larger horizon) over mlp" in text
+    assert "Mechanics: angles" in text
+    assert "Fields: no model was told nothing" in text
+    assert "Images: nothing: it was told nothing itself" in text
+    assert "Images: nothing: it learned from the data alone" in text
 
 
 MADE_FROM = {

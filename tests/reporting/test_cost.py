@@ -30,14 +30,14 @@ def table(metric, unit, **models):
     rows = []
     for family, (seconds, value) in models.items():
         same = ("images", "mnist", family, "default", "frames", "", 0)
-        rows.append((*same, "test", metric, -1, value, value, value, 9, unit))
+        rows.append((*same, "test", metric, -1, value, 0.0 if unit == "state²" else value, value, 9, unit))
         if seconds is not None:
             rows.append((*same, "train", "train_seconds", -1, seconds, np.nan, np.nan, 1, "s"))
     return summary_table(pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS)))
 
 
 def points(figure):
-    return {t.name: (t.x[0], t.y[0], t.marker.symbol) for t in figure.data if t.text is not None}
+    return {t.name: (t.x[0], t.y[0], t.marker.symbol) for t in figure.data if "markers" in t.mode}
 
 
 PROBES = {
@@ -51,6 +51,7 @@ def test_better_and_cheaper_points_are_filled_and_joined_and_floors_are_lines():
     assert points(shown.figure) == {
         "ijepa": (9.0, 0.9, "circle"), "mae": (5.0, 0.8, "circle"), "contrastive": (6.0, 0.7, "circle-open"),
     }  # fmt: skip
+    assert {t.name for t in shown.figure.data if t.text} == {"ijepa", "mae"}
     (front,) = [t for t in shown.figure.data if t.name == "Pareto front"]
     assert (list(front.x), list(front.y)) == ([5.0, 9.0], [0.8, 0.9])
     assert [a.text for a in shown.figure.layout.annotations] == ["raw_pixels"]
@@ -65,7 +66,7 @@ def test_errors_are_drawn_on_a_logarithmic_axis_on_which_the_floor_keeps_its_nam
     )
     layout = shown.figure.layout
     assert layout.yaxis.type == "log"
-    assert layout.yaxis.range[0] > -5  # the oracle squeezes nobody
+    assert layout.yaxis.range[0] > -5  # neither the oracle nor an interval that reaches zero squeezes anybody
     assert (layout.annotations[0].y, layout.shapes[0].y0) == (0.0, 1.0)  # Plotly: exponents for texts, values for lines
     (hover,) = {t.hovertemplate for t in shown.figure.data if t.name == "mlp"}
     assert hover.startswith("<b>mlp</b><br>")

@@ -8,7 +8,7 @@ from html_page import Page
 from synthetic import changed
 
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
-from wm_pipelines.reporting.page import figure_library
+from wm_pipelines.reporting.library import figure_library
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.physics.content import Content
 from wm_pipelines.tasks.physics.headline import headline

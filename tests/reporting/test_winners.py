@@ -65,7 +65,7 @@ def test_models_that_cannot_be_told_apart_share_a_world_and_an_informed_tie_is_n
     (win,) = wins(tied)
     assert win.generic_wins
     who, size, _ = texts(tied)
-    assert "not told apart from others" in who["physics"]
+    assert who["physics"] == "hnn and mlp (horizon; on a, shared)"
     assert size["physics"].startswith("nothing")
 
 

@@ -111,6 +111,6 @@ def board(leaderboard: pd.DataFrame, parts: dict[str, Any]) -> tuple[str, pd.Dat
 
 def figure_library() -> str:
     """The script that draws the figures of all pages, from the package that makes them."""
-    from wm_pipelines.reporting.page import figure_library as source
+    from wm_pipelines.reporting.library import figure_library as source
 
     return source()

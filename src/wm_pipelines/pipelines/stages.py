@@ -124,7 +124,7 @@ def _figure_library() -> dict[str, Any]:
     return {
         "desc": "Put the script that draws figures beside the pages.",
         "cmd": "kedro run --nodes=board.figure_library",
-        "deps": [_file("wm_pipelines.reporting.page"), "requirements.lock"],
+        "deps": [_file("wm_pipelines.reporting.library"), "requirements.lock"],
         "outs": [_LIBRARY],
     }
 

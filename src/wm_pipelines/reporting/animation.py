@@ -15,7 +15,7 @@ from wm_pipelines.reporting.style import INK, Palette, model_label, model_order
 
 Frames = NDArray[np.uint8]
 
-_GAP, _HEADER, _STRIPE = 6, 18, 3
+_GAP, _HEADER, _STRIPE = 6, 32, 3
 _PACK = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
 
 
@@ -87,14 +87,15 @@ def strip(frames: Mapping[str, Frames], columns: int = 5, panel: int = 128) -> F
 
 
 def _header(name: str, colour: str, width: int) -> Frames:
-    """A model's name above a stripe of its colour, ``[_HEADER, width, 3]``."""
+    """A model's family and variant, a line each, above a stripe of its colour, ``[_HEADER, width, 3]``."""
     image = Image.new("RGB", (width, _HEADER), "white")
     draw = ImageDraw.Draw(image)
-    label = "truth" if name == "truth" else model_label(name)
+    lines = ["truth"] if name == "truth" else model_label(name).split(" · ")
     size = 12.0
-    while size > 7 and draw.textlength(label, font=ImageFont.load_default(size)) > width:
+    while size > 7 and max(draw.textlength(text, font=ImageFont.load_default(size)) for text in lines) > width:
         size -= 1
-    draw.text((0, 0), label, fill=INK, font=ImageFont.load_default(size))
+    for text, top in zip(reversed(lines), (14, 0), strict=False):  # close to the stripe
+        draw.text((0, top), text, fill=INK, font=ImageFont.load_default(size))
     draw.rectangle((0, _HEADER - _STRIPE, width - 1, _HEADER - 1), fill=colour)
     return np.asarray(image)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -26,7 +26,7 @@ def first_page(leaderboard: pd.DataFrame, made_from: Mapping[str, Mapping[str, A
         leaderboard: the long table. made_from: by task, what its part was made from.
     """
     summary = summary_table(leaderboard)
-    main = {name: chosen(own["metric"], tasks.get(name).main_metrics) for name, own in _by_task(summary)}
+    main = {name: _shown(own, tasks.get(name).main_metrics) for name, own in _by_task(summary)}
     metrics = list(dict.fromkeys(m for name in main for m in main[name]))
     metrics = sorted(metrics, key=lambda m: (m == "train_seconds", metrics.index(m)))  # every task has it: last
     splits, found = _judged(summary).groupby("world")["split"].unique(), wins(summary)
@@ -50,7 +50,7 @@ def first_page(leaderboard: pd.DataFrame, made_from: Mapping[str, Mapping[str, A
         beside=list(titles.values()),
         provenance={titles[name][0]: _source(made) for name, made in sources.items()},
         title=_TITLE,
-        answers=[(a.question, [(*titles[task], text) for task, text in a.clauses]) for a in answers(found)],
+        answers=[(a.question, [(titles[task][0], text) for task, text in a.clauses]) for a in answers(found)],
         wins=[_win(win, *titles[win.task]) for win in found],
         thresholds=[(titles[name][0], made.get("thresholds", [])) for name, made in sources.items()],
         rows=rows,
@@ -61,6 +61,16 @@ def first_page(leaderboard: pd.DataFrame, made_from: Mapping[str, Mapping[str, A
         views=sorted({row["key"].view for row in rows}),
         words=sorted({word for row in rows for word in row["words"]}),
         glossary=[],
+    )
+
+
+def _shown(own: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+    """A task's main metrics; of several that one pattern chooses, what most models have first."""
+    counts = own["metric"].value_counts()
+    return list(
+        dict.fromkeys(
+            m for pattern in patterns for m in sorted(chosen(counts.index, [pattern]), key=lambda m: -counts[m])
+        )
     )
 
 

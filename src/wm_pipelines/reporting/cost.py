@@ -31,6 +31,7 @@ Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]  # model -> metric -> summa
 
 _CEILING = "oracle"  # needs no training, and would squeeze the rest
 _SHORTEST = 1e-3  # s, of training, on a logarithmic axis
+_SHARE = 1e-2  # of a value: whiskers that reach below are not shown to their end
 _FLOOR = 1e-17  # of a logarithmic axis: below rounding, an error is drawn as this
 
 
@@ -64,8 +65,8 @@ def accuracy_against_cost(summary: pd.DataFrame, world: str, metric: str, palett
         figure,
         "Accuracy against cost",
         f"Each point is one model: further {'down' if lower else 'up'} is better, further left is cheaper to train. "
-        "Filled points, joined by a line, are the Pareto front: no model is better and cheaper. Open ones are beaten "
-        "in both. Whiskers are 95 % intervals."
+        "Filled points, named and joined by a line, are the Pareto front: no model is better and cheaper. Open ones "
+        "are beaten in both. Whiskers are 95 % intervals."
         + (f" Not drawn, since it diverged: {', '.join(diverged)}." if diverged else ""),
     )
 
@@ -116,17 +117,15 @@ def _figure(drawn: Rows, floors: Rows, metric: str, logarithmic: bool, front: li
     path = {"mode": "lines", "line": {"color": INK, "width": 1, "dash": "dot", "shape": "hv"}, "name": "Pareto front"}
     x, y = [_seconds(drawn[m]) for m in front], [height[m] for m in front]
     figure.add_trace(plots.truth_line(x, y, **path, hoverinfo="skip", showlegend=False))
-    upwards = sorted(drawn, key=lambda m: height[m])
     for model in model_order(drawn):
-        # Labels of neighbours in height lie on different sides of their points.
-        side = "top" if (len(upwards) - upwards.index(model)) % 2 else "bottom"
-        point = _point(model, drawn[model], metric, height[model], palette, model in front)
-        figure.add_trace({**point, "textposition": f"{side} center"})
+        figure.add_trace(_point(model, drawn[model], metric, height[model], palette, model in front))
     figure.update_xaxes(plots.log_axis([[_seconds(r) for r in drawn.values()]], margin=0.6))
     lines = {model: row[metric]["value"] for model, row in floors.items()}
     if logarithmic:
-        ends = [r[metric][end] for r in drawn.values() for end in ("value", "ci_low", "ci_high")]
-        figure.update_yaxes(plots.log_axis([np.maximum([*lines.values(), *ends], _FLOOR)]))
+        # A whisker that ends at zero has no end here: it leaves the figure, and does not squeeze it.
+        ends = [r[metric]["ci_high"] for r in drawn.values()]
+        ends += [low for r in drawn.values() if (low := r[metric]["ci_low"]) > _SHARE * r[metric]["value"]]
+        figure.update_yaxes(plots.log_axis([np.maximum([*lines.values(), *height.values(), *ends], _FLOOR)]))
     for model, value in lines.items():
         _draw_floor(figure, model, value, logarithmic, palette.colour(model))
     return figure
@@ -160,8 +159,12 @@ def _point(
     symbol = palette.marker(model) + ("" if on_front else "-open")
     return {
         "type": "scatter",
-        "mode": "markers+text",
-        "text": [plots.model_name(model)],
+        # All names would hide each other; the others are in the key and under the pointer.
+        **(
+            {"mode": "markers+text", "text": [plots.model_name(model)], "textposition": "bottom center"}
+            if on_front
+            else {"mode": "markers"}
+        ),
         "cliponaxis": False,
         "legendgroup": model,
         "x": plots.numbers([_seconds(row)]),

@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io import to_json
 
+from wm_pipelines.reporting.library import FIGURE_LIBRARY
 from wm_pipelines.reporting.plots import Figure
 from wm_pipelines.reporting.style import (
     DASHES,
@@ -37,9 +38,6 @@ BOARD = ("All results", "index.html")
 
 TABLE = ("All numbers (CSV)", "leaderboard.csv")
 """Title and file of the leaderboard."""
-
-FIGURE_LIBRARY = "plotly.min.js"
-"""The script that draws figures, beside the pages."""
 
 _SOME = " (in some worlds)"
 
@@ -94,12 +92,6 @@ def render(
 
 def _template_text(name: str) -> str:
     return files("wm_pipelines.reporting").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def figure_library() -> str:
-    """The content of `FIGURE_LIBRARY`."""
-    # What plotly.offline.get_plotlyjs reads, without the notebook machinery that it imports.
-    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
 
 
 def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:

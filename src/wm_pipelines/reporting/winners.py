@@ -79,7 +79,8 @@ class Win:
             return "the best was told nothing"
         best, generic = float(self.best[0]["value"]), float(self.generic["value"])
         if largest_value(self.metric) == 1.0:
-            return f"{100 * abs(best - generic):.1f} points"
+            points = 100 * abs(best - generic)
+            return f"{points:.1f} points" if points >= 0.05 else "less than 0.1 points"
         if (ratio := self.ratio) is not None:
             return f"{pretty_number(ratio)}×"
         return f"{pretty_number(abs(best - generic))} {self.generic['unit']}"
@@ -160,7 +161,7 @@ def _clauses(own: Sequence[Win]) -> tuple[str, str, str]:
     won = [win for win in own if set(win.models) & set(first)]
     alone = sum(len(win.best) == 1 for win in won)
     where = win_worlds(won, len(own))
-    shared = "" if alone == len(won) else ", not told apart from others" + (f" in {len(won) - alone}" if alone else "")
+    shared = f", {'shared' if not alone else f'{len(won) - alone} of them shared'}" if alone < len(won) else ""
     who = f"{_named(first)} ({_metrics(won)}; {where}{shared})"
     return who, _size(won), _why(won, first)
 

@@ -169,7 +169,7 @@
       await decoder.tracks.ready;
       const count = decoder.tracks.selectedTrack.frameCount, canvas = document.createElement("canvas");
       canvas.className = "animation";
-      [canvas.width, canvas.height] = [image.width, image.height];
+      [canvas.width, canvas.height] = ["width", "height"].map((side) => Number(image.getAttribute(side)));
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", image.alt);
       slider.max = count - 1;
