@@ -107,7 +107,8 @@ def log_axis(values: Iterable[Any], margin: float = 0.3) -> dict[str, Any]:
     top = min(positive.max(), 1e4 * np.quantile(positive, 0.9))
     bottom = max(positive.min(), 1e-18 * top)
     low, high = float(np.log10(bottom)) - margin, float(np.log10(top)) + margin
-    ticks = {"dtick": int(np.ceil((high - low) / 7))} if high - low > 3.0 else {}  # else Plotly also names 2 and 5
+    # Decades; of a few also 2 and 5; within one decade what Plotly chooses.
+    ticks = {"dtick": int(np.ceil((high - low) / 7))} if high - low > 3 else {"dtick": "D2"} if high - low > 1 else {}
     return {"range": [round(low, 3), round(high, 3)], **ticks}
 
 

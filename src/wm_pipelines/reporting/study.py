@@ -52,7 +52,7 @@ def history(trials: pd.DataFrame, metric: str, minimise: bool) -> Figure:
     values = done["value"].to_numpy(dtype=np.float64)
     positive = len(values) > 0 and bool((values > 0).all()) and minimise
     figure = go.Figure(layout=plots.layout("trial", metric_title(metric), log_y=positive))
-    searched = [name for name in trials if name not in _FIXED]
+    searched = [str(name) for name in trials if name not in _FIXED]
     texts = [
         "<br>".join(f"{escape(name)}: {_short(row[name])}" for name in searched) for row in done.to_dict("records")
     ]

@@ -256,7 +256,7 @@ def _times(shown: FieldMaps) -> list[int | None]:
 
 
 def _row_title(shown: FieldMaps, model: str, at: int | None) -> str:
-    label = escape(model_label(model))
+    label = escape(model_label(model)).replace(" · ", "<br>")  # no longer than its row is high
     if at is None:
         return label
     last = shown.problem.coordinates[-1]
@@ -312,7 +312,7 @@ def _finish(figure: go.Figure, shown: FieldMaps, kinds: Sequence[str], rows: int
         **layout,
         template={},
         height=height + _BELOW + _ABOVE,
-        margin={"l": 60, "r": 30, "t": _ABOVE, "b": _BELOW},
+        margin={"l": 60, "r": 46, "t": _ABOVE, "b": _BELOW},
         font={"family": "system-ui, sans-serif", "size": 13},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
