@@ -71,3 +71,4 @@ lock: $(READY) ## renew the pins: the newest that pyproject.toml allows, torch a
 clean: ## remove everything that was computed, keep the environment
 	rm -rf data/0[2-8]_* data/checkpoints data/tuning data/.lock $(addprefix data/,$(ENVIRONMENTS))
 	find data conf benchmarks -name '.partial-*' -prune -exec rm -rf {} +
+	@git checkout --quiet -- data/08_reporting 2>/dev/null || true # the numbers that stand in git belong to its revision

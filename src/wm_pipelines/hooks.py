@@ -60,6 +60,8 @@ class ProjectHooks:
         if "replications_summary" in made:
             click.echo(f"\n{catalog.load('replications_summary')}")
             click.echo(f"Table: {(folder / 'replications.csv').resolve()}")
+        if "tuning_page" in made:
+            click.echo(f"Search for parameters: {(folder / 'tuning.html').resolve()}")
         if "first_page" in made:
             click.echo(f"All results: {(folder / 'index.html').resolve()}")
         self._release()

@@ -121,7 +121,9 @@ def _lasting(path: Path) -> bytes:
         if path.name == "results.json":  # hashes of the files beside it
             content = {"facts": content["facts"], "files": sorted(content["files"])}
         elif path.parent.name == "leaderboard_parts":  # hash of the table beside it
-            content = {name: fact for name, fact in content.items() if name != "table"}
+            content = {name: fact for name, fact in content.items() if name not in ("table", "made", "seconds")}
+        elif path.name == "facts.json":
+            content.pop("seconds", None)
         return json.dumps(content, sort_keys=True).encode()
     if path.suffix in (".parquet", ".csv"):
         data = path.read_bytes()

@@ -8,7 +8,7 @@ import pytest
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
-from wm_pipelines.pipelines.gathering import part_of_leaderboard, union
+from wm_pipelines.pipelines.gathering import part_of_leaderboard, provenance, union
 from wm_pipelines.pipelines.nodes import board
 from wm_pipelines.reporting.summary import contest, summary_table
 
@@ -20,6 +20,26 @@ def result(family: str, **data: str) -> dict:
     }  # fmt: skip
     facts = {"task": "physics", "world": "pendulum", "family": family, "data": data}
     return {"scores": pd.DataFrame([row])[list(LEADERBOARD_COLUMNS)], "facts": facts, "arrays": {}}
+
+
+def test_a_part_says_when_where_and_in_what_time_it_was_made():
+    slow = result("mlp", train="aa", test="bb")
+    cost = slow["scores"].assign(metric="train_seconds", split="train", value=[90.0], unit="s")
+    slow["scores"] = pd.concat([slow["scores"], cost], ignore_index=True)
+    slow["facts"] |= {"seconds": 5.0, "evaluation": {"tolerance": 0.02, "horizon_threshold": 0.3}}
+    other = result("hnn", train="aa", test="bb")
+    other["facts"] |= {"seconds": 2.0}
+    _, made_from = part_of_leaderboard({"mlp": slow, "hnn": other})
+    assert made_from["seconds"] == {"training": 90.0, "judging": 7.0}
+    assert made_from["thresholds"] == [
+        "The horizon ends where the error reaches 0.3 of how far the true state ranges.",
+        "A step violates a law where energy or momentum is off by more than 2 %.",
+    ]
+    assert made_from["made"].endswith("UTC")
+    assert "cores" in made_from["machine"]
+    shown = provenance(slow["scores"], made_from)
+    assert shown["total time, one run after the other"] == "1 min 30 s of training and 7 s of judging"
+    assert shown["data (SHA-256)"] == {"pendulum": {"train": "aa", "test": "bb"}}
 
 
 def test_a_part_says_which_episodes_it_was_judged_on():

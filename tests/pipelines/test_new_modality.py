@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -211,6 +212,9 @@ def test_it_has_a_page_that_the_first_page_links_to(ran):
     assert "Learning curves" in page
     assert 'href="index.html"' in page
     assert 'href="cells.html"' in first
+    for text in (page, first):  # after this pipeline alone: to nothing that is not there
+        files = set(re.findall(r'(?:href|src)="([^"#:]+)"', text))
+        assert all((ran.reports / name).is_file() for name in files), files
     assert str((ran.reports / "cells.html").resolve()) in ran.said
     assert "accuracy" in ran.said.lower()
 

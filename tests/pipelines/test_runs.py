@@ -135,11 +135,14 @@ def test_the_run_says_where_the_reports_lie(finished):
 @pytest.mark.parametrize("page", ["index", *SMOKE])
 def test_reports_need_nothing_but_a_browser(finished, page):
     text = (finished.reports / f"{page}.html").read_text()
-    markup = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.S)
+    markup = re.sub(r"(<(script|style)\b[^>]*>).*?</\2>", r"\1", text, flags=re.S)
     tags = re.findall(r"<(?:img|source|link|script|a|iframe)\b[^>]*>", markup)
     sources = [source for tag in tags for source in re.findall(r'(?:src|href|srcset)="([^"]*)"', tag)]
     elsewhere = {source for source in sources if not source.startswith(("data:", "#"))}
     assert all((finished.reports / name).is_file() for name in elsewhere), elsewhere
+    linked = {f"{task}.html" for task in SMOKE} if page == "index" else {"plotly.min.js", "index.html"}
+    assert elsewhere == linked | {"leaderboard.csv"}
+    assert len(text) < 4_000_000
     for world in SMOKE.get(page, ()):
         assert world in text
 

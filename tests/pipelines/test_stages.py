@@ -112,7 +112,9 @@ def test_a_fit_depends_on_what_judges_and_not_on_what_reports(task):
 
 # ---------------------------------------------------------------- DVC
 
-SOME = ("ingest_mass_spring", "ingest_pendulum", "fit_physics_mlp", "fit_physics_hnn", "report_physics")
+SOME = (
+    "ingest_mass_spring", "ingest_pendulum", "fit_physics_mlp", "fit_physics_hnn", "figure_library", "report_physics",
+)  # fmt: skip
 WORLDS = ("mass_spring", "pendulum")
 
 
@@ -135,6 +137,7 @@ def repository(tmp_path_factory):
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": content}))
     for name in ("src", "conf"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.lock", folder)
     for stage in chain.from_iterable(map(spelled_out, content.values())):
         for out in paths(stage["outs"]):
             (folder / out).mkdir(parents=True)

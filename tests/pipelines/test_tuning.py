@@ -113,6 +113,8 @@ def test_it_writes_parameters_that_the_next_run_uses_and_goes_on_where_it_stoppe
     trials = pd.read_csv(ingested.reports / "tuning_trials.csv")
     assert list(trials["number"]) == list(range(3 if task == "physics" else 2))
     assert set(trials["state"]) == {"COMPLETE"}
+    assert f"{family}/{world}/plain" in (ingested.reports / "tuning.html").read_text()
+    assert (ingested.reports / "plotly.min.js").is_file()
     best = trials.loc[trials["value"].idxmin()]
     tuned = yaml.safe_load((ingested.folder / f"conf/tuned/parameters_{family}.yml").read_text())
     found = FamilyParameters(**tuned[family]).resolve(task, "plain", world)

@@ -64,7 +64,8 @@ def test_every_world_meets_every_family_of_its_task(pipelines):
     for name, pipeline in EVALUATIONS.items():
         c = combinations()[name]
         pairs = {f"{name}.{family}.{verb}_{world}" for family in c.families for world in c.worlds for verb in VERBS}
-        others = {f"{name}.leaderboard.gather", f"{name}.report.report", "board.leaderboard", "board.first_page"}
+        others = {f"{name}.leaderboard.gather", f"{name}.report.report"}
+        others |= {f"board.{node}" for node in ("leaderboard", "first_page", "figure_library")}
         assert names(pipelines[pipeline]) == pairs | others | {f"{world}.ingest" for world in c.worlds}
 
 

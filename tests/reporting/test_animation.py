@@ -39,7 +39,7 @@ def test_truth_comes_first_and_rows_wrap():
     models = {f"m{i}/x": white for i in range(6)}
     canvas = strip({**models, "truth": black}, columns=4)
     assert canvas.shape[1] > canvas.shape[2] // 2
-    panel = canvas[0, 40:140, 10:120]
+    panel = canvas[0, 50:150, 10:120]
     assert panel.max() == 0
 
 

@@ -40,17 +40,68 @@ def test_every_model_of_every_task_has_a_row_that_says_what_it_was_shown_and_tol
         ("Mechanics", "hnn", "states", "angles"),
         ("Mechanics", "mlp", "states", ""),
     ]
-    assert {"physics.html", "fields.html", "images.html", "videos.html", "leaderboard.csv"} <= set(page.links)
     assert {a["data-filter"] for _, a in page.tags if "data-filter" in a} == {"task", "world", "view", "knows", "model"}
+
+
+def test_links_lead_to_the_reports_that_there_are_and_to_no_other(leaderboard):
+    def beside(table):
+        return {link for link in Page(first_page(table)).links if not link.startswith("#")}
+
+    assert beside(leaderboard) == {"physics.html", "fields.html", "images.html", "leaderboard.csv"}
+    assert beside(leaderboard[leaderboard["task"] == "fields"]) == {"fields.html", "leaderboard.csv"}
+    assert beside(leaderboard.iloc[:0]) == set()
+
+
+def test_the_answer_says_who_wins_by_how_much_over_whom_and_what_it_was_told(leaderboard):
+    text = Page(first_page(leaderboard)).text
+    assert "Mechanics: hnn (horizon; on pendulum)" in text
+    assert "Mechanics: 2.25× (larger horizon) over mlp" in text
+    assert "Mechanics: angles" in text
+    assert "Fields: no model was told nothing" in text
+    assert "Images: nothing: it was told nothing itself" in text
+    assert "Images: nothing: it learned from the data alone" in text
+
+
+MADE_FROM = {
+    "physics": {
+        "code": "c0de" * 16,
+        "revision": "0123abcd",
+        "data": {"pendulum": {"test": "beef" * 16, "train": "cafe" * 16}},
+        "thresholds": ["The horizon ends at 0.4.", "Off by more than 1 %."],
+        "made": "2026-01-02 03:04 UTC",
+        "machine": "Linux x86_64, A processor, 2 cores",
+        "seconds": {"training": 3725.0, "judging": 61.0},
+    },
+    "videos": {"code": "0", "made": "left out: not on the leaderboard"},
+}
+
+
+def test_the_page_says_where_its_numbers_come_from_and_by_which_limits(leaderboard):
+    text = Page(first_page(leaderboard, MADE_FROM)).text
+    for shown in (
+        "Mechanics: The horizon ends at 0.4. Off by more than 1 %.",
+        "made 2026-01-02 03:04 UTC",
+        "machine Linux x86_64, A processor, 2 cores",
+        "1 h 2 min of training and 1 min 1 s of judging",
+        f"judging code (SHA-256) {'c0de' * 16}",
+        "test beefbeefbeef, train cafecafecafe",
+    ):
+        assert shown in text, shown
+    assert "left out" not in text
+
+
+def test_every_column_can_be_chosen(leaderboard):
+    page = Page(first_page(leaderboard))
+    board = page.tags[next(i for i, (_, a) in enumerate(page.tags) if a.get("id") == "leaderboard") :]
+    boxes = [int(a["data-column"]) for tag, a in board if "data-column" in a]
+    assert boxes == list(range(1, sum(tag == "th" and a.get("scope") == "col" for tag, a in board)))
 
 
 def test_columns_are_the_main_metrics_and_sort_their_best_first(leaderboard):
     text = first_page(leaderboard)
     assert "Energy drift" not in text
-    directions = {
-        a["title"]: a["data-direction"] for tag, a in Page(text).tags if tag == "th" and "data-direction" in a
-    }
-    assert directions == {"lower is better": "l", "higher is better": "h"}
+    titles = [a for tag, a in Page(text).tags if tag == "th" and "data-direction" in a]
+    assert {a["title"]: a["data-direction"] for a in titles} == {"lower is better": "l", "higher is better": "h"}
     assert len(text) < 100_000  # no plotly
 
 

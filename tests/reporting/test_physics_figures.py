@@ -133,6 +133,15 @@ def test_an_exact_reference_does_not_squeeze_the_others(content):
     assert figure.layout.yaxis.range[0] > -12  # the oracle's error is rounding, 1e-16
 
 
+def test_a_curve_below_the_axis_is_named(content):
+    shown = f.energy_error_over_time(content.rollouts["pendulum"], Palette(content.models))
+    assert shown.caption.endswith("Below the axis: oracle, persistence.")
+    assert plots.below({"mlp/default": [1.0, np.nan], "hnn/plain": [1e-9]}, {"range": [-3.0, 0.0]}) == (
+        " Below the axis: hnn · plain."
+    )
+    assert plots.below({"mlp/default": [1.0]}, {}) == ""
+
+
 def test_who_diverged_is_named_where_it_cannot_be_drawn(content):
     scores = content.results.scores.copy()
     scores.loc[(scores["family"] == "mlp") & (scores["metric"] == "mse") & (scores["step"] < 0), "value"] = np.inf

@@ -53,6 +53,12 @@ def test_a_family_keeps_its_colour_and_its_variants_differ_in_dash_and_marker():
     assert many.marker("hnn/plain") != many.marker("hnn/structured")
 
 
+def test_thirty_six_variants_of_a_family_look_different():
+    models = [f"hnn/v{i:02}" for i in range(36)]
+    palette = style.Palette(models)
+    assert len({(palette.dash(m), palette.marker(m)) for m in models}) == 36
+
+
 def test_models_are_named_by_family_and_variant_where_there_is_one():
     named = {"hnn/default": "hnn", "hnn/plain": "hnn · plain", "mae/default_untrained": "mae untrained"}
     assert {model: style.model_label(model) for model in named} == named

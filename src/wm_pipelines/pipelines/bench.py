@@ -126,14 +126,18 @@ def _gather(c: Combinations) -> Node:
 
 
 def _report(c: Combinations) -> Node:
-    inputs = {"scores": f"{c.task}_scores", **_collected(c, "results", "training")}
+    part = {kind: f"{c.task}_{kind}" for kind in ("scores", "made_from")}
+    inputs = {**part, **_collected(c, "results", "training")}
     outputs = [f"{c.task}_page", f"{c.task}_summary", f"{c.task}_figures"]
     space = f"{c.task}.report"
     return Node(nodes.report, inputs=inputs, outputs=outputs, name="report", namespace=space, tags=["report"])
 
 
 def _board(names: Collection[str]) -> list[Node]:
-    """The leaderboard, once the parts of these tasks are written (the union of all parts there are), and page one."""
+    """The leaderboard, once the parts of these tasks are written (the union of all parts there are), and page one.
+
+    With it the one file that all pages share.
+    """
     if not names:
         return []
     parts = {f"{name}_{kind}": f"{name}_{kind}" for name in names for kind in ("scores", "made_from")}
@@ -141,6 +145,7 @@ def _board(names: Collection[str]) -> list[Node]:
     outputs, pages = ["leaderboard", "leaderboard_csv"], ["first_page", "summary", "summary_markdown", "metrics"]
     whole = {"leaderboard": "leaderboard", "parts": "leaderboard_parts"}
     return [
+        Node(nodes.figure_library, None, "figure_library", name="figure_library", namespace="board", tags=["report"]),
         Node(nodes.leaderboard, inputs, outputs, name="leaderboard", namespace="board", tags=["report"]),
         Node(nodes.board, whole, pages, name="first_page", namespace="board", tags=["report"]),
     ]

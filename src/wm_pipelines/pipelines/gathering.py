@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +19,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.metrics.table import check_unique, content_hash
 from wm_pipelines.provenance import REPORTS, judging_modules, source_hash
 from wm_pipelines.registry import tasks
+from wm_pipelines.reporting.page import origin
 from wm_pipelines.reporting.summary import PairedValues, contest
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Results, Task
@@ -44,9 +48,45 @@ def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, A
         ]
     scores = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
     scores = _ordered(scores)
-    made_from = {"code": code_hash(task.name), "revision": git_revision(), "data": _data(results)}
-    best = contest(scores, _values_by_episode(results))
-    return scores, {**made_from, "table": content_hash(scores), "best": best}
+    made_from = {
+        "code": code_hash(task.name),
+        "revision": git_revision(),
+        "data": _data(results),
+        "table": content_hash(scores),
+        "thresholds": _thresholds(task, results),
+        "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "machine": machine(),
+        "seconds": _seconds(scores, results),
+        "best": contest(scores, _values_by_episode(results)),
+    }
+    return scores, made_from
+
+
+def _thresholds(task: Task, results: list[dict[str, Any]]) -> list[str]:
+    """The limits that scores depend on, in words; where worlds differ, with the worlds."""
+    found: dict[str, list[str]] = {}
+    configs = {one["facts"]["world"]: one["facts"]["evaluation"] for one in results if "evaluation" in one["facts"]}
+    for world, config in configs.items():
+        for line in task.thresholds(task.config(config)):
+            found.setdefault(line, []).append(world)
+    return [line if len(own) == len(configs) else f"{line} ({', '.join(own)})" for line, own in found.items()]
+
+
+def _seconds(scores: pd.DataFrame, results: list[dict[str, Any]]) -> dict[str, float]:
+    """What all trainings and judgements took, one after the other."""
+    training = float(scores.loc[scores["metric"] == "train_seconds", "value"].sum())
+    return {"training": training, "judging": sum(one["facts"].get("seconds", 0.0) for one in results)}
+
+
+def machine() -> str:
+    """Operating system, processor and number of cores."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processor = next(iter(names), platform.processor() or "unknown processor")
+    return f"{platform.system()} {platform.machine()}, {processor}, {os.cpu_count()} cores"
 
 
 def _data(results: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
@@ -152,17 +192,16 @@ def code_hash(task: str) -> str:
 # ---------------------------------------------------------------- a report
 
 
-def results_of(scores: pd.DataFrame, collected: Collected) -> Results:
+def results_of(scores: pd.DataFrame, made_from: Mapping[str, Any], collected: Collected) -> Results:
     """All that a report is made from.
 
     Args:
-        scores: the task's part of the leaderboard.
+        scores: the task's part of the leaderboard. made_from: see `part_of_leaderboard`.
         collected: results (``…_results``) and training (``…_training``) of every family on every world.
     """
     results = list(_results(collected))
     worlds = list(dict.fromkeys(one["facts"]["world"] for one in results))
     by_world = {world: [one for one in results if one["facts"]["world"] == world] for world in worlds}
-    facts = [one["facts"] for one in results]
     return Results(
         scores=scores,
         specs={
@@ -172,8 +211,8 @@ def results_of(scores: pd.DataFrame, collected: Collected) -> Results:
         arrays={world: _arrays_by_model(own) for world, own in by_world.items()},
         best=contest(scores, _values_by_episode(results)),
         curves=dict(_curves(collected)),
-        not_applicable=[(f["world"], who, why) for f in facts for who, why in _reasons(f)],
-        provenance=provenance(scores, {f["world"]: f["data"].get("train", "") for f in facts}),
+        not_applicable=[(f["world"], who, why) for f in (one["facts"] for one in results) for who, why in _reasons(f)],
+        provenance=provenance(scores, made_from),
     )
 
 
@@ -197,14 +236,12 @@ def _curves(collected: Collected) -> Iterator[tuple[str, pd.DataFrame]]:
                 yield f"{facts['world']}/{facts['family']}/{variant}", own
 
 
-def provenance(scores: pd.DataFrame, data: Mapping[str, str]) -> dict[str, Any]:
-    """Where the numbers come from: revision, data, versions, seeds, machine, command."""
+def provenance(scores: pd.DataFrame, made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the numbers come from: date, revision, machine, time, code, data, seeds, versions, command."""
     return {
-        "git revision": git_revision(),
+        **origin(made_from),
         "seeds": sorted(int(s) for s in scores["seed"].unique()),
-        "training data (SHA-256)": dict(sorted(data.items())),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
-        "machine": f"{platform.system()} {platform.machine()}",
         "command": "kedro " + " ".join(sys.argv[1:]) if sys.argv[0].endswith("kedro") else "",
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def judge_models(
     Raises:
         UserError: a model was trained on other episodes than those given, or the costs are those of other trainings.
     """
-    task: Task = tasks.get(task_name)()
+    began, task = perf_counter(), tasks.get(task_name)()
     config = task.config(evaluation, world)
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Any] = {}
@@ -76,6 +77,8 @@ def judge_models(
         "not_applicable": not_applicable,
         "data": {split: part.content_hash for split, part in sorted(episodes.items())},
         "specs": {split: episodes[split].spec.to_json() for split in task.splits(episodes)},
+        "evaluation": config.model_dump(mode="json", exclude={"worlds"}),
+        "seconds": perf_counter() - began,
     }
     return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
 

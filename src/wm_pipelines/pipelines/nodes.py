@@ -68,17 +68,18 @@ def gather(**collected: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
     return part_of_leaderboard(collected)
 
 
-def report(scores: pd.DataFrame, **collected: Any) -> tuple[str, str, dict[str, Any]]:
+def report(scores: pd.DataFrame, made_from: dict[str, Any], **collected: Any) -> tuple[str, str, dict[str, Any]]:
     """A task's page, its summary for the terminal, and its figures for kedro viz.
 
     Args:
-        scores: the task's part of the leaderboard. collected: results and training of every family on every world.
+        scores: the task's part of the leaderboard. made_from: what that was made from.
+        collected: results and training of every family on every world.
     """
     from wm_pipelines.pipelines.gathering import results_of
     from wm_pipelines.registry import tasks
 
     task = tasks.get(str(scores["task"].iloc[0]))()
-    results = results_of(scores, collected)
+    results = results_of(scores, made_from, collected)
     return task.page(results), task.summary(scores, results.best) + "\n", task.figures(results)
 
 
@@ -99,11 +100,19 @@ def board(leaderboard: pd.DataFrame, parts: dict[str, Any]) -> tuple[str, pd.Dat
     """The first page; all results with seeds pooled as a table and as Markdown; a few numbers for `dvc metrics`.
 
     Args:
-        leaderboard: the union of the parts. parts: of which the provenance holds the sets of the best.
+        leaderboard: the union of the parts. parts: table and provenance by task, also of those that were left out; the
+            provenance holds the sets of the best.
     """
     from wm_pipelines.reporting.board import first_page, headline_numbers
     from wm_pipelines.reporting.summary import format_markdown, summary_table
 
-    best = {task: made_from.get("best", {}) for task, (_, made_from) in parts.items()}
-    summary = summary_table(leaderboard, best)
-    return first_page(leaderboard, best), summary, format_markdown(summary) + "\n", headline_numbers(summary)
+    made_from = {name: origin for name, (_, origin) in parts.items()}
+    summary = summary_table(leaderboard, {name: origin.get("best", {}) for name, origin in made_from.items()})
+    return first_page(leaderboard, made_from), summary, format_markdown(summary) + "\n", headline_numbers(summary)
+
+
+def figure_library() -> str:
+    """The script that draws the figures of all pages, from the package that makes them."""
+    from wm_pipelines.reporting.library import figure_library as source
+
+    return source()

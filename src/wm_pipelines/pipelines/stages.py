@@ -1,6 +1,7 @@
 """``dvc.yaml`` from ``globals.yml`` and the code's own imports: ``python -m wm_pipelines.pipelines.stages``.
 
-Four kinds of stages, each one ``kedro run``: ingest a world, fit a family on a world, report a task, write the board.
+Four kinds of stages, each one ``kedro run``: ingest a world, fit a family on a world, report a task, write the board;
+and one for the script that the pages share.
 Each depends on what decides its result: its parameters, its data, and the source files that its modules import. With
 ``--behind`` it says instead which stages of ``dvc.lock`` were made by other code or parameters than there are now.
 """
@@ -23,6 +24,8 @@ from wm_pipelines.yaml_files import read_yaml
 
 _SOURCE = Path(__file__).parents[1]
 _ROOT = _SOURCE.parents[1]
+_REPORTS = "data/08_reporting"
+_LIBRARY = f"{_REPORTS}/plotly.min.js"
 _HEAD = """\
 # Written by `make stages` from conf/base/globals.yml and the imports of the code; change those, not this file.
 # One stage is one `kedro run`. A stage depends on its parameters, its data and the source files behind it.
@@ -37,7 +40,7 @@ def stages() -> dict[str, Any]:
     for c in known.values():
         found |= {f"fit_{c.task}_{family}": _fit(c, family) for family in c.families}
         found[f"report_{c.task}"] = _report(c)
-    found["board"] = _board(list(known))
+    found |= {"figure_library": _figure_library(), "board": _board(list(known))}
     results = {"x": "value", "y": "family", "template": "results", "title": "Results"}  # .dvc/plots/results.json
     return {"stages": found, "plots": [{"data/08_reporting/summary.csv": results}]}
 
@@ -95,7 +98,7 @@ def _report(c: Combinations) -> dict[str, Any]:
     task = tasks.get(c.task)
     jury = [f"data/06_models/{c.task}/{task.jury}"] if task.jury in c.families else []
     jury += [f"data/03_primary/{world}" for world in c.worlds if jury]
-    made = "data/08_reporting"
+    made = _REPORTS
     return {
         "desc": "Gather one task's results into its part of the leaderboard and its page.",
         "cmd": f"kedro run --pipeline={task.pipeline} --nodes={c.task}.leaderboard.gather,{c.task}.report.report",
@@ -105,6 +108,7 @@ def _report(c: Combinations) -> dict[str, Any]:
             *jury,
             *sorted({*_files(f"wm_pipelines.tasks.{c.task}", "wm_pipelines.pipelines.gathering"), *_worlds(c)}),
             "src/wm_pipelines/reporting/templates",
+            _LIBRARY,  # not read, but the page is without figures where it lacks
         ],
         "outs": [
             f"{made}/leaderboard_parts/{c.task}.parquet",
@@ -116,8 +120,17 @@ def _report(c: Combinations) -> dict[str, Any]:
     }
 
 
+def _figure_library() -> dict[str, Any]:
+    return {
+        "desc": "Put the script that draws figures beside the pages.",
+        "cmd": "kedro run --nodes=board.figure_library",
+        "deps": [_file("wm_pipelines.reporting.library"), "requirements.lock"],
+        "outs": [_LIBRARY],
+    }
+
+
 def _board(names: list[str]) -> dict[str, Any]:
-    made = "data/08_reporting"
+    made = _REPORTS
     return {
         "desc": "Unite the parts into the leaderboard and the first page.",
         "cmd": "kedro run --nodes=board.leaderboard,board.first_page",

@@ -15,6 +15,7 @@ from kedro.pipeline import Node, Pipeline
 
 from wm_pipelines.mappings import deep_merge
 from wm_pipelines.pipelines.combinations import combinations
+from wm_pipelines.pipelines.nodes import figure_library
 
 if TYPE_CHECKING:  # torch and optuna are imported by the node
     from wm_pipelines.episodes import Episodes
@@ -24,11 +25,25 @@ logger = logging.getLogger(__name__)
 
 
 def create_pipeline() -> Pipeline:
-    """``params:tuning`` and stored episodes → best parameters, written where the next run finds them."""
-    outputs = ["tuned_parameters", "tuning_trials", "tuning_summary"]
-    inputs = ["parameters", "episodes_by_world", "study_storage"]
-    node = Node(search, inputs=inputs, outputs=outputs, name="search", tags=["tuning"])
-    return Pipeline([node], namespace="tuning", inputs=set(inputs[1:]), outputs=set(outputs), parameters={"parameters"})
+    """``params:tuning`` and stored episodes → best parameters, written where the next run finds them; a report."""
+    found, tags = ["tuned_parameters", "tuning_trials", "tuning_summary"], ["tuning"]
+    inputs, shown = ["parameters", "episodes_by_world", "study_storage"], ["parameters", *found[1:]]
+    made = [
+        Node(search, inputs=inputs, outputs=found, name="search", tags=tags),
+        Node(report, inputs=shown, outputs="tuning_page", name="report", tags=tags),
+        Node(figure_library, inputs=None, outputs="figure_library", name="figure_library", tags=tags),
+    ]
+    outputs = {*found, "tuning_page", "figure_library"}
+    return Pipeline(made, namespace="tuning", inputs=set(inputs[1:]), outputs=outputs, parameters={"parameters"})
+
+
+def report(parameters: dict[str, Any], trials: pd.DataFrame, summary: dict[str, Any]) -> str:
+    """The study as a page: its history, and which parameters mattered."""
+    from wm_pipelines.learning.search_space import tuning_config
+    from wm_pipelines.reporting.study import page
+
+    config = tuning_config(parameters.get("tuning", {}))
+    return page(trials, summary, config.metric, config.direction == "minimize")
 
 
 def search(

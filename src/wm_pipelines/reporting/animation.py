@@ -15,7 +15,7 @@ from wm_pipelines.reporting.style import INK, Palette, model_label, model_order
 
 Frames = NDArray[np.uint8]
 
-_GAP, _HEADER, _STRIPE = 6, 18, 3
+_GAP, _HEADER, _STRIPE = 6, 38, 3
 _PACK = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
 
 
@@ -87,16 +87,25 @@ def strip(frames: Mapping[str, Frames], columns: int = 5, panel: int = 128) -> F
 
 
 def _header(name: str, colour: str, width: int) -> Frames:
-    """A model's name above a stripe of its colour, ``[_HEADER, width, 3]``."""
+    """A model's family and variant, on lines of their own, above a stripe of its colour, ``[_HEADER, width, 3]``."""
     image = Image.new("RGB", (width, _HEADER), "white")
     draw = ImageDraw.Draw(image)
-    label = "truth" if name == "truth" else model_label(name)
-    size = 12.0
-    while size > 7 and draw.textlength(label, font=ImageFont.load_default(size)) > width:
+    lines = ["truth"] if name == "truth" else model_label(name).split(" · ")
+    if _widest(lines, 11) > width:
+        first, underscore, rest = lines[0].partition("_")
+        lines = [first + underscore, rest, *lines[1:]] if rest else lines
+    size = 12 if len(lines) < 3 else 10
+    while size > 7 and _widest(lines, size) > width:
         size -= 1
-    draw.text((0, 0), label, fill=INK, font=ImageFont.load_default(size))
+    for place, text in enumerate(reversed(lines), 1):  # close to the stripe
+        top = _HEADER - _STRIPE - 1 - place * (size + 1)
+        draw.text((0, top), text, fill=INK, font=ImageFont.load_default(size))
     draw.rectangle((0, _HEADER - _STRIPE, width - 1, _HEADER - 1), fill=colour)
     return np.asarray(image)
+
+
+def _widest(lines: list[str], size: int) -> float:
+    return max(ImageFont.load_default(size).getlength(text) for text in lines)
 
 
 def animate(

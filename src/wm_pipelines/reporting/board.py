@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from wm_pipelines.registry import tasks
 from wm_pipelines.reporting import page
-from wm_pipelines.reporting.style import COST_METRICS, lower_is_better, model_order
+from wm_pipelines.reporting.style import COST_METRICS, lower_is_better, metric_title, model_order
 from wm_pipelines.reporting.summary import (
-    BestSets,
     chosen,
     competes,
     main_split,
@@ -19,18 +18,27 @@ from wm_pipelines.reporting.summary import (
     rows_by_model,
     summary_table,
 )
+from wm_pipelines.reporting.winners import Win, answers, model_of, wins
 
 _TITLE = "World models"
+_HASH = 12  # digits of a hash that the page shows
 
 
-def first_page(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None = None) -> str:
-    """One HTML page that needs nothing else: the main metrics of every task, to be filtered, searched and sorted."""
-    summary = summary_table(leaderboard, best)
+def first_page(leaderboard: pd.DataFrame, made_from: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """One HTML page that needs nothing else: who wins, and the main metrics of every task to be filtered and sorted.
+
+    It links to the reports of the tasks that have results, and to no other.
+
+    Args:
+        leaderboard: the long table. made_from: by task, what its part was made from, the sets of the best among it.
+    """
+    made_from = made_from or {}
+    summary = summary_table(leaderboard, {name: made.get("best", {}) for name, made in made_from.items()})
     summary = summary[on_main_split(summary)]  # what else was judged stands on the tasks' pages
-    main = {name: chosen(own["metric"], tasks.get(name).main_metrics) for name, own in _by_task(summary)}
+    main = {name: _shown(own, tasks.get(name).main_metrics) for name, own in _by_task(summary)}
     metrics = list(dict.fromkeys(m for name in main for m in main[name]))
     metrics = sorted(metrics, key=lambda m: (m == "train_seconds", metrics.index(m)))  # every task has it: last
-    splits = _judged(summary).groupby("world")["split"].unique()
+    splits, found = _judged(summary).groupby("world")["split"].unique(), wins(summary)
     rows = [
         {
             "key": key if len(splits[key.world]) > 1 else key._replace(split=""),
@@ -41,13 +49,19 @@ def first_page(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None = 
         }
         for key, found in rows_by_model(summary)
     ]
+    titles = {name: (tasks.get(name).title, tasks.get(name).file) for name in main}
+    sources = {name: made for name, made in made_from.items() if name in main}
     return page.render(
         "board.html.j2",
         "",
         model_order(row["key"].model for row in rows),
         figures=False,
-        provenance={},
+        beside=list(titles.values()),
+        provenance={titles[name][0]: _source(made) for name, made in sources.items()},
         title=_TITLE,
+        answers=[(a.question, [(titles[task][0], text) for task, text in a.clauses]) for a in answers(found)],
+        wins=[_win(win, *titles[win.task]) for win in found],
+        thresholds=[(titles[name][0], made.get("thresholds", [])) for name, made in sources.items()],
         rows=rows,
         columns=page.columns(summary, metrics),
         tasks=list(dict.fromkeys(row["task"] for row in rows)),
@@ -57,6 +71,39 @@ def first_page(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None = 
         words=sorted({word for row in rows for word in row["words"]}),
         glossary=[],
     )
+
+
+def _shown(own: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+    """A task's main metrics; of several that one pattern chooses, what most models have first."""
+    counts = own["metric"].value_counts()
+    return list(
+        dict.fromkeys(
+            m for pattern in patterns for m in sorted(chosen(counts.index, [pattern]), key=lambda m: -counts[m])
+        )
+    )
+
+
+def _win(win: Win, title: str, file: str) -> dict[str, Any]:
+    """A row of the table of winners."""
+    return {
+        "task": title,
+        "file": file,
+        "world": win.world,
+        "metric": metric_title(win.metric),
+        "best": [(model_of(row), page.cell(row)) for row in win.best],
+        "generic": None if win.generic is None else (model_of(win.generic), page.cell(win.generic)),
+        "gain": win.gain,
+        "told": win.told,
+    }
+
+
+def _source(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance with hashes cut to what tells them apart."""
+    short = {
+        world: ", ".join(f"{split} {digest[:_HASH]}" for split, digest in own.items())
+        for world, own in made.get("data", {}).items()
+    }
+    return page.origin({**made, **({"data": short} if short else {})})
 
 
 def headline_numbers(summary: pd.DataFrame) -> dict[str, float]:

@@ -1,4 +1,8 @@
-"""The frame that all reports share: one HTML file that needs nothing but a browser, and the pieces it is made of."""
+"""The frame that all reports share, and the pieces they are made of.
+
+Reports are HTML files in one folder that need nothing but a browser. They share one file, Plotly's script, and link to
+the first page; that links to all reports which there are. So no link depends on which pipeline ran last.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io import to_json
 
-from wm_pipelines.registry import tasks
+from wm_pipelines.reporting.library import FIGURE_LIBRARY
 from wm_pipelines.reporting.plots import Figure
 from wm_pipelines.reporting.style import (
     DASHES,
+    MARKERS,
     Palette,
     lower_is_better,
     metric_title,
@@ -32,14 +37,10 @@ from wm_pipelines.reporting.summary import rows_by_model
 BOARD = ("All results", "index.html")
 """Title and file of the first page."""
 
+TABLE = ("All numbers (CSV)", "leaderboard.csv")
+"""Title and file of the leaderboard."""
 
 _SOME = " (in some worlds)"
-
-
-def pages() -> dict[str, tuple[str, str]]:
-    """Title and file of every task's report; they lie in one folder and link to each other."""
-    found = {name: tasks.get(name) for name in tasks.names()}
-    return {name: (task.title, task.file) for name, task in found.items()}
 
 
 def told(scores: pd.DataFrame) -> dict[str, list[str]]:
@@ -60,6 +61,7 @@ def render(
     figures: bool,
     provenance: Mapping[str, Any],
     told: Mapping[str, Sequence[str]] | None = None,
+    beside: Sequence[tuple[str, str]] = (BOARD, TABLE),
     **content: Any,
 ) -> str:
     """Fill a template that extends ``page.html.j2``; equal content gives equal bytes.
@@ -67,34 +69,30 @@ def render(
     Args:
         template: its file. own: the task that is reported, empty for the first page. figures: whether there are any.
         models: ``"family/variant"``, to be coloured. provenance: nested mappings. told: see `told`.
-        content: what the template wants beside that.
+        beside: title and file of what to link to in the same folder. content: what the template wants beside that.
     """
     environment = Environment(
         loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"label": model_label, "number": pretty_number, "word": lambda w: w.replace("_", " ")}
-    palette, linked = Palette(models), ([BOARD] if own else []) + [p for name, p in pages().items() if name != own]
+    palette = Palette(models)
     return environment.get_template(template).render(
         style=Markup(_template_text("report.css")),
         script=Markup(_template_text("report.js")),
-        plotly=Markup(_plotly_source()) if figures else None,
+        own=own,
+        figure_library=FIGURE_LIBRARY if figures else None,
         colours={m: palette.colour(m) for m in models},
         told=told or {},
         told_words=sorted({word.removesuffix(_SOME) for words in (told or {}).values() for word in words}),
         provenance=nested(provenance),
-        beside=linked,
+        beside=beside,
         **content,
     )
 
 
 def _template_text(name: str) -> str:
     return files("wm_pipelines.reporting").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _plotly_source() -> str:
-    # What plotly.offline.get_plotlyjs reads, without the notebook machinery that it imports.
-    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
 
 
 def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -132,12 +130,17 @@ def columns(summary: pd.DataFrame, metrics: list[str]) -> list[dict[str, Any]]:
 
 
 def legend(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
-    """One key for all figures of a world: model, pattern of its line."""
+    """One key for all figures of a world: model, pattern of its line (None without one), outline of its marker."""
     dashes: dict[str, str] = {}
+    markers: dict[str, str] = {}
     for trace in (trace for shown in figures.values() for trace in shown.figure.data):
-        if trace.legendgroup not in (None, "truth") and trace.line.dash is not None:
-            dashes.setdefault(trace.legendgroup, trace.line.dash)
-    return [{"model": m, "dash": DASHES.get(dashes[m], "")} for m in model_order(dashes)]
+        of_model = trace.type == "scatter" and trace.legendgroup not in (None, "truth")
+        if not of_model or trace.hoverinfo == "skip" or trace.marker.symbol is None:
+            continue
+        markers.setdefault(trace.legendgroup, MARKERS[trace.marker.symbol.removesuffix("-open")])
+        if trace.line.dash is not None:
+            dashes.setdefault(trace.legendgroup, DASHES[trace.line.dash])
+    return [{"model": m, "dash": dashes.get(m), "marker": markers[m]} for m in model_order(markers)]
 
 
 def embedded(identifier: str, shown: Figure, wide: bool = False) -> dict[str, Any]:
@@ -165,6 +168,25 @@ def _hover(figure: go.Figure, trace: Any) -> str:
         title = figure.layout[(trace[f"{axis}axis"] or axis).replace(axis, f"{axis}axis", 1)].title.text or axis
         lines.append(f"{escape(title)}: %{{{axis}:.4g}}")
     return "<br>".join(lines) + "<extra></extra>"
+
+
+def origin(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task's part of the leaderboard was made from, under names for people; what is not known is left out."""
+    named = {"made": "made", "revision": "git revision", "machine": "machine", "code": "judging code (SHA-256)"}
+    found = {name: made_from[key] for key, name in named.items() if key in made_from}
+    if seconds := made_from.get("seconds"):
+        parts = [f"{duration(seconds[what])} of {what}" for what in ("training", "judging") if seconds.get(what)]
+        found["total time, one run after the other"] = " and ".join(parts)
+    return found | {"data (SHA-256)": made_from["data"]} if "data" in made_from else found
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``4 min 10 s``, ``3 h 12 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
 
 
 def nested(value: Any) -> Any:

@@ -17,6 +17,7 @@ from wm_pipelines.reporting.style import INK, REFERENCES, Palette, model_label, 
 Float = NDArray[np.float64]
 
 MAX_POINTS = 400
+_MOST_MARKERS = 9  # of a curve: enough to tell variants apart, few enough to see the line
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,21 @@ def layout(x: str, y: str, log_y: bool = False, **more: Any) -> dict[str, Any]:
 
 
 def line(x: Any, y: Any, model: str, palette: Palette, **more: Any) -> dict[str, Any]:
-    """A curve of a model in its colour and dash; ``more`` of Plotly's trace."""
+    """A curve of a model in its colour, with the dash and a few markers of its variant; ``more`` of Plotly's trace."""
     return {
         "type": "scatter",
-        "mode": "lines",
+        "mode": "lines+markers",
         "x": numbers(x),
         "y": numbers(y),
         "name": model_name(model),
         "legendgroup": model,
         "line": {"color": palette.colour(model), "dash": palette.dash(model), "width": 2},
+        "marker": {
+            "color": palette.colour(model),
+            "symbol": palette.marker(model),
+            "size": 7,
+            "maxdisplayed": _MOST_MARKERS,
+        },
         **more,
     }
 
@@ -100,8 +107,20 @@ def log_axis(values: Iterable[Any], margin: float = 0.3) -> dict[str, Any]:
     top = min(positive.max(), 1e4 * np.quantile(positive, 0.9))
     bottom = max(positive.min(), 1e-18 * top)
     low, high = float(np.log10(bottom)) - margin, float(np.log10(top)) + margin
-    ticks = {"dtick": int(np.ceil((high - low) / 7))} if high - low > 1.5 else {}
+    # Decades; of a few also 2 and 5; within one decade what Plotly chooses.
+    ticks = {"dtick": int(np.ceil((high - low) / 7))} if high - low > 3 else {"dtick": "D2"} if high - low > 1 else {}
     return {"range": [round(low, 3), round(high, 3)], **ticks}
+
+
+def below(series: Mapping[str, Any], axis: Mapping[str, Any]) -> str:
+    """A sentence that names the curves which lie wholly below a logarithmic axis; empty where there are none.
+
+    Args:
+        series: model -> values. axis: as `log_axis` gives it.
+    """
+    bottom = 10.0 ** axis["range"][0] if "range" in axis else 0.0
+    hidden = [m for m in model_order(series) if np.nanmax(np.asarray(series[m], np.float64), initial=0.0) < bottom]
+    return f" Below the axis: {', '.join(model_label(m) for m in hidden)}." if hidden else ""
 
 
 def learning_curves(curves: Mapping[str, pd.DataFrame], world: str, palette: Palette) -> Figure | None:
@@ -114,8 +133,7 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], world: str, palette: Pal
     for model in model_order(own):
         loss = own[model]
         keep = thinned(len(loss))
-        mode = {"mode": "lines+markers"} if len(loss) < 3 else {}
-        figure.add_trace(line(loss.index.to_numpy()[keep], loss.to_numpy()[keep], model, palette, **mode))
+        figure.add_trace(line(loss.index.to_numpy()[keep], loss.to_numpy()[keep], model, palette))
     figure.update_yaxes(log_axis(loss.to_numpy() for loss in own.values()))
     return Figure(
         figure,

@@ -40,7 +40,15 @@ _FAMILY_COLOURS = {
 _SPARE_COLOURS = ("#1893b5", "#a8683f", "#6a74d8", "#d1478c", "#7a8b1f", "#c94a4a")
 DASHES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "11 3", "longdashdot": "11 3 2 3"}
 """Plotly's dashes in the order in which variants take them, and their patterns in SVG."""
-_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+MARKERS = {
+    "circle": "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0Z",
+    "square": "M-3.3 -3.3H3.3V3.3H-3.3Z",
+    "diamond": "M0 -4.6L4.6 0L0 4.6L-4.6 0Z",
+    "triangle-up": "M0 -4.2L4.2 3.4H-4.2Z",
+    "cross": "M-1.4 -4.2H1.4V-1.4H4.2V1.4H1.4V4.2H-1.4V1.4H-4.2V-1.4H-1.4Z",
+    "x": "M0 -1.9L2.2 -4.1L4.1 -2.2L1.9 0L4.1 2.2L2.2 4.1L0 1.9L-2.2 4.1L-4.1 2.2L-1.9 0L-4.1 -2.2L-2.2 -4.1Z",
+}
+"""Plotly's markers in the order in which variants take them, and their outlines in SVG about the origin."""
 _UNNAMED_VARIANTS = {"", "default", "base"}
 
 
@@ -94,7 +102,9 @@ class Palette:
 
     def marker(self, model: str) -> str:
         """Plotly marker symbol of the variant."""
-        return _MARKERS[self._place[model] % len(_MARKERS)]
+        place = self._place[model]
+        # Once dashes start again, markers do so one later: six times six variants differ.
+        return tuple(MARKERS)[(place + place // len(DASHES)) % len(MARKERS)]
 
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -258,6 +268,11 @@ def metric_title(metric: str) -> str:
     if metric not in METRIC_TITLES and metric.endswith("_probed"):
         return metric_title(metric.removesuffix("_probed")) + ", probed"
     return METRIC_TITLES.get(metric, metric.replace("_", " ").capitalize())
+
+
+def titled(metric: str, unit: str) -> str:
+    """Title of a metric with its unit, where it has one."""
+    return metric_title(metric) + (f" [{unit}]" if unit not in ("", "1") else "")
 
 
 def metric_order(metrics: Iterable[str]) -> list[str]:

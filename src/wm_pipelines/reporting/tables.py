@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from wm_pipelines.reporting import page as frame
+from wm_pipelines.reporting.cost import decisive_against_cost
 from wm_pipelines.reporting.plots import learning_curves
 from wm_pipelines.reporting.style import Palette, metric_order, model_order
 
@@ -32,7 +33,11 @@ def page(
     palette = Palette(models)
     worlds = []
     for index, (world, own) in enumerate(summary.groupby("world")):
-        drawn = {"curves": curve} if (curve := learning_curves(curves, str(world), palette)) is not None else {}
+        figures = {
+            "curves": learning_curves(curves, str(world), palette),
+            "cost": decisive_against_cost(summary, task, str(world), palette),
+        }
+        drawn = {name: figure for name, figure in figures.items() if figure is not None}
         worlds.append(
             {
                 "name": world,

@@ -103,6 +103,15 @@ class Task(ABC):
         changed = deep_merge({k: v for k, v in evaluation.items() if k != "worlds"}, common.worlds[world])
         return validate(self.Config, changed, f"{self.name}.worlds.{world}")
 
+    def thresholds(self, config: Any) -> list[str]:
+        """The limits that scores depend on, a sentence each, for the first page; here: none.
+
+        Args:
+            config: see `config`.
+        """
+        del config
+        return []
+
     def splits(self, episodes: Mapping[str, Episodes]) -> list[str]:
         """The splits to judge on, in order."""
         return sorted(set(episodes) - self.not_judged)

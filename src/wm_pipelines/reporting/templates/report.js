@@ -7,13 +7,18 @@
 
   // ---- figures: drawn when they come into view, redrawn in the colours of the theme
   const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-  const config = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
+  const narrow = matchMedia("(max-width: 60rem)").matches;
+  const bar = { displaylogo: false, displayModeBar: narrow || "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
+  const configured = (plot) => ({ responsive: true, ...bar, toImageButtonOptions: {
+    format: "png", scale: 2, filename: plot.dataset.name.replace(/[^\p{L}\p{N}_-]+/gu, "_"),
+  } });
 
   const hidden = (plot) => plot.closest("section").hiddenModels || new Set();
 
   function themed(figure, without) {
     const ink = style("--ink"), line = style("--line"), modebar = { bgcolor: "rgba(0,0,0,0)", color: style("--soft") };
-    const layout = Object.assign({}, figure.layout, { modebar, font: Object.assign({}, figure.layout.font, { color: ink }) });
+    const ground = { paper_bgcolor: style("--page"), modebar };  // an exported picture has one, too
+    const layout = Object.assign({}, figure.layout, ground, { font: Object.assign({}, figure.layout.font, { color: ink }) });
     for (const key of Object.keys(layout)) {
       if (/^[xy]axis\d*$/.test(key)) layout[key] = Object.assign({}, layout[key], { gridcolor: line, linecolor: line });
     }
@@ -27,11 +32,15 @@
   }
 
   function draw(plot) {
-    if (typeof Plotly === "undefined") return;
+    if (typeof Plotly === "undefined") {
+      plot.textContent = "Figures need the file plotly.min.js in the folder of this page.";
+      plot.style.height = "auto";
+      return;
+    }
     const source = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
     const figure = themed(source, hidden(plot));
     plot.dataset.drawn = "yes";
-    Plotly.react(plot, figure.data, figure.layout, config);
+    Plotly.react(plot, figure.data, figure.layout, configured(plot));
   }
 
   const plots = Array.from(document.querySelectorAll(".plot"));
@@ -92,8 +101,33 @@
     });
   });
 
-  // ---- filters: of the leaderboard's rows; columns in which nothing is left vanish
+  // ---- what is wider than its place says so, and fades where there is more
+  document.querySelectorAll(".scroll").forEach((box) => {
+    const hint = document.createElement("p");
+    hint.className = "hint sideways";
+    hint.textContent = "Wider than the page: scroll sideways →";
+    hint.hidden = true;
+    box.before(hint);
+    function look() {
+      const more = box.scrollWidth - box.clientWidth;
+      hint.hidden = more < 8;
+      if (more >= 8) box.tabIndex = 0; else box.removeAttribute("tabindex");
+      box.classList.toggle("more", more - box.scrollLeft >= 8);
+    }
+    box.addEventListener("scroll", look, { passive: true });
+    const watch = new ResizeObserver(look);
+    watch.observe(box);
+    if (box.firstElementChild) watch.observe(box.firstElementChild);
+  });
+
+  // ---- filters: of the leaderboard's rows; columns that are not wanted or in which nothing is left vanish
   const filters = Array.from(document.querySelectorAll("[data-filter]"));
+  const choices = Array.from(document.querySelectorAll("[data-column]"));
+  if (narrow && choices.length) {  // on a phone: one task, and what tells its models apart
+    const task = filters.find((f) => f.dataset.filter === "task");
+    if (task && task.options.length > 2) task.selectedIndex = 1;
+    choices.forEach((choice) => { if ("wide" in choice.dataset) choice.checked = false; });
+  }
   function passes(row, filter) {
     const wanted = filter.value.trim(), has = row.dataset[filter.dataset.filter];
     if (!wanted) return true;
@@ -108,14 +142,15 @@
     const rows = Array.from(table.tBodies[0].rows), left = rows.filter((row) => filters.every((f) => passes(row, f)));
     rows.forEach((row) => { row.hidden = true; });
     left.forEach((row) => { row.hidden = false; });
+    const refused = new Set(choices.filter((choice) => !choice.checked).map((choice) => Number(choice.dataset.column)));
     Array.from(table.tHead.rows[0].cells).forEach((title, column) => {
       const empty = left.length > 0 && left.every((row) => row.cells[column].textContent.trim() === "");
-      title.hidden = empty;
-      rows.forEach((row) => { row.cells[column].hidden = empty; });
+      title.hidden = empty || refused.has(column);
+      rows.forEach((row) => { row.cells[column].hidden = title.hidden; });
     });
     document.querySelectorAll(".count").forEach((count) => { count.value = `${left.length} of ${rows.length} rows`; });
   }
-  filters.forEach((f) => f.addEventListener("input", filter));
+  [...filters, ...choices].forEach((f) => f.addEventListener("input", filter));
   filter();
 
   // ---- animations: pause, and step to any frame where the browser can decode single frames
@@ -134,7 +169,7 @@
       await decoder.tracks.ready;
       const count = decoder.tracks.selectedTrack.frameCount, canvas = document.createElement("canvas");
       canvas.className = "animation";
-      [canvas.width, canvas.height] = [image.width, image.height];
+      [canvas.width, canvas.height] = ["width", "height"].map((side) => Number(image.getAttribute(side)));
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", image.alt);
       slider.max = count - 1;
@@ -171,7 +206,7 @@
   });
 
   // ---- contents: mark the section on screen; closed on a phone
-  if (matchMedia("(max-width: 60rem)").matches) document.querySelector("nav details").open = false;
+  if (narrow) document.querySelector("nav details").open = false;
   const links = new Map(Array.from(document.querySelectorAll("nav a"), (a) => [a.hash.slice(1), a]));
   const spy = new IntersectionObserver((entries) => {
     for (const entry of entries) {

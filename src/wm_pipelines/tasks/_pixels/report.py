@@ -15,6 +15,7 @@ from PIL import Image
 
 from wm_pipelines.reporting import page as frame
 from wm_pipelines.reporting.animation import animate
+from wm_pipelines.reporting.cost import decisive_against_cost
 from wm_pipelines.reporting.plots import Figure, layout, learning_curves, line, thinned
 from wm_pipelines.reporting.style import (
     COST_DESCRIPTIONS,
@@ -87,13 +88,15 @@ def page(task: str, title: str, results: Results) -> str:
         told=frame.told(results.scores),
         provenance=results.provenance,
         title=title,
-        worlds=[_section(results, world, f"world-{i}", table, palette) for i, world in enumerate(worlds)],
+        worlds=[_section(results, task, world, f"world-{i}", table, palette) for i, world in enumerate(worlds)],
         glossary=_glossary(results.scores),
         seeds=int(results.scores["seed"].nunique()),
     )
 
 
-def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, palette: Palette) -> dict[str, Any]:
+def _section(
+    results: Results, task: str, world: str, anchor: str, table: pd.DataFrame, palette: Palette
+) -> dict[str, Any]:
     own, scores = table[table["world"] == world], results.scores
     kept = {model: _of_test(arrays) for model, arrays in results.arrays.get(world, {}).items()}
     spec = results.specs.get(world, {}).get("test")
@@ -103,6 +106,7 @@ def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, pal
         **{law: over_time(kept, law, scores, world, palette) for law in ("energy", "momentum", "angular_momentum")},
         "steps": r2_by_step(scores, world, palette),
         "frames": similarity_by_step(scores, world, palette),
+        "accuracy_against_cost": decisive_against_cost(table, task, world, palette),
         "curves": learning_curves(results.curves, world, palette),
         **{name: monitor(results.curves, world, name, palette) for name in _MONITORS},
     }
@@ -222,7 +226,7 @@ def r2_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Figure | N
         curve = predicted[model]
         figure.add_trace(line(curve.index, curve["value"], model, palette, mode="lines+markers"))
         if model in floor:
-            straight = line(floor[model].index, floor[model]["value"], model, palette)
+            straight = line(floor[model].index, floor[model]["value"], model, palette, mode="lines")
             straight["line"] = {**straight["line"], "dash": "dot", "width": 1}
             figure.add_trace(straight | {"name": f"{straight['name']}, ridge from the context"})
     return Figure(

@@ -18,6 +18,7 @@ from plotly.subplots import make_subplots
 from wm_pipelines.equations import Problem
 from wm_pipelines.laws import laws_of, world_of
 from wm_pipelines.reporting import page as frame
+from wm_pipelines.reporting.cost import decisive_against_cost
 from wm_pipelines.reporting.plots import Figure, learning_curves, thinned
 from wm_pipelines.reporting.style import (
     COST_DESCRIPTIONS,
@@ -135,7 +136,9 @@ def _section(results: Results, world: str, index: int, table: pd.DataFrame, pale
     curves = learning_curves(drawn_curves(results.curves), world, palette)
     if curves is not None:
         curves = replace(curves, caption=_CURVE_CAPTION)
-        embedded.append(frame.embedded(f"field-{index}-curves", curves))
+    lines = {"cost": decisive_against_cost(table, "fields", world, palette), "curves": curves}
+    drawn = {name: figure for name, figure in lines.items() if figure is not None}
+    embedded += [frame.embedded(f"field-{index}-{name}", figure) for name, figure in drawn.items()]
     units = {name: pretty_unit(shown.problem.coefficients[name].unit) for name in shown.problem.unknown}
     return {
         "name": world,
@@ -147,6 +150,7 @@ def _section(results: Results, world: str, index: int, table: pd.DataFrame, pale
             if name in truths
         ),
         "figures": embedded,
+        "legend": frame.legend(drawn),
         "table": _table(table[table["world"] == world]),
     }
 
@@ -204,6 +208,7 @@ def field_map(shown: FieldMaps, name: str) -> Figure:
                 "type": "heatmap",
                 **_slice(shown, _values(shown, kind, model, number), at),
                 "coloraxis": _axis(kind),
+                "hovertemplate": _hover(shown, _row_title(shown, model, at), titles[kind], name, kind),
             },
             row=row,
             col=column,
@@ -216,6 +221,15 @@ def field_map(shown: FieldMaps, name: str) -> Figure:
         "First seed. Reference and solution share one scale; error and residual are powers of ten. Look where the "
         "error sits: on a boundary, in a steep layer, or at late times, and whether the residual points there, too.",
     )
+
+
+def _hover(shown: FieldMaps, row: str, title: str, name: str, kind: str) -> str:
+    """What is under the pointer: whose, where, how much, with units."""
+    right, up = _plane(shown)
+    where = [f"{_titled(c, shown.problem.units)}: %{{{axis}}}" for c, axis in ((right, "x"), (up, "y")) if c]
+    unit = "" if kind == "residual" else _titled("", {"": shown.problem.units.get(name, "1")})
+    value = "%{z:.4g}" if _axis(kind) == "coloraxis" else "10<sup>%{z:.2f}</sup>"
+    return "<br>".join([f"<b>{row}</b>", *where, f"{escape(title)}{unit}: {value}"]) + "<extra></extra>"
 
 
 def _values(shown: FieldMaps, kind: str, model: str, number: int) -> Float:
@@ -241,7 +255,7 @@ def _times(shown: FieldMaps) -> list[int | None]:
 
 
 def _row_title(shown: FieldMaps, model: str, at: int | None) -> str:
-    label = escape(model_label(model))
+    label = escape(model_label(model)).replace(" · ", "<br>")  # no longer than its row is high
     if at is None:
         return label
     last = shown.problem.coordinates[-1]
@@ -297,7 +311,7 @@ def _finish(figure: go.Figure, shown: FieldMaps, kinds: Sequence[str], rows: int
         **layout,
         template={},
         height=height + _BELOW + _ABOVE,
-        margin={"l": 60, "r": 30, "t": _ABOVE, "b": _BELOW},
+        margin={"l": 60, "r": 46, "t": _ABOVE, "b": _BELOW},
         font={"family": "system-ui, sans-serif", "size": 13},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",

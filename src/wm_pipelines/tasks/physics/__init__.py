@@ -52,6 +52,13 @@ class Physics(Task):
         "horizon", "violation_rate", "energy_error", "relative_error", "train_seconds", "step_ms",
     )  # fmt: skip
 
+    def thresholds(self, config: PhysicsConfig) -> list[str]:
+        """Where a horizon ends, and what counts as a violation."""
+        return [
+            f"The horizon ends where the error reaches {config.horizon_threshold:g} of how far the true state ranges.",
+            f"A step violates a law where energy or momentum is off by more than {100 * config.tolerance:g} %.",
+        ]
+
     def judge(
         self,
         model: Family,

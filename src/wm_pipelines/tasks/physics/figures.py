@@ -6,7 +6,7 @@ many worlds stays small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from html import escape
 from typing import Any
 
@@ -16,9 +16,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from wm_pipelines.reporting import plots
+from wm_pipelines.reporting.cost import accuracy_against_cost
 from wm_pipelines.reporting.plots import Figure, thinned
-from wm_pipelines.reporting.style import INK, REFERENCES, Palette, model_label, model_order, pretty_number
-from wm_pipelines.reporting.summary import main_split, rows_by_model
+from wm_pipelines.reporting.style import INK, Palette, model_order
+from wm_pipelines.reporting.summary import main_split
 from wm_pipelines.tasks.physics.content import Content, WorldRollouts
 from wm_pipelines.tasks.physics.trajectories import trajectories
 
@@ -27,7 +28,6 @@ Float = NDArray[np.float64]
 ALL = ("energy", "energy_error", "error_growth", "accuracy_against_cost", "trajectories", "learning_curves")
 
 _FLOOR = 1e-17  # of logarithmic axes: below rounding, a difference is drawn as this
-_SHORTEST = 1e-3  # s, of training, on a logarithmic axis
 
 
 # ---------------------------------------------------------------- one world
@@ -78,14 +78,16 @@ def energy_error_over_time(rollouts: WorldRollouts, palette: Palette) -> Figure 
         middle = np.median(np.where(np.isnan(error), np.inf, error), axis=0)[keep]
         drawn[model] = np.maximum(middle, _FLOOR * _energy_size(rollouts))
         figure.add_trace(plots.line(rollouts.time[keep], drawn[model], model, palette))
-    figure.update_yaxes(plots.log_axis(plots.contending(drawn)))
+    axis = plots.log_axis(plots.contending(drawn))
+    figure.update_yaxes(axis)
     return Figure(
         figure,
         "Energy error over time",
         f"Distance of the energy from {against}, median of {len(rollouts.truth)} held-out episode(s), logarithmic. A "
         "flat line is an error that only swings back and forth; a rising one is drift. "
         + ("Persistence conserves energy, too, so read this together with the growth of the error. " * (true is None))
-        + "The axis fits the trained models: oracle and persistence may lie below it.",
+        + "The axis fits the trained models."
+        + plots.below(drawn, axis),
     )
 
 
@@ -116,14 +118,15 @@ def error_growth(scores: pd.DataFrame, world: str, time: Float | None, palette: 
         drawn[model] = middle
         figure.add_trace(_band(x, low, high, model, palette))
         figure.add_trace(plots.line(x, middle, model, palette))
-    figure.update_yaxes(plots.log_axis(plots.contending(drawn)))
+    axis = plots.log_axis(plots.contending(drawn))
+    figure.update_yaxes(axis)
     return Figure(
         figure,
         "Growth of the error",
         "Mean squared error of the state at every step; lines are means over seeds and held-out episodes, bands reach "
         "from the lowest to the highest end of the seeds' 95 % intervals. A straight rise is exponential growth, the "
         "mark of chaos; a curve that meets persistence predicts no better than “nothing changes”. The axis fits the "
-        "trained models: the oracle may lie below it.",
+        "trained models." + plots.below(drawn, axis),
     )
 
 
@@ -146,76 +149,6 @@ def _band(x: Any, low: Float, high: Float, model: str, palette: Palette) -> dict
     }
 
 
-def accuracy_against_cost(summary: pd.DataFrame, world: str, palette: Palette) -> Figure | None:
-    """State MSE over training time, one point per model, whiskers are 95 % intervals, persistence as a line."""
-    own = summary[summary["world"] == world]
-    if own.empty:
-        return None
-    split = main_split(own[own["metric"] == "mse"]["split"])
-    rows = {k.model: r for k, r in rows_by_model(own) if k.split == split and {"mse", "train_seconds"} <= set(r)}
-    judged = {m: r for m, r in rows.items() if m.split("/")[0] not in REFERENCES}
-    trained = {m: r for m, r in judged.items() if np.isfinite(r["mse"]["value"])}
-    diverged = ", ".join(model_label(m) for m in judged if m not in trained)
-    if not trained:
-        return None
-    layout = plots.layout("training time of one model [s]", "mean squared error of the state", log_y=True)
-    layout["xaxis"] |= {"type": "log", "exponentformat": "power"}
-    figure = go.Figure(layout=layout)
-    upwards = sorted(trained, key=lambda m: trained[m]["mse"]["value"])
-    for model, row in trained.items():
-        # Labels of neighbours in height lie on different sides of their points.
-        side = "top" if (len(upwards) - upwards.index(model)) % 2 else "bottom"
-        figure.add_trace({**_cost_point(model, row, palette), "textposition": f"{side} center"})
-    figure.update_xaxes(
-        plots.log_axis([max(r["train_seconds"]["value"], _SHORTEST) for r in trained.values()], margin=0.6)
-    )
-    floor = [r["mse"]["value"] for m, r in rows.items() if m.split("/")[0] == "persistence"]
-    # An interval that reaches zero has no end on a logarithmic axis.
-    scores = [
-        max(r["mse"][e], 1e-3 * r["mse"]["value"]) for r in trained.values() for e in ("value", "ci_low", "ci_high")
-    ]
-    figure.update_yaxes(plots.log_axis([np.maximum(floor + scores, _FLOOR)]))
-    for model, row in rows.items():
-        if model.split("/")[0] == "persistence" and np.isfinite(row["mse"]["value"]):
-            figure.add_hline(
-                y=float(f"{row['mse']['value']:.5g}"),
-                line={"color": palette.colour(model), "dash": "dot"},
-                annotation={"text": "persistence", "font": {"color": palette.colour(model)}},
-            )
-    return Figure(
-        figure,
-        "Accuracy against cost",
-        "Each point is one model: further down is more accurate, further left is cheaper to train; the good corner is "
-        "bottom left. Whiskers are 95 % intervals."
-        + (f" Not drawn, since it diverged: {diverged}." if diverged else ""),
-    )
-
-
-def _cost_point(model: str, row: Mapping[str, Mapping[str, Any]], palette: Palette) -> dict[str, Any]:
-    score, seconds = row["mse"], max(row["train_seconds"]["value"], _SHORTEST)
-    whiskers = {}
-    if np.isfinite([score["ci_low"], score["ci_high"]]).all():
-        above, below = score["ci_high"] - score["value"], min(score["value"] - score["ci_low"], 0.999 * score["value"])
-        whiskers = {
-            "error_y": {"array": plots.numbers([above]), "arrayminus": plots.numbers([below]), "thickness": 1.2}
-        }
-    hover = [f"{name}: {pretty_number(r['value'])} {r['unit'] if r['unit'] != '1' else ''}" for name, r in row.items()]
-    return {
-        "type": "scatter",
-        "mode": "markers+text",
-        "text": [plots.model_name(model)],
-        "cliponaxis": False,
-        "legendgroup": model,
-        "x": plots.numbers([seconds]),
-        "y": plots.numbers([max(score["value"], _FLOOR)]),
-        "name": plots.model_name(model),
-        "showlegend": False,
-        "marker": {"color": palette.colour(model), "symbol": palette.marker(model), "size": 12},
-        "hovertemplate": "<br>".join(hover),
-        **whiskers,
-    }
-
-
 # ---------------------------------------------------------------- all worlds
 
 
@@ -235,7 +168,7 @@ def world_figures(
     draw: dict[str, Callable[[], Figure | None]] = {
         "error_growth": lambda: error_growth(scores, world, time, palette),
         "accuracy_against_cost": lambda: accuracy_against_cost(
-            results.summary if summary is None else summary, world, palette
+            results.summary if summary is None else summary, world, "mse", palette
         ),
         "learning_curves": lambda: plots.learning_curves(curves, world, palette),
     }

@@ -28,8 +28,8 @@ def trajectories(rollouts: WorldRollouts, palette: Palette, episode: int = 0) ->
     view, x_title, y_title = _view(rollouts)
     columns = min(_COLUMNS, len(models))
     rows = -(-len(models) // columns)
-    gaps = {"horizontal_spacing": 0.03, "vertical_spacing": 0.24 / rows}
-    figure = make_subplots(rows, columns, subplot_titles=[plots.model_name(m) for m in models], **gaps)
+    gaps = {"horizontal_spacing": 0.03, "vertical_spacing": 0.28 / rows}
+    figure = make_subplots(rows, columns, subplot_titles=[_panel_title(m) for m in models], **gaps)
     truth = view(rollouts.truth[episode])
     spatial = _is_spatial(rollouts)
     traces: list[Any] = []
@@ -37,7 +37,7 @@ def trajectories(rollouts: WorldRollouts, palette: Palette, episode: int = 0) ->
         x, y = view(rollouts.predicted[model][episode])
         traces += [
             plots.truth_line(*truth, showlegend=i == 0, legendgroup="truth"),
-            plots.line(x, y, model, palette, showlegend=False),
+            plots.line(x, y, model, palette, mode="lines", showlegend=False),
             _ends(*truth, INK, "circle-open", spatial, meta="ink"),
             _ends(x, y, palette.colour(model), "circle", spatial, legendgroup=model),
         ]
@@ -60,6 +60,11 @@ def trajectories(rollouts: WorldRollouts, palette: Palette, episode: int = 0) ->
             anchor = "x" if i == 0 else f"x{i + 1}"
             figure.update_yaxes(scaleanchor=anchor, row=i // columns + 1, col=i % columns + 1)
     return Figure(figure, *_words(rollouts))
+
+
+def _panel_title(model: str) -> str:
+    """A name that is no wider than its panel."""
+    return f"<span style='font-size:13px'>{plots.model_name(model).replace(' · ', '<br>')}</span>"
 
 
 def _words(rollouts: WorldRollouts) -> tuple[str, str]:
