@@ -174,9 +174,8 @@ def test_what_its_form_contains_is_told_in_words_that_are_explained(name, varian
     kind, config = families.get(name), configuration(name, variant, of)
     words = kind.knows(config) - FACTS
     assert kind.contains(config, world(of)[0]) <= words <= set(FORM_WORDS)
-    assert {
-        word for word in words if f"`{word}`" not in (CONF.parent / "docs" / "architecture.md").read_text()
-    } == set()
+    page = (CONF.parent / "docs" / "architecture.md").read_text()
+    assert {word for word in words if f"`{word}`" not in page} == set()
 
 
 @every_case
