@@ -40,7 +40,7 @@ def test_a_still_system_has_no_loss():
     assert estimated_energy([t], [np.zeros((11, 1))], [np.zeros(11)], ()) is None
 
 
-@pytest.mark.parametrize("quality", [30.0, 100.0, 1000.0, np.inf])
+@pytest.mark.parametrize("quality", [30.0, 100.0, np.inf])
 @pytest.mark.parametrize("angles", [(), (0,)])
 def test_the_energy_of_a_pendulum_is_found_from_its_motion(quality, angles):
     z = motion(quality)
@@ -72,7 +72,7 @@ def test_a_motion_that_no_potential_explains_has_no_energy():
 def test_the_scale_of_the_loss_is_that_of_the_units():
     z = motion()
     plain = energy_loss(times(z), estimate(z), 0.0)
-    z[..., 1] *= 1e12  # picoseconds
+    z = z * [1.0, 1e12]  # picoseconds
     scaled = energy_loss(times(z, 1e-12 / RATE), estimate(z, 1e-12 / RATE), 0.0)
     assert scaled.rate == pytest.approx(1e12 * plain.rate, rel=1e-6)
     assert scaled.lost == pytest.approx(plain.lost, rel=1e-6)

@@ -130,3 +130,16 @@ def test_an_amount_keeps_its_unit_and_knows_its_si_value():
 def test_a_unit_that_no_number_can_hold_is_refused(unit):
     with pytest.raises(UnitError, match=r"SI units, outside 1e-100 to 1e\+100; use another"):
         to_base_units(unit)
+
+
+@pytest.mark.parametrize("unit", ["px", "px/s", "kilopx", "css_pixel**2", "pixel", "pixels/ms", "dot", "ppi"])
+def test_pixels_have_no_length(unit):
+    with pytest.raises(UnitError, match=r"a pixel has no length; give metres per pixel .* or unit 1 for all columns"):
+        to_base_units(unit)
+    with pytest.raises(ValidationError, match="a pixel has no length"):
+        Body(mass=f"3 {unit}")
+
+
+@pytest.mark.parametrize(("unit", "metres"), [("point", 0.0254 / 72), ("inch", 0.0254)])
+def test_lengths_of_print_are_lengths(unit, metres):
+    assert to_base_units(unit) == pytest.approx(metres, rel=1e-3)

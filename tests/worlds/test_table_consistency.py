@@ -8,6 +8,8 @@ import pytest
 
 from tests.user_files import refused
 from tests.worlds.oscillators import COLUMNS, ENERGY, HALVES, MASS, STEP, load, oscillator
+from wm_pipelines.laws import laws_of
+from wm_pipelines.spec import Spec
 
 
 def said(caplog, level=logging.WARNING):
@@ -175,3 +177,30 @@ def test_without_a_formula_the_loss_is_estimated(tmp_path, caplog):
 def test_momenta_alone_tell_no_energy(tmp_path, caplog):
     load(damped(), tmp_path)  # p may be any canonical momentum
     assert said(caplog) == []
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def test_pixels_become_lengths_by_what_one_of_them_shows(tmp_path):
+    """400 pixels per metre: 2.5 mm each."""
+    frame = oscillator()
+    pixels = frame.assign(x=400 * frame.x, p=400 * frame.p / MASS)
+    plain = load(frame, tmp_path, **ENERGY)["test"]["states"]
+
+    def columns(*units):
+        q, v = ([{"column": name, **unit}] for name, unit in zip("xp", units, strict=True))
+        return {"columns": {**COLUMNS, "momenta": None, "coordinates": q, "velocities": v}, **ENERGY}
+
+    message = refused(load, pixels, tmp_path, **columns({"unit": "px"}, {"unit": "px/s"}))
+    assert "unit 'px': a pixel has no length; give metres per pixel (`unit: 2.5 mm`, what one pixel shows)" in message
+    for units in (
+        ({"unit": "2.5 mm"}, {"unit": "2.5 mm/s"}),
+        ({"unit": "mm", "scale": 2.5}, {"unit": "2.5e-3 m/s"}),
+    ):
+        found = load(pixels, tmp_path, **columns(*units))["test"]
+        np.testing.assert_allclose(found["states"], plain, rtol=1e-12, atol=1e-14)
+        again = laws_of(Spec.from_json(found.spec.to_json()))  # the scale is part of what the world is rebuilt from
+        np.testing.assert_allclose(again.simulate(plain[:, 0], STEP, 5), plain[:, :6], atol=1e-9)
+    wrong = columns({"unit": "2.5 mm", "scale": 2.0}, {"unit": "2.5 mm/s"})
+    assert "the unit '2.5 mm' has a scale; remove `scale`" in refused(load, pixels, tmp_path, **wrong)

@@ -306,8 +306,9 @@ def _as_printed(trajectories: Sequence[Trajectory], intervals: Float) -> bool:
     from scipy.optimize import minimize_scalar
 
     digit, shortest, longest = max(t.digit for t in trajectories), float(intervals.min()), float(intervals.max())
-    # The intervals of a rounded grid are the two multiples of the digit about the step.
-    if not 0.0 < 2 * digit < longest * (1 + 1e-9) or longest - shortest > digit * (1 + 1e-6):
+    # The intervals of a rounded grid are the two multiples of the digit about the step; where that is hardly longer
+    # than the digit, a missing row would look like one of them.
+    if not 0.0 < 1.5 * digit < intervals.mean() or longest - shortest > digit * (1 + 1e-6):
         return False
 
     def width(step: float) -> float:
