@@ -11,7 +11,7 @@ COMPUTED = (
     "data/03_primary/pendulum/train.arrow", "data/06_models/a", "data/08_reporting/index.html", "data/checkpoints/a",
     "data/tuning/a.db", "data/own/08_reporting/index.html", "data/smoke/03_primary/a",
 )  # fmt: skip
-KEPT = ("data/01_raw/own.csv", "conf/own/globals.yml", "conf/smoke/globals.yml", "data/notes.txt")
+KEPT = ("data/01_raw/own.csv", "conf/own/globals.yml", "conf/smoke/globals.yml", "data/notes.txt", "benchmarks/a.py")
 
 
 @pytest.mark.skipif(not (shutil.which("make") and shutil.which("git")), reason="needs make and git")
