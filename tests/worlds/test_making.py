@@ -215,3 +215,14 @@ def test_laws_come_back_from_the_spec_of_every_world(name):
                 if getattr(laws, law) is not None:
                     np.testing.assert_array_equal(getattr(laws, law)(z), getattr(world.laws(), law)(z))
             np.testing.assert_array_equal(laws.simulate(z, 0.1, 2), world.laws().simulate(z, 0.1, 2))
+
+
+def test_messages_name_the_world_as_its_parameter_file_does():
+    """Not its kind: there may be several of a kind."""
+    given = {"law": "given", "states": [[0.0, 0.0, 0.0, 0.0]]}
+    parameters = {"masses": [1.0, 1.0], "gravitational_constant": 1.0, "initial": given}
+    splits = {"train": {"episodes": 1, "steps": 2}, "test": {"episodes": 1, "steps": 2}}
+    entry = {"world": "two_body", "parameters": parameters, "step": 0.1, "splits": splits}
+    with pytest.raises(UserError, match="my_stars") as caught:
+        ingest(validate(WorldConfig, entry, "my_stars"), "my_stars")
+    assert "two_body" not in str(caught.value)
