@@ -228,6 +228,11 @@ def test_laws_come_back_from_the_spec_of_every_world(name):
         "n_body",
         "n_body_charges",
         "n_body_gravity",
+        "n_body_morse",
+        "n_body_yukawa",
+        "henon_heiles",
+        "duffing_damped",
+        "bouncing_ball",
     ],
 )
 def test_out_of_distribution_lies_outside_the_energies_of_training(name):
@@ -245,3 +250,14 @@ def test_a_split_that_is_null_is_not_made():
     assert set(ingest(config(splits=splits))) == {"train", "test"}
     with pytest.raises(UserError, match="no split to judge on"):
         config(splits={"train": TEST, "test": None})
+
+
+def test_messages_name_the_world_as_its_parameter_file_does():
+    """Not its kind: there may be several of a kind."""
+    given = {"law": "given", "states": [[0.0, 0.0, 0.0, 0.0]]}
+    parameters = {"masses": [1.0, 1.0], "gravitational_constant": 1.0, "initial": given}
+    splits = {"train": {"episodes": 1, "steps": 2}, "test": {"episodes": 1, "steps": 2}}
+    entry = {"world": "two_body", "parameters": parameters, "step": 0.1, "splits": splits}
+    with pytest.raises(UserError, match="my_stars") as caught:
+        ingest(validate(WorldConfig, entry, "my_stars"), "my_stars")
+    assert "two_body" not in str(caught.value)
