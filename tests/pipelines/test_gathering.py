@@ -15,7 +15,7 @@ from wm_pipelines.reporting.summary import contest, summary_table
 
 def result(family: str, **data: str) -> dict:
     row = dict.fromkeys(LEADERBOARD_COLUMNS, "x") | {
-        "task": "physics", "world": "pendulum", "family": family, "variant": "plain", "split": "test", "metric": "mse",
+        "task": "physics", "world": "pendulum", "family": family, "variant": "plain", "split": "test", "metric": "relative_error",
         "seed": 0, "step": -1, "value": 1.0, "ci_low": 0.5, "ci_high": 1.5, "n": 8,
     }  # fmt: skip
     facts = {"task": "physics", "world": "pendulum", "family": family, "data": data}
@@ -61,19 +61,21 @@ def test_a_part_says_who_cannot_be_told_from_the_best():
     for name, factor in (("mlp", 1.1), ("hnn", 1.0), ("persistence", 0.5)):
         both[name] = result(name, train="aa", test="bb")
         both[name]["arrays"] = {
-            "plain/test/by_episode/mse": factor * easy_and_hard[None],
+            "plain/test/by_episode/relative_error": factor * easy_and_hard[None],
             "plain/test/other": np.ones(3),
         }
     both["mlp"]["scores"]["value"] = 1.1
     scores, made_from = part_of_leaderboard(both)
-    assert made_from["best"] == {"pendulum": {"test": {"mse": ["hnn/plain"]}}}  # persistence does not compete
+    assert made_from["best"] == {
+        "pendulum": {"test": {"relative_error": ["hnn/plain"]}}
+    }  # persistence does not compete
     assert contest(scores, {}) == {}
     # Their intervals meet; the first page and its tables go by the pairs.
     alone, (_, summary, text, _) = summary_table(scores), board(scores, {"physics": (scores, made_from)})
     assert [list(t.loc[t["best"], "family"]) for t in (alone, summary)] == [["hnn", "mlp"], ["hnn"]]
     assert text.count("**") == 2
-    both["mlp"]["arrays"]["plain/test/by_episode/mse"] = easy_and_hard[None, ::-1]
-    assert part_of_leaderboard(both)[1]["best"]["pendulum"]["test"]["mse"] == ["hnn/plain", "mlp/plain"]
+    both["mlp"]["arrays"]["plain/test/by_episode/relative_error"] = easy_and_hard[None, ::-1]
+    assert part_of_leaderboard(both)[1]["best"]["pendulum"]["test"]["relative_error"] == ["hnn/plain", "mlp/plain"]
 
 
 def test_a_part_that_was_edited_is_refused():

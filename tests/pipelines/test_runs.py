@@ -254,7 +254,7 @@ def test_a_model_of_other_episodes_is_refused(finished, restored):
     restored("03_primary/mass_spring")
     finished.run("--pipeline=data_ingestion", "--namespaces=mass_spring", "--params=mass_spring.seed=1")
     error = finished.error_of("--pipeline=evaluation", "--nodes=physics.mlp.evaluate_mass_spring")
-    assert "mlp/plain on mass_spring: the model was trained on episodes" in error
+    assert "mlp/long on mass_spring: the model was trained on episodes" in error
 
 
 def test_results_of_other_code_are_named_and_left_out(finished, restored, caplog):

@@ -8,6 +8,8 @@ from wm_pipelines.reporting import study
 
 TRIALS = pd.DataFrame(
     {
+        "study": ["mlp/pendulum/plain/mse"] * 4,
+        "metric": ["mse"] * 4,
         "number": [0, 1, 2, 3],
         "state": ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"],
         "value": [0.5, np.nan, 0.1, 0.3],
@@ -18,7 +20,9 @@ TRIALS = pd.DataFrame(
     }
 )
 SUMMARY = {
-    "study": "mlp/pendulum/plain/mse",
+    "metric": "mse",
+    "minimise": True,
+    "start_value": 0.5,
     "best_trial": 2,
     "best_value": 0.1,
     "best_parameters": {"schedule": {"batch_size": 256}, "activation": "silu"},
@@ -43,11 +47,19 @@ def test_importances_are_bars_where_they_can_be_told():
 
 
 def test_the_page_shows_what_was_found_and_every_trial():
-    text = study.page(TRIALS, SUMMARY, "mse", minimise=True)
+    studies = {"mlp/pendulum/plain/mse": SUMMARY}
+    text = study.page(TRIALS, studies)
     page = Page(text)
-    assert "MSE 0.100 in trial 2, on the validation split." in page.text
+    assert "MSE 0.100 in trial 2; the settings it started from reach 0.500 (trial 0)." in page.text
     assert "batch_size 256" in page.text
     assert {a["data-figure"] for _, a in page.tags if "data-figure" in a} == {"history", "importances"}
     rows = [json.loads(a["data-key"]) for tag, a in page.tags if tag == "td" and a.get("data-key")]
     assert rows.count(128) == 2
-    assert study.page(TRIALS, SUMMARY, "mse", minimise=True) == text
+    assert study.page(TRIALS, studies) == text
+
+
+def test_several_studies_are_told_one_by_one_without_figures():
+    studies = {"mlp/pendulum/plain/mse": SUMMARY, "hnn/pendulum/pairs/mse": {**SUMMARY, "start_value": None}}
+    page = Page(study.page(pd.concat([TRIALS, TRIALS.assign(study="hnn/pendulum/pairs/mse")]), studies))
+    assert "hnn/pendulum/pairs/mse : MSE 0.100 in trial 2." in page.text.replace("mse:", "mse :")
+    assert not [a for _, a in page.tags if "data-figure" in a]

@@ -41,7 +41,7 @@ def test_three_sentences_count_worlds_give_median_and_range_and_name_what_was_to
 
 
 def test_an_error_is_divided_the_other_way_round():
-    (win,) = wins(board(("a", "hnn", "angles", 0.5), ("a", "mlp", "", 4.0), metric="mse"))
+    (win,) = wins(board(("a", "hnn", "angles", 0.5), ("a", "mlp", "", 4.0), metric="relative_error"))
     assert win.ratio == 8.0
     assert win.gain == "8.00×"
 
@@ -73,7 +73,7 @@ def test_models_that_cannot_be_told_apart_share_a_world_and_an_informed_tie_is_n
 def test_without_a_generic_model_that_has_a_number_there_is_no_gain(generic):
     rows = [("a", "hnn", "angles", 4.0), ("a", "pinn", "equations", 5.0)]
     rows += [("a", "mlp", "", generic)] if generic is not None else []
-    (win,) = wins(board(*rows, metric="mse"))
+    (win,) = wins(board(*rows, metric="relative_error"))
     assert (win.generic, win.ratio, win.gain) == (None, None, "no model here was told nothing")
 
 

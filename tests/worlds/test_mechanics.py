@@ -452,6 +452,6 @@ def test_paper_overlays_give_worlds_and_the_papers_times(name):
     test_last = {"mass_spring": 20.0, "pendulum": 20.0, "two_body": 25.0, "three_body": 3.0}[name]
     assert merged["step"] * merged["splits"]["train"]["steps"] == pytest.approx(last, abs=1e-12)
     assert merged["splits"]["test"]["step"] * merged["splits"]["test"]["steps"] == pytest.approx(test_last, abs=1e-12)
-    for split in merged["splits"].values():
+    for split in filter(None, merged["splits"].values()):  # what is null is not made
         world = world_of(name, **_merged({**merged["parameters"]}, split.get("parameters", {})))
         assert starts(world, 2).shape[0] == 2

@@ -27,23 +27,21 @@ logger = logging.getLogger(__name__)
 def create_pipeline() -> Pipeline:
     """``params:tuning`` and stored episodes → best parameters, written where the next run finds them; a report."""
     found, tags = ["tuned_parameters", "tuning_trials", "tuning_summary"], ["tuning"]
-    inputs, shown = ["parameters", "episodes_by_world", "study_storage"], ["parameters", *found[1:]]
+    inputs = ["parameters", "episodes_by_world", "study_storage"]
     made = [
         Node(search, inputs=inputs, outputs=found, name="search", tags=tags),
-        Node(report, inputs=shown, outputs="tuning_page", name="report", tags=tags),
+        Node(report, inputs=found[1:], outputs="tuning_page", name="report", tags=tags),
         Node(figure_library, inputs=None, outputs="figure_library", name="figure_library", tags=tags),
     ]
     outputs = {*found, "tuning_page", "figure_library"}
     return Pipeline(made, namespace="tuning", inputs=set(inputs[1:]), outputs=outputs, parameters={"parameters"})
 
 
-def report(parameters: dict[str, Any], trials: pd.DataFrame, summary: dict[str, Any]) -> str:
-    """The study as a page: its history, and which parameters mattered."""
-    from wm_pipelines.learning.search_space import tuning_config
+def report(trials: pd.DataFrame, summary: dict[str, Any]) -> str:
+    """The studies as a page: what was found and gained; of a single one its history, and which parameters mattered."""
     from wm_pipelines.reporting.study import page
 
-    config = tuning_config(parameters.get("tuning", {}))
-    return page(trials, summary, config.metric, config.direction == "minimize")
+    return page(trials, summary)
 
 
 def search(
@@ -79,6 +77,8 @@ def search(
         tuned = deep_merge(tuned, {config.family: {"worlds": {config.world: of_world}}})
         tables.append(result.trials.assign(study=name, metric=config.metric))
         summary[name] = {
+            "metric": config.metric,
+            "minimise": config.direction == "minimize",
             "start_value": result.start_value,
             "best_value": result.best_value,
             "best_trial": result.best_trial,

@@ -15,35 +15,48 @@ from wm_pipelines.reporting import plots
 from wm_pipelines.reporting.plots import Figure
 from wm_pipelines.reporting.style import INK, metric_title, pretty_number
 
-_FIXED = ("number", "state", "value", "seconds", "error")
+_FIXED = ("study", "metric", "number", "state", "value", "seconds", "error")
 _COLOUR = "#2f7fd1"
 
 
-def page(trials: pd.DataFrame, summary: Mapping[str, Any], metric: str, minimise: bool) -> str:
-    """One HTML page; equal content gives equal bytes.
+def page(trials: pd.DataFrame, summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """One HTML page; equal content gives equal bytes. Of a single study also its figures.
 
     Args:
-        trials: ``number, state, value, seconds, error`` and a column per parameter. metric: that was searched for.
-        summary: ``study``, ``best_trial``, ``best_value``, ``best_parameters``, ``importances``.
-        minimise: whether a small value is good.
+        trials: ``study, metric, number, state, value, seconds, error`` and a column per parameter.
+        summary: by study ``metric``, ``minimise``, ``start_value`` (of the settings it started from, or None),
+            ``best_trial``, ``best_value``, ``best_parameters``, ``importances``.
     """
-    figures = {"history": history(trials, metric, minimise), "importances": importances(summary["importances"])}
+    figures: dict[str, Figure | None] = {}
+    if len(summary) == 1:
+        (only,) = summary.values()
+        figures["history"] = history(trials.drop(columns=["study", "metric"]), only["metric"], only["minimise"])
+        figures["importances"] = importances(only["importances"])
     return frame.render(
         "study.html.j2",
         "tuning",
         [],
-        figures=True,
+        figures=bool(figures),
         provenance={},
-        title=f"Search for parameters: {summary['study']}",
-        found=f"{metric_title(metric)} {pretty_number(float(summary['best_value']))} in trial "
-        f"{summary['best_trial']}, on the validation split.",
-        best=frame.nested(summary["best_parameters"]),
+        title="Search for parameters",
+        studies=[
+            {"name": name, "found": _found(own), "best": frame.nested(own["best_parameters"])}
+            for name, own in summary.items()
+        ],
         figures_shown=[frame.embedded(name, figure) for name, figure in figures.items() if figure is not None],
         columns=[name for name in trials if name not in ("error",)],
         trials=[_row(trial) for trial in trials.to_dict("records")],
         worlds=[],
         glossary=[],
     )
+
+
+def _found(own: Mapping[str, Any]) -> str:
+    """What was found, and what the search gained."""
+    best = f"{metric_title(own['metric'])} {pretty_number(float(own['best_value']))} in trial {own['best_trial']}"
+    if own["start_value"] is None:
+        return f"{best}."
+    return f"{best}; the settings it started from reach {pretty_number(float(own['start_value']))} (trial 0)."
 
 
 def history(trials: pd.DataFrame, metric: str, minimise: bool) -> Figure:
