@@ -15,8 +15,8 @@ from wm_pipelines.reporting.summary import contest, summary_table
 
 def result(family: str, **data: str) -> dict:
     row = dict.fromkeys(LEADERBOARD_COLUMNS, "x") | {
-        "task": "physics", "world": "pendulum", "family": family, "variant": "plain", "split": "test", "metric": "relative_error",
-        "seed": 0, "step": -1, "value": 1.0, "ci_low": 0.5, "ci_high": 1.5, "n": 8,
+        "task": "physics", "world": "pendulum", "family": family, "variant": "plain", "split": "test",
+        "metric": "relative_error", "seed": 0, "step": -1, "value": 1.0, "ci_low": 0.5, "ci_high": 1.5, "n": 8,
     }  # fmt: skip
     facts = {"task": "physics", "world": "pendulum", "family": family, "data": data}
     return {"scores": pd.DataFrame([row])[list(LEADERBOARD_COLUMNS)], "facts": facts, "arrays": {}}
