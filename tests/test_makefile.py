@@ -4,8 +4,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 COMPUTED = (
     "data/03_primary/pendulum/train.arrow", "data/06_models/a", "data/08_reporting/index.html", "data/checkpoints/a",
@@ -14,7 +12,6 @@ COMPUTED = (
 KEPT = ("data/01_raw/own.csv", "conf/own/globals.yml", "conf/smoke/globals.yml", "data/notes.txt", "benchmarks/a.py")
 
 
-@pytest.mark.skipif(not (shutil.which("make") and shutil.which("git")), reason="needs make and git")
 def test_clean_removes_what_was_computed_in_every_environment_and_nothing_else(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in (*COMPUTED, *KEPT):

@@ -29,7 +29,7 @@ def leaderboard():
 
 
 def test_every_model_of_every_task_has_a_row_that_says_what_it_was_shown_and_told(leaderboard):
-    page = Page(first_page(leaderboard))
+    page = Page(first_page(summary_table(leaderboard)))
     found = [a for tag, a in page.tags if tag == "tr" and "data-task" in a]
     assert [(a["data-task"], a["data-model"], a["data-view"], a["data-knows"]) for a in found] == [
         ("Fields", "pinn", "interior", "equations"),
@@ -45,7 +45,7 @@ def test_every_model_of_every_task_has_a_row_that_says_what_it_was_shown_and_tol
 
 def test_links_lead_to_the_reports_that_there_are_and_to_no_other(leaderboard):
     def beside(table):
-        return {link for link in Page(first_page(table)).links if not link.startswith("#")}
+        return {link for link in Page(first_page(summary_table(table))).links if not link.startswith("#")}
 
     assert beside(leaderboard) == {"physics.html", "fields.html", "images.html", "leaderboard.csv"}
     assert beside(leaderboard[leaderboard["task"] == "fields"]) == {"fields.html", "leaderboard.csv"}
@@ -53,7 +53,7 @@ def test_links_lead_to_the_reports_that_there_are_and_to_no_other(leaderboard):
 
 
 def test_the_answer_says_who_wins_by_how_much_over_whom_and_what_it_was_told(leaderboard):
-    text = Page(first_page(leaderboard)).text
+    text = Page(first_page(summary_table(leaderboard))).text
     assert "Mechanics: hnn (horizon; on pendulum)" in text
     assert "Mechanics: 2.25× (larger horizon) over mlp" in text
     assert "Mechanics: angles" in text
@@ -77,7 +77,7 @@ MADE_FROM = {
 
 
 def test_the_page_says_where_its_numbers_come_from_and_by_which_limits(leaderboard):
-    text = Page(first_page(leaderboard, MADE_FROM)).text
+    text = Page(first_page(summary_table(leaderboard), MADE_FROM)).text
     for shown in (
         "Mechanics: The horizon ends at 0.4. Off by more than 1 %.",
         "made 2026-01-02 03:04 UTC",
@@ -91,14 +91,14 @@ def test_the_page_says_where_its_numbers_come_from_and_by_which_limits(leaderboa
 
 
 def test_every_column_can_be_chosen(leaderboard):
-    page = Page(first_page(leaderboard))
+    page = Page(first_page(summary_table(leaderboard)))
     board = page.tags[next(i for i, (_, a) in enumerate(page.tags) if a.get("id") == "leaderboard") :]
     boxes = [int(a["data-column"]) for tag, a in board if "data-column" in a]
     assert boxes == list(range(1, sum(tag == "th" and a.get("scope") == "col" for tag, a in board)))
 
 
 def test_columns_are_the_main_metrics_and_sort_their_best_first(leaderboard):
-    text = first_page(leaderboard)
+    text = first_page(summary_table(leaderboard))
     assert "Energy drift" not in text
     titles = [a for tag, a in Page(text).tags if tag == "th" and "data-direction" in a]
     assert {a["title"]: a["data-direction"] for a in titles} == {"lower is better": "l", "higher is better": "h"}
@@ -106,7 +106,7 @@ def test_columns_are_the_main_metrics_and_sort_their_best_first(leaderboard):
 
 
 def test_an_empty_board_says_so():
-    assert "no model has been judged yet" in first_page(pd.DataFrame(columns=list(LEADERBOARD_COLUMNS)))
+    assert "no model has been judged yet" in first_page(summary_table(pd.DataFrame(columns=list(LEADERBOARD_COLUMNS))))
 
 
 def test_a_few_numbers_stand_for_all(leaderboard):

@@ -117,6 +117,6 @@ def test_a_page_of_nothing_says_so():
 
 
 def test_the_terminal_shows_the_main_metrics():
-    lines = Videos().summary(results("videos").scores).splitlines()
+    lines = Videos().summary(results("videos").summary).splitlines()
     assert lines[0].split()[:4] == ["world", "split", "model", "R²"]
     assert "0.800*" in next(line for line in lines if "vjepa " in line and "untrained" not in line)

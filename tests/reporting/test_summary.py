@@ -139,7 +139,7 @@ def test_other_splits_stand_in_tables_of_their_own_and_training_costs_in_the_mai
     assert "Time per step" in first
     assert "Time per step" not in second
     assert "### Mechanics: other splits\n\n| world | split |" in format_markdown(summary)
-    assert "70" not in Page(first_page(pd.concat([rows, far, cost], ignore_index=True))).text
+    assert "70" not in Page(first_page(summary_table(pd.concat([rows, far, cost], ignore_index=True)))).text
 
 
 def test_an_empty_leaderboard_says_so():

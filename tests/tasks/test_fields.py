@@ -11,6 +11,7 @@ from wm_pipelines.episodes import Episodes
 from wm_pipelines.equations import Balance, Equation, Problem
 from wm_pipelines.errors import UserError
 from wm_pipelines.registry import tasks, worlds
+from wm_pipelines.reporting.summary import summary_table
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.fields.judge import Solution, balance_error
@@ -180,7 +181,7 @@ def test_the_report_is_made_of_what_the_judge_kept():
     assert "the truth is alpha = 0.400 m²/s" in text
     assert "heatmap" in text
     assert text == page(results)
-    assert "Coefficient error" in tasks.get("fields")().summary(scores)
+    assert "Coefficient error" in tasks.get("fields")().summary(summary_table(scores))
 
 
 def test_the_grid_is_judged_by_the_problem_as_told(heat):

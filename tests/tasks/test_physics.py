@@ -54,7 +54,7 @@ def test_what_was_judged_becomes_a_page_and_figures(judged, episodes):
     assert "lost at an error of 0.4 of how far" in page
     assert 'class="wide player" data-unit="t = {} s"' in page
     assert set(Physics().figures(results)) == {"swing_energy_error", "swing_error_growth"}
-    assert "persistence" in Physics().summary(results.scores)
+    assert "persistence" in Physics().summary(results.summary)
 
 
 def test_states_of_the_wrong_shape_are_one_line(episodes):

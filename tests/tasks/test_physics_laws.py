@@ -10,6 +10,7 @@ from wm_pipelines.families.base import Family, build
 from wm_pipelines.families.oracle import Oracle
 from wm_pipelines.families.persistence import Persistence
 from wm_pipelines.laws import Laws, laws_of
+from wm_pipelines.reporting.summary import summary_table
 from wm_pipelines.spec import Facts, Spec
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.judgement import table
@@ -206,7 +207,7 @@ def test_the_page_shows_the_main_split_and_the_others_in_tables_of_their_own(gra
     assert "Not judged there: persistence · plain" in page
     assert page.count("Elsewhere: <code>") == 2
     assert page.split('id="leaderboard"')[1].count('data-split="ood"') == 0
-    said = Physics().summary(scores)
+    said = Physics().summary(summary_table(scores))
     main, others = said.split("Other splits")
     assert "ood" not in main
     assert {"dt", "ood"} <= set(others.split())

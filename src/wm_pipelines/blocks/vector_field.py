@@ -17,7 +17,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.integrators import Field, rollout_runge_kutta4
 
 
-def _spread(x: Tensor) -> Tensor:
+def entry_spread(x: Tensor) -> Tensor:
     """Standard deviation over all axes but the last; 1 where a component never changes."""
     flat = x.reshape(-1, x.shape[-1])
     spread, size = flat.std(0, correction=0), flat.abs().amax(0)
@@ -82,7 +82,7 @@ class StateFeatures(nn.Module):
     def fit(self, state: Tensor) -> None:
         """Take mean and spread from training states ``[..., 2d]``."""
         self.mean.copy_(state.reshape(-1, state.shape[-1]).mean(0))
-        self.scale.copy_(_spread(state))
+        self.scale.copy_(entry_spread(state))
 
     def forward(self, z: Tensor) -> Tensor:
         """``[..., 2d] -> [..., size]``."""
@@ -130,7 +130,7 @@ class VectorField(nn.Module):
         if slope is None:
             slope = self.wrap(examples["state"].diff(dim=-2)) / examples["step"][..., None]
         self.slope_mean.copy_(slope.reshape(-1, slope.shape[-1]).mean(0))
-        self.slope_scale.copy_(_spread(slope))
+        self.slope_scale.copy_(entry_spread(slope))
 
     def wrap(self, difference: Tensor) -> Tensor:
         """Differences of states, those of angles brought to [-pi, pi]."""

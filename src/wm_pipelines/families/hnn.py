@@ -21,7 +21,7 @@ from torch import Tensor
 from wm_pipelines.blocks.ensemble import EnsembleMLP
 from wm_pipelines.blocks.hamiltonian_terms import Term
 from wm_pipelines.blocks.implicit_stages import stages_last
-from wm_pipelines.blocks.splines import interpolating_splines
+from wm_pipelines.blocks.splines import spline_slopes
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import TrainedConfig, Views
@@ -95,9 +95,7 @@ class HNN(HamiltonianFamily):
                 "step": spacing.flatten(0, 1),
             }
         if derivative is None:
-            splines = interpolating_splines(time, state, 5)
-            slopes = [torch.from_numpy(f.derivative()(t)) for f, t in zip(splines, time.numpy(), strict=True)]
-            derivative = torch.stack(slopes)
+            derivative = spline_slopes(time, state)
         return {"state": state.flatten(0, 1), "derivative": derivative.flatten(0, 1)}
 
     def loss(self, batch: Views, progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from wm_pipelines.blocks.splines import interpolating_splines
+from wm_pipelines.blocks.splines import spline_slopes
 from wm_pipelines.blocks.vector_field import VectorField, cut, substeps_for
 from wm_pipelines.families import register
 from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
@@ -75,10 +75,7 @@ class SecondOrderField(VectorField):
             velocity = episodes["derivatives"][..., :d]
         else:
             q = q[:, :1] + torch.cat([torch.zeros_like(q[:, :1]), self.wrap(states.diff(dim=1))[..., :d].cumsum(1)], 1)
-            time = episodes["times"]
-            splines = interpolating_splines(time, q, 5)
-            slopes = [f.derivative()(t) for f, t in zip(splines, time.numpy(), strict=True)]
-            velocity = torch.stack([torch.from_numpy(s) for s in slopes])
+            velocity = spline_slopes(episodes["times"], q)
         square = p.square().sum((0, 1))
         self.inverse_mass.copy_((velocity * p).sum((0, 1)) / torch.where(square > 0, square, torch.ones_like(square)))
 

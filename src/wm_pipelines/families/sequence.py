@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 
 from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.transformer import Trunk
+from wm_pipelines.blocks.vector_field import entry_spread
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
 from wm_pipelines.families.parts.members import MemberFamily
@@ -69,10 +70,8 @@ class StateTransformer(nn.Module):
             (states, self.mean, self.scale),
             (states.diff(dim=1), self.change_mean, self.change_scale),
         ):
-            flat = values.flatten(0, 1)
-            spread = flat.std(0, correction=0)
-            mean.copy_(flat.mean(0))
-            scale.copy_(torch.where(spread > 1e-12 * flat.abs().amax(0), spread, 1.0))
+            mean.copy_(values.flatten(0, 1).mean(0))
+            scale.copy_(entry_spread(values))
 
     def features(self, x: Tensor, last: int | None = None) -> Tensor:
         """What the last block says of each state, ``[B, T, D]``; with ``last``, of the last so many alone."""

@@ -209,7 +209,7 @@ def results_of(scores: pd.DataFrame, made_from: Mapping[str, Any], collected: Co
             for world, own in by_world.items()
         },
         arrays={world: _arrays_by_model(own) for world, own in by_world.items()},
-        best=contest(scores, _values_by_episode(results)),
+        best=made_from.get("best", {}),
         curves=dict(_curves(collected)),
         not_applicable=[(f["world"], who, why) for f in (one["facts"] for one in results) for who, why in _reasons(f)],
         provenance=provenance(scores, made_from),

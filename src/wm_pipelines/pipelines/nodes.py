@@ -80,7 +80,7 @@ def report(scores: pd.DataFrame, made_from: dict[str, Any], **collected: Any) ->
 
     task = tasks.get(str(scores["task"].iloc[0]))()
     results = results_of(scores, made_from, collected)
-    return task.page(results), task.summary(scores, results.best) + "\n", task.figures(results)
+    return task.page(results), task.summary(results.summary) + "\n", task.figures(results)
 
 
 def leaderboard(parts: dict[str, Any], **written: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -108,7 +108,7 @@ def board(leaderboard: pd.DataFrame, parts: dict[str, Any]) -> tuple[str, pd.Dat
 
     made_from = {name: origin for name, (_, origin) in parts.items()}
     summary = summary_table(leaderboard, {name: origin.get("best", {}) for name, origin in made_from.items()})
-    return first_page(leaderboard, made_from), summary, format_markdown(summary) + "\n", headline_numbers(summary)
+    return first_page(summary, made_from), summary, format_markdown(summary) + "\n", headline_numbers(summary)
 
 
 def figure_library() -> str:

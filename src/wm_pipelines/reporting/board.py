@@ -16,7 +16,6 @@ from wm_pipelines.reporting.summary import (
     main_split,
     on_main_split,
     rows_by_model,
-    summary_table,
 )
 from wm_pipelines.reporting.winners import Win, answers, model_of, wins
 
@@ -24,16 +23,15 @@ _TITLE = "World models"
 _HASH = 12  # digits of a hash that the page shows
 
 
-def first_page(leaderboard: pd.DataFrame, made_from: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+def first_page(summary: pd.DataFrame, made_from: Mapping[str, Mapping[str, Any]] | None = None) -> str:
     """One HTML page that needs nothing else: who wins, and the main metrics of every task to be filtered and sorted.
 
     It links to the reports of the tasks that have results, and to no other.
 
     Args:
-        leaderboard: the long table. made_from: by task, what its part was made from, the sets of the best among it.
+        summary: of the leaderboard, see `summary_table`. made_from: by task, what its part was made from.
     """
     made_from = made_from or {}
-    summary = summary_table(leaderboard, {name: made.get("best", {}) for name, made in made_from.items()})
     summary = summary[on_main_split(summary)]  # what else was judged stands on the tasks' pages
     main = {name: _shown(own, tasks.get(name).main_metrics) for name, own in _by_task(summary)}
     metrics = list(dict.fromkeys(m for name in main for m in main[name]))

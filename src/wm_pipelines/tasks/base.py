@@ -153,11 +153,11 @@ class Task(ABC):
         del jury, episodes, arrays
         return []
 
-    def summary(self, scores: pd.DataFrame, best: BestSets | None = None) -> str:
-        """The main metrics, seeds pooled and the sets of the best marked, as text for the terminal."""
-        from wm_pipelines.reporting.summary import format_terminal, summary_table
+    def summary(self, summary: pd.DataFrame) -> str:
+        """The main metrics, seeds pooled (`reporting.summary.summary_table`), as text for the terminal."""
+        from wm_pipelines.reporting.summary import format_terminal
 
-        return format_terminal(summary_table(scores, {self.name: best or {}}), self.main_metrics)
+        return format_terminal(summary, self.main_metrics)
 
     def page(self, results: Results) -> str:
         """The report: one HTML page that needs nothing else; here: tables and learning curves."""

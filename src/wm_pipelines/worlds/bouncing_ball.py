@@ -7,6 +7,7 @@ No smooth law gives an impact: derivatives are those of the flight between them.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -178,7 +179,7 @@ class BouncingBall(SimulatedWorld):
         top = self._reach
         return render_batched(z, size, self._draw, half_width=0.65 * top, centre=(0.0, 0.5 * top))
 
-    @property
+    @cached_property
     def _reach(self) -> float:
         """The greatest height that start states lead to, in metres."""
         z0 = self.sample_initial_state(np.random.default_rng(0), 1 if self.initial.law == "given" else 256)

@@ -7,6 +7,7 @@ one of the two minima ``q = ±sqrt(-k / b)``. Not a Hamiltonian system in (q, p)
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -129,7 +130,7 @@ class DuffingDamped(SimulatedWorld):
         """A ball in the bowl of its potential; the image shows all places that start states reach."""
         return render_batched(z, size, self._draw, half_width=1.3 * self._reach)
 
-    @property
+    @cached_property
     def _reach(self) -> float:
         """How far from the middle the start states come, in metres."""
         z0 = self.sample_initial_state(np.random.default_rng(0), 1 if self.initial.law == "given" else 256)

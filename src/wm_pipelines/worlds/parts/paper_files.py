@@ -75,8 +75,8 @@ def _load(path: Path) -> dict[str, Float]:
         raise
     except MemoryError:
         raise UserError(f"'{path}' does not fit into memory; is it the paper's file?") from None
-    # The last is what zipfile raises for a compression that it does not know: a damaged header looks like one.
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error, NotImplementedError) as problem:
+    # The last is what zipfile raises where a damaged header speaks of an unknown compression, or of a password.
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error, RuntimeError) as problem:
         raise UserError(f"'{path}' cannot be read ({_first_line(problem)}); get the file again") from None
     for name, array in arrays.items():
         if not np.isfinite(array).all():

@@ -16,10 +16,8 @@ from wm_pipelines.worlds.parts.trajectories import Column, Trajectory
 Float = NDArray[np.float64]
 
 _OFF = 0.1  # departure of a least-squares ratio from 1 that is named
-_EXPLAINED = (
-    0.9,
-    0.5,
-)  # of the coordinate's steps: from here on a ratio is one of units; below here it is no rate of it
+_ONE_OF_UNITS = 0.9  # of the coordinate's steps explained: from here on a ratio that is not 1 is one of units
+_NO_RATE = 0.5  # likewise: below, it is no rate of the coordinate
 _LEAPS = 2.0  # times what the fastest row of the table covers in one step
 _FAR = 0.2  # of the coordinate's range: shorter leaps may be noise
 _LONE_LEAPS = 10.0  # where there are no rates: times what nine of ten steps cover at most
@@ -65,12 +63,12 @@ def compare_rates(
     found = movement([t.time for t in trajectories], [t.state[:, place] for t in trajectories], v)
     if found is None:
         return None
-    if found.explained < _EXPLAINED[1]:
+    if found.explained < _NO_RATE:
         return (
             f"'{name}': '{rate.column}' explains {max(found.explained, 0):.0%} of the steps of '{q.column}': is it its "
             "rate, and do rows lie close enough together?"
         )
-    if abs(found.ratio - 1.0) < _OFF or found.explained < _EXPLAINED[0]:
+    if abs(found.ratio - 1.0) < _OFF or found.explained < _ONE_OF_UNITS:
         return None
     fitting = _unit_that_fits(rate, found.ratio)
     remedy = f"its unit seems to be {fitting}, not {rate.unit}" if fitting else "look at its unit and at the masses"
@@ -82,7 +80,7 @@ def compare_energy(
 ) -> str | None:
     """What is wrong between a coordinate and ``dH/dp`` of the declared energy, one line; None where nothing is."""
     found = movement([t.time for t in trajectories], [t.state[:, place] for t in trajectories], dh_dp)
-    if found is None or (abs(found.ratio - 1.0) < _OFF and found.explained > _EXPLAINED[1]):
+    if found is None or (abs(found.ratio - 1.0) < _OFF and found.explained > _NO_RATE):
         return None
     return (
         f"'{name}': slopes of '{q.column}' are {found.ratio:.3g} times dH/dp{place + 1} of the declared energy (which "

@@ -114,17 +114,15 @@ class TableSmoothing:
         return {"smoothed": found, "rows_left_out_at_each_end": self.left_out}
 
     def _columns(self) -> list[tuple[Column, float, str, Noise]]:
-        """Column, noise in its unit, that unit as text, noise."""
+        """Column, noise in its unit, that unit as text, noise; nothing where episodes are too short to tell."""
+        if not self.noises:
+            return []
         columns = [*self.parameters.columns.coordinates, *self.parameters.columns.rates]
         scale = [to_base_units(c.unit) for c in columns]
         if not self.parameters.columns.momenta:  # recorded states hold momenta already
             masses = [m.si for m in self.parameters.mass_per_coordinate]
             scale = [s * m for s, m in zip(scale, [1.0] * self.parameters.dof + masses, strict=False)]
-        return (
-            [
-                (c, n.deviation / s, "" if c.unit == "1" else f" {c.unit}", n)
-                for c, s, n in zip(columns, scale, self.noises, strict=bool(self.noises))
-            ]
-            if self.noises
-            else []
-        )
+        return [
+            (c, n.deviation / s, "" if c.unit == "1" else f" {c.unit}", n)
+            for c, s, n in zip(columns, scale, self.noises, strict=True)
+        ]
