@@ -15,6 +15,7 @@ from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.explained import explained_variance
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.videos import Videos
+from wm_pipelines.tasks.videos.physics import best_window
 from wm_pipelines.tasks.videos.probing import Observables, PhysicsProbe
 from wm_pipelines.tasks.videos.surprise import latent_scale, surprises
 
@@ -313,6 +314,16 @@ def test_without_a_decoder_the_encoding_is_what_was_read():
 
 
 # ------------------------------------------------------------------------------------------ floors and controls
+
+
+def test_the_floor_sees_as_much_of_the_context_as_tells_the_future_and_no_more():
+    rng = np.random.default_rng(0)
+    past = rng.normal(size=(60, 4, 12))
+    place, change = past[:, -1, :2], past[:, -1, :2] - past[:, -2, :2]
+    noise = 0.3 * rng.normal(size=place.shape)
+    assert best_window(past, place + noise, 4, 48) == 1  # 48 examples, up to 48 features: the rest is chance
+    assert best_window(past, change, 4, 48) == 2
+    assert best_window(past, place, 4, 60) == 4
 
 
 class Renamed(Reader):

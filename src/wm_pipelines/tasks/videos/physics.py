@@ -114,15 +114,42 @@ def _by_episode(values: Float, futures: Futures) -> Float:
 
 
 def _floor(probe: PhysicsProbe, futures: Futures, training: Futures, ahead: int) -> tuple[Float, Float]:
-    """Ridge regression from the context's last latents to all future positions and velocities: ``[S, M, K, Q]``."""
+    """Ridge regression from the context's last latents to all future positions and velocities: ``[S, M, K, Q]``.
+
+    How many of them it sees, up to the probe's window, is chosen on training episodes that are held out: a floor that
+    is free to see more must not be a lower one for it.
+    """
     assert training.states is not None
-    observables, window = probe.observables, probe.window
+    observables = probe.observables
     then = probe.latent_steps(training.states)[:, -ahead:]
     targets = [f(then) for f in (observables.position, observables.velocity)]
+    fitted = training.starts * (4 * training.episodes // 5)
     found: list[list[Float]] = [[], []]
     for past, context in zip(training.past, futures.past, strict=True):
-        x, y = (z[:, -window:].reshape(len(z), -1) for z in (past, context))
         for kind, target in enumerate(targets):
-            read = ridge_probe(x, target.reshape(len(target), -1)).predict(y)
-            found[kind].append(read.reshape(len(y), ahead, -1))
+            flat = target.reshape(len(target), -1)
+            seen = best_window(past, flat, probe.window, fitted)
+            read = ridge_probe(_last(past, seen), flat).predict(_last(context, seen))
+            found[kind].append(read.reshape(len(context), ahead, -1))
     return np.stack(found[0]), np.stack(found[1])
+
+
+def best_window(past: Float, target: Float, longest: int, fitted: int) -> int:
+    """From how many of the last latents ``[M, I, D]`` ridge regression tells ``target [M, Q]`` best.
+
+    Args:
+        longest: the most. fitted: the first so many examples are fitted, the error is that of the rest; without at
+            least three to fit and one to judge, the longest.
+    """
+    if fitted < 3 or fitted >= len(past):
+        return longest
+
+    def error(count: int) -> float:
+        x = _last(past, count)
+        return float(np.square(ridge_probe(x[:fitted], target[:fitted]).predict(x[fitted:]) - target[fitted:]).sum())
+
+    return min(range(1, longest + 1), key=error)
+
+
+def _last(latents: Float, count: int) -> Float:
+    return latents[:, -count:].reshape(len(latents), -1)
