@@ -31,6 +31,11 @@ class Laws:
         simulate: ``(z0 [E, 2d], step, steps) -> [E, steps + 1, 2d]``, numpy float64. dynamics: ``z -> dz/dt``.
         lyapunov_time: 1 / largest Lyapunov exponent in seconds, for chaotic systems.
 
+    Of worlds that take actions:
+
+    Attributes:
+        plant: the world itself (`worlds.base.ControlledWorld`): it starts, moves under actions, rewards, is observed.
+
     Of fields:
 
     Attributes:
@@ -45,6 +50,7 @@ class Laws:
     simulate: Callable[[Any, float, int], Any] | None = None
     dynamics: Callable[[Array], Array] | None = None
     lyapunov_time: float | None = None
+    plant: Any = None
     reference: Callable[[Any], Any] | None = None
     coefficients: Mapping[str, float] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()

@@ -83,6 +83,7 @@ class Family(nn.Module, ABC):
 
     Attributes:
         needs: views without which it cannot work; of ``"frames|states"`` one of the two, the first that there is.
+        uses: views that it also takes where there are any (``actions``, ``rewards``).
         spec: what it is told of the world: views, step, and the facts that `knows` names.
         seeds: one per model.
     """
@@ -90,6 +91,7 @@ class Family(nn.Module, ABC):
     name: ClassVar[str]
     Config: ClassVar[type[FamilyConfig]] = FamilyConfig
     needs: ClassVar[tuple[str, ...]] = ("states",)
+    uses: ClassVar[tuple[str, ...]] = ()  # views that it takes where there are any, beyond those it needs
     any_step: ClassVar[bool] = True  # whether `predict` can be asked for other steps than the world's
     dtype: ClassVar[torch.dtype] = torch.float64  # of the trained weights, in which they are kept and judged
 
@@ -117,8 +119,8 @@ class Family(nn.Module, ABC):
 
     @classmethod
     def shown(cls, spec: Spec) -> tuple[str, ...]:
-        """The views it works on, of those that there are, in the order of `needs`."""
-        found = [next((v for v in wanted.split("|") if v in spec.views), None) for wanted in cls.needs]
+        """The views it works on, of those that there are, in the order of `needs` and `uses`."""
+        found = [next((v for v in wanted.split("|") if v in spec.views), None) for wanted in (*cls.needs, *cls.uses)]
         return tuple(view for view in found if view is not None)
 
     @classmethod
@@ -237,6 +239,49 @@ class RoundTrips(Protocol):
 
     def round_trip(self, views: Views) -> Tensor:
         """Pooled features of ``Dec(Enc(x))``, nothing predicted: views ``[E, T, …]`` -> ``[S, E, T', D]``."""
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """What a model says of futures under actions.
+
+    Attributes:
+        features: ``[N, H, D]`` of the observations that follow each action; goals are compared in them.
+        rewards: ``[N, H]`` for each action; None where rewards are not learned.
+    """
+
+    features: Tensor
+    rewards: Tensor | None = None
+
+
+@runtime_checkable
+class Imagines(Protocol):
+    """A family that can be planned with: it knows where it is, and what would follow from actions, without decoding.
+
+    A *belief* ``[N, …]`` is all that a model of one seed keeps of the past, rows independent of each other: planners
+    repeat and choose rows. ``seed`` is the index of the model among its seeds. Observations are views of one row,
+    ``[N, …]``; actions are in [-1, 1].
+    """
+
+    def start(self, observation: Views, seed: int) -> Tensor:
+        """Belief after the first observation of an episode."""
+
+    def update(self, belief: Tensor, action: Tensor, observation: Views, seed: int) -> Tensor:
+        """Belief after an action ``[N, A]`` and the observation that followed."""
+
+    def imagine(self, belief: Tensor, actions: Tensor, seed: int) -> Imagined:
+        """What would follow from actions ``[N, H, A]``."""
+
+    def features(self, observation: Views, seed: int) -> Tensor:
+        """Features ``[N, D]`` of single observations, to be compared with those imagined."""
+
+
+@runtime_checkable
+class Acts(Protocol):
+    """A family with a policy of its own."""
+
+    def act(self, belief: Tensor, seed: int) -> Tensor:
+        """Actions ``[N, A]`` from beliefs, without noise."""
 
 
 @runtime_checkable

@@ -133,6 +133,58 @@ class SimulatedWorld(World):
         return None
 
 
+class ControlledWorld(World):
+    """A world with a hand in it: it moves one step at a time under actions, each entry in [-1, 1].
+
+    Every method is numpy float64, batched over leading axes. The *plant state* ``z [..., n]`` is all that the future
+    depends on; what an observer is shown of it, the view ``states``, is `observe`.
+
+    Attributes:
+        action_size: ``A``, entries of an action.
+    """
+
+    action_size: int
+
+    @abstractmethod
+    def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
+        """Draw plant states ``[E, n]`` to start from."""
+
+    @abstractmethod
+    def advance(self, z: Float, action: Float, step: float) -> Float:
+        """One step: plant states ``[..., n]``, actions ``[..., A]`` -> the next plant states."""
+
+    @abstractmethod
+    def reward(self, z: Float, action: Float) -> Float | None:
+        """Of taking an action in a state, ``[...]``; None: the world has goals instead."""
+
+    @abstractmethod
+    def render(self, z: Float, size: int = 64) -> NDArray[np.uint8]:
+        """Draw plant states ``[..., n]`` as RGB images ``[..., size, size, 3]``."""
+
+    def observe(self, z: Float) -> Float:
+        """What is shown of plant states as the view ``states``; here: all of them."""
+        return z
+
+    def sample_goal(self, rng: np.random.Generator, starts: Float) -> Float | None:
+        """Plant states ``[E, n]`` to reach from ``starts``; None (here) where rewards say what is wanted."""
+        del rng, starts
+        return None
+
+    def success(self, z: Float, goal: Float) -> NDArray[np.bool_]:  # noqa: ARG002
+        """Whether plant states ``[..., n]`` count as the goals', ``[...]``; worlds with goals give it."""
+        raise TypeError(f"world '{self.entry}' has no goals")
+
+    def scripted(self, rng: np.random.Generator, z: Float, row: int) -> Float:
+        """Actions ``[E, A]`` of a policy written by hand, for data that random actions do not bring; here: random."""
+        del row
+        return rng.uniform(-1.0, 1.0, (len(z), self.action_size))
+
+    def score_elsewhere(self, starts: Float, actions: Float) -> Float | None:
+        """Returns ``[E]`` of actions ``[E, T, A]`` in the original environment; None (here) where this is it."""
+        del starts, actions
+        return None
+
+
 def simulated(world: World) -> SimulatedWorld:
     """The world, where it can be simulated.
 

@@ -14,7 +14,8 @@ from wm_pipelines.errors import UserError, validate
 from wm_pipelines.integrators import IntegrationError
 from wm_pipelines.mappings import Settings, deep_merge
 from wm_pipelines.registry import worlds
-from wm_pipelines.worlds.base import SimulatedWorld, World, check_splits, simulated, stream
+from wm_pipelines.worlds.base import ControlledWorld, SimulatedWorld, World, check_splits, simulated, stream
+from wm_pipelines.worlds.parts.driving import Policy, drive
 from wm_pipelines.worlds.parts.impossible import Impossible, simulate_impossible
 from wm_pipelines.worlds.parts.quantities import Seconds
 
@@ -90,6 +91,7 @@ class SplitConfig(Settings):
     noise: float | None = Field(None, ge=0)
     derivative: bool | None = None
     frame_size: int | None = Field(None, ge=8)
+    policy: Policy | None = None
     impossible: Impossible | None = Field(None, description="break the law once per episode; for tests of surprise")
     parameters: dict[str, Any] = Field(default_factory=dict, description="merged into the world's parameters")
 
@@ -105,6 +107,7 @@ class WorldConfig(Settings):
     derivative: bool = True
     frame_size: int | None = Field(None, ge=8, description="pixels; null for no frames")
     captions: bool = False
+    policy: Policy = Field("random", description="who acts, in worlds that take actions")
     paper_files: str | None = Field(None, description="folder of the HNN paper's files to read instead of simulating")
     splits: dict[str, SplitConfig] = Field(default_factory=dict, description="empty: the world brings its own episodes")
 
@@ -176,17 +179,25 @@ def _simulated_split(config: WorldConfig, name: str, where: str) -> Episodes:
         own = getattr(split, key)
         return getattr(config, key) if own is None else own
 
+    world = build_world(config, name, where)
+    common: dict[str, Any] = {
+        "steps": split.steps,
+        "episodes": split.episodes,
+        "seed": stream(config.seed, name),
+        "metadata": {"split": name},
+        **{key: setting(key) for key in ("step", "noise", "frame_size")},
+    }
     try:
-        episodes = generate(
-            simulated(build_world(config, name, where)),
-            steps=split.steps,
-            episodes=split.episodes,
-            seed=stream(config.seed, name),
-            captions=config.captions,
-            impossible=split.impossible,
-            metadata={"split": name},
-            **{key: setting(key) for key in ("step", "noise", "derivative", "frame_size")},
-        )
+        if isinstance(world, ControlledWorld):
+            episodes = drive(world, policy=setting("policy"), **common)
+        else:
+            episodes = generate(
+                simulated(world),
+                captions=config.captions,
+                impossible=split.impossible,
+                derivative=setting("derivative"),
+                **common,
+            )
         episodes.check_finite()
     except (IntegrationError, ValueError) as error:
         if isinstance(error, UserError):
