@@ -185,7 +185,7 @@ def test_the_loss_of_vectors_is_the_one_done_by_hand():
     for start in range(2):
         window = list(z[:, start : start + CONTEXT].unbind(1))
         for _ in range(2):
-            window.append(member.f.roll_out(torch.stack(window[-CONTEXT:], 1), 1)[:, 0])
+            window.append(member.roll_out(torch.stack(window[-CONTEXT:], 1), 1)[:, 0])
         latents.append(torch.stack(window[CONTEXT:], 1) - z[:, start + CONTEXT : start + CONTEXT + 2])
         if start == 0:
             pixels = pixels + (member.decode(torch.stack(window[CONTEXT:], 1)) - shown).square().sum((2, 3, 4)).mean()
@@ -315,7 +315,7 @@ def test_states_pass_gradients_to_every_weight(stochastic):
     loss.sum().backward()
     idle = [n for n, p in family.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     # f starts as nothing: only its last layer moves at first
-    assert all(".f.change" in name and ".f.change.6" not in name for name in idle)
+    assert all(".f.0.change" in name and ".f.0.change.6" not in name for name in idle)
 
 
 def test_units_of_states_change_nothing_but_units():

@@ -133,6 +133,30 @@ class VectorDecoder(nn.Module):
         return x.double()
 
 
+class BareEncoder(VectorEncoder):
+    """Vectors, standardised, are their own latents: ``D = n``."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        nn.Module.__init__(self)
+        self.latent = shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As it is."""
+        return x
+
+
+class BareDecoder(VectorDecoder):
+    """`BareEncoder` the other way round; further numbers of each entry are linear in the latents."""
+
+    def __init__(self, shape: Sequence[int], outputs: int) -> None:
+        nn.Module.__init__(self)
+        self.others = nn.Linear(shape[0], (outputs - 1) * shape[0]) if outputs > 1 else None
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Decode."""
+        return z if self.others is None else torch.cat([z, self.others(z)], -1)
+
+
 ENCODERS: dict[str, Any] = {"frames": FrameEncoder, "vector": VectorEncoder}
 """By kind of space: networks ``(shape, widths, latent)`` of observations. Their `inputs` makes the numbers they take of
 a view; `units` tells of training episodes ``[E, T, …]`` what these are centred by and divided by."""
@@ -143,10 +167,14 @@ observation, along the axis behind the batch's; `view` makes of them what the vi
 
 
 def encoder(space: Space, widths: Sequence[int], latent: int) -> Any:
-    """The encoder of a space."""
+    """The encoder of a space; of vectors without hidden layers these themselves are the latents."""
+    if space.kind == "vector" and not widths:
+        return BareEncoder(space.shape)
     return ENCODERS[space.kind](space.shape, widths, latent)
 
 
 def decoder(space: Space, widths: Sequence[int], latent: int, outputs: int = 1) -> Any:
-    """The decoder of a space."""
+    """The decoder of a space; see `encoder`."""
+    if space.kind == "vector" and not widths:
+        return BareDecoder(space.shape, outputs)
     return DECODERS[space.kind](space.shape, widths, latent, outputs)

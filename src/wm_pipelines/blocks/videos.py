@@ -32,11 +32,20 @@ def roll_out_length(progress: float, ramp: float, horizon: int) -> int:
 
 def random_piece(video: Tensor, length: int, symmetries: Collection[str], generator: torch.Generator) -> Tensor:
     """``length`` steps of ``[B, T, …]`` from a random start, turned by random symmetries: the same for the batch."""
-    first = int(torch.randint(video.shape[1] - length + 1, (), generator=generator))
-    video = video[:, first : first + length]
-    turned = torch.rand(4, generator=generator) < 0.5
+    first = random_start(video.shape[1], length, generator)
+    return turned(video[:, first : first + length], symmetries, generator)
+
+
+def random_start(rows: int, length: int, generator: torch.Generator) -> int:
+    """Where a piece of an episode begins."""
+    return int(torch.randint(rows - length + 1, (), generator=generator))
+
+
+def turned(video: Tensor, symmetries: Collection[str], generator: torch.Generator) -> Tensor:
+    """A video ``[B, T, …]`` turned by random ones of these symmetries, the same for the batch."""
+    turns = torch.rand(4, generator=generator) < 0.5
     axes = {"rows": -2, "columns": -1, "time": 1}
-    for name, turn in zip(("rows", "columns", "transpose", "time"), turned.tolist(), strict=True):
+    for name, turn in zip(("rows", "columns", "transpose", "time"), turns.tolist(), strict=True):
         if turn and name in symmetries:
             video = video.transpose(-1, -2) if name == "transpose" else video.flip(axes[name])
     return video

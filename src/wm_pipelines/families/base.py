@@ -255,8 +255,8 @@ class Imagined:
 
 
 @runtime_checkable
-class Imagines(Protocol):
-    """A family that can be planned with: it knows where it is, and what would follow from actions, without decoding.
+class Believes(Protocol):
+    """A family that keeps track of where it is.
 
     A *belief* ``[N, …]`` is all that a model of one seed keeps of the past, rows independent of each other: planners
     repeat and choose rows. ``seed`` is the index of the model among its seeds. Observations are views of one row,
@@ -269,6 +269,11 @@ class Imagines(Protocol):
     def update(self, belief: Tensor, action: Tensor, observation: Views, seed: int) -> Tensor:
         """Belief after an action ``[N, A]`` and the observation that followed."""
 
+
+@runtime_checkable
+class Imagines(Believes, Protocol):
+    """A family that can be planned with: it says what would follow from actions, without decoding."""
+
     def imagine(self, belief: Tensor, actions: Tensor, seed: int) -> Imagined:
         """What would follow from actions ``[N, H, A]``."""
 
@@ -277,7 +282,7 @@ class Imagines(Protocol):
 
 
 @runtime_checkable
-class Acts(Protocol):
+class Acts(Believes, Protocol):
     """A family with a policy of its own."""
 
     def act(self, belief: Tensor, seed: int) -> Tensor:

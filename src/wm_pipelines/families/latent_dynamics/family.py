@@ -6,25 +6,26 @@ variance_k)``, the density of every later observation given the past. ``x`` are 
 follow the kind of space. Two kinds of latent:
 
 ``vector``: one vector per observation (vector_predictor.py); encodings are decoded too, and predicted from all times.
+  Only this kind takes actions and predicts rewards; an *ensemble* of f averages what each of them rolls out (Chua et
+  al., *Deep reinforcement learning in a handful of trials*, NeurIPS 2018; here over shared latents, without bootstrap).
 ``local``: maps moved by kernels that a convolutional network chooses position by position (frame_predictor.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from wm_pipelines.blocks.encoders import DECODERS, ENCODERS
-from wm_pipelines.blocks.videos import frame_error, random_piece, roll_out_length
+from wm_pipelines.blocks.videos import frame_error, random_start, roll_out_length, turned
 from wm_pipelines.families import register
-from wm_pipelines.families.base import FamilyConfig, Schedule, Views
+from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, Views
 from wm_pipelines.families.latent_dynamics.frame_predictor import FramePredictor
 from wm_pipelines.families.latent_dynamics.vector_predictor import VectorPredictor
+from wm_pipelines.families.parts.imagining import ImaginingFamily
 from wm_pipelines.families.parts.predictors import Predictor, PredictorConfig
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
@@ -42,12 +43,14 @@ class LatentDynamicsConfig(PredictorConfig):
     stochastic: bool = Field(False, description="decode a variance and train by likelihood")
     sample: bool = Field(False, description="predict a sample instead of the mean; stochastic: true")
     widths: tuple[Positive, ...] = Field(
-        (16, 32, 64), min_length=1, description="channels per level of the convolutions; hidden layers for states"
+        (16, 32, 64), description="channels per level of the convolutions; hidden layers for states (none: z = x)"
     )
     # transition: vector
     latent: int = Field(32, ge=1, description="features of an observation")
     hidden: int = Field(256, ge=1, description="width of f")
     latent_weight: float = Field(0.1, ge=0, description="of the error of predicted latents")
+    ensemble: int = Field(1, ge=1, description="how many f there are")
+    reward_weight: float = Field(1.0, ge=0, description="of the squared error of standardised rewards")
     # transition: local
     blocks: int = Field(1, ge=0, description="residual blocks per level")
     patch: int = Field(4, ge=1, description="pixels along a side of a patch")
@@ -62,14 +65,13 @@ class LatentDynamicsConfig(PredictorConfig):
 
 
 @register
-class LatentDynamics(Predictor):
+class LatentDynamics(Predictor, ImaginingFamily):
     """Encoder, transition and decoder trained to predict frames or states."""
 
     name: ClassVar[str] = "latent_dynamics"
     Config: ClassVar[type[FamilyConfig]] = LatentDynamicsConfig
     needs: ClassVar[tuple[str, ...]] = ("frames|states",)
     config: LatentDynamicsConfig
-    exponents: Tensor  # of the unit of vectors
 
     @classmethod
     def knows(cls, config: Any) -> frozenset[str]:
@@ -78,62 +80,51 @@ class LatentDynamics(Predictor):
 
     @classmethod
     def unsuitable(cls, spec: Spec, config: Any) -> str | None:
-        """States have no positions to move or turn."""
-        if cls.shown(spec) == ("states",) and (config.transition == "local" or config.symmetries):
-            return "transition: local and symmetries need frames"
+        """States have no positions to move or turn; kernels of a reach and turned videos know no actions."""
+        if config.transition == "local" or config.symmetries:
+            if "states" in cls.shown(spec):
+                return "transition: local and symmetries need frames"
+            if "actions" in cls.shown(spec):
+                return "transition: local and symmetries take no actions"
         return super().unsuitable(spec, config)
 
     def make_member(self) -> nn.Module:
         """The networks of one kind of latent."""
         c = self.config
         if c.transition == "vector":
-            return VectorPredictor(self.space, c.widths, c.latent, c.context, c.hidden, c.stochastic)
+            return VectorPredictor(
+                self.space, c.widths, c.latent, c.context, c.hidden, c.stochastic, self.action_size, self.rewarded,
+                c.ensemble,
+            )  # fmt: skip
         height, width, channels = self.space.shape
         net = FramePredictor(
             (height, width), channels, c.patch, c.maps, c.context, c.widths, c.blocks, c.reach, c.stochastic
         )
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
 
-    def __init__(self, config: LatentDynamicsConfig, spec: Spec, seeds: Sequence[int]) -> None:
-        super().__init__(config, spec, seeds)
-        if self.space.kind == "vector":
-            self.register_buffer("exponents", torch.zeros(self.space.shape, dtype=torch.int64))
-
-    def _inputs(self, views: Views) -> Tensor:
-        """What networks take, ``[E, T, …]``."""
-        return ENCODERS[self.space.kind].inputs(self._in_units(views[self.view]))
-
-    def _in_units(self, view: Tensor) -> Tensor:
-        """Vectors that float32 can hold, kilograms of planets as well; frames as they are."""
-        return (view / self._unit.to(view.device)).to(view.dtype) if self.space.kind == "vector" else view
-
-    @property
-    def _unit(self) -> Tensor:
-        """``2^exponents``, exactly: ``[n]``."""
-        return torch.tensor([math.ldexp(1.0, e) for e in self.exponents.tolist()], dtype=torch.float64)
-
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Views) -> Views:
         """Whole episodes; of vectors also what observations are centred by and divided by."""
         examples = super().examples(episodes)
-        if self.space.kind == "vector":
-            self.exponents.copy_(coarse_exponents(examples[self.view]))
+        self.learn_exponents(examples[self.view])
         for member in self.members:
             if isinstance(member, VectorPredictor):
-                member.learn_units(self._in_units(examples[self.view]))
+                member.learn_units(self.in_units(examples[self.view]), examples.get("rewards"))
         return examples
 
     def member_loss(
         self, member: Any, batch: Views, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of a roll-out, or negative log-likelihood per number."""
-        c, x = self.config, self._inputs(batch)
+        c, x = self.config, self.inputs(batch)
         steps = roll_out_length(progress, c.ramp, c.horizon)
         length = min(c.context + (2 * c.horizon if c.transition == "vector" else steps), x.shape[1])
-        x = random_piece(x, length, c.symmetries, generator)
+        first = random_start(x.shape[1], length, generator)
+        x = turned(x[:, first : first + length], c.symmetries, generator)
         if c.transition == "vector":
-            return self._vector_loss(member, x, steps)
+            taken = {name: batch[name][:, first : first + length - 1] for name in self.uses if name in batch}
+            return self._vector_loss(member, x, steps, taken)
         return self._decoded_loss(member, member.roll_out(member.encode(x[:, : c.context]), steps), x[:, c.context :])
 
     def _decoded_loss(self, member: Any, latents: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -151,47 +142,85 @@ class LatentDynamics(Predictor):
         error = ((predicted - truth) / member.scale).square().mean()
         return error, {"standardised": error}
 
-    def _vector_loss(self, member: VectorPredictor, x: Tensor, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Error of a roll-out, of decoded encodings, and of latents predicted from every time of the piece."""
+    def _vector_loss(
+        self, member: VectorPredictor, x: Tensor, steps: int, taken: Views
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of a roll-out, of decoded encodings, of latents predicted from every time of the piece, of rewards."""
         memory = self.config.context
         z = member.encode(x)
-        starts = range(z.shape[1] - memory - steps + 1)
-        past = torch.stack([z[:, i : i + memory] for i in starts], 1)
-        target = torch.stack([z[:, i + memory : i + memory + steps] for i in starts], 1)
-        predicted = member.roll_out(past, steps)
+        count = z.shape[1] - memory - steps + 1
+        past = torch.stack([z[:, i : i + memory] for i in range(count)], 1)
+        target = torch.stack([z[:, i + memory : i + memory + steps] for i in range(count)], 1)
+        acted = self._pieces(taken["actions"], count, steps) if "actions" in taken else None
+        futures = member.roll_outs(past, steps, acted)
         shown = x[:, memory : memory + steps]
-        loss, terms = self._decoded_loss(member, predicted[:, 0], shown)
+        parts = [self._decoded_loss(member, future[:, 0], shown) for future in futures]
+        loss, terms = _mean([loss for loss, _ in parts]), parts[0][1]
         decoded, _ = self._squared(member, member.decode(target[:, 0]), shown)
-        latent = (predicted - target).square().mean()
-        return loss + decoded + self.config.latent_weight * latent, {**terms, "decoded": decoded, "latent": latent}
+        latent = _mean([(future - target).square().mean() for future in futures])
+        loss, terms = (
+            loss + decoded + self.config.latent_weight * latent,
+            {**terms, "decoded": decoded, "latent": latent},
+        )
+        if "rewards" not in taken:
+            return loss, terms
+        centre, spread = member.reward_units
+        true = (self._pieces(taken["rewards"], count, steps) - centre) / spread
+        given = acted if acted is not None else self.no_actions(z, *true.shape)
+        reward = _mean([(member.standardised_rewards(past, f, given) - true).square().mean() for f in futures])
+        return loss + self.config.reward_weight * reward, {**terms, "reward": reward}
+
+    def _pieces(self, transitions: Tensor, count: int, steps: int) -> Tensor:
+        """What was done or given along the roll-outs: ``[B, T - 1, …] -> [B, count, steps, …]``."""
+        first = self.config.context - 1
+        dtype = next(self.members.parameters()).dtype
+        return torch.stack([transitions[:, first + i : first + i + steps] for i in range(count)], 1).to(dtype)
 
     # ------------------------------------------------------------------------------------------------------------ use
 
     def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
         """One vector per observation: what `pooled` of its networks says."""
-        return torch.cat([member.pooled(part) for part in self._inputs(views).split(_AT_ONCE)]), None
+        return torch.cat([member.pooled(part) for part in self.inputs(views).split(_AT_ONCE)]), None
 
-    def member_predict(
-        self,
-        member: Any,
-        past: Views,
-        steps: int,
-        actions: Tensor | None,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
+    def member_predict(self, member: Any, past: Views, steps: int, actions: Tensor | None) -> dict[str, Tensor]:
         """Observations (states with the start in front), and the encoding of the predicted as if they were observed."""
-        known = self._inputs({self.view: self.known(past)})
-        found = [self._predicted(member, part, steps) for part in known.split(_AT_ONCE)]
-        future = DECODERS[self.space.kind].view(torch.cat([x for x, _ in found]))
-        if self.space.kind == "vector":
-            future = future * self._unit.to(future.device)
+        known = self.inputs({self.view: self.known(past)})
+        if actions is None:
+            actions = self.no_actions(known, len(known), steps)
+        acted = actions.to(next(self.members.parameters()).dtype).split(_AT_ONCE)
+        parts = [self._predicted(member, *part) for part in zip(known.split(_AT_ONCE), acted, strict=True)]
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        future = self.outputs(found.pop("observations"))
         if self.view == "states":
             future = torch.cat([past["states"][:, -1:], future], 1)
-        return {self.view: future, "latents": torch.cat([z for _, z in found])}
+        return {self.view: future, **found}
+
+    def member_start(self, member: Any, x: Tensor) -> Tensor:
+        """Encodings of the last observations ``[N, memory, D]``; before the first one everything was at rest."""
+        return member.encode(x[:, None]).expand(-1, self.config.context, -1)
+
+    def member_update(self, member: Any, belief: Tensor, action: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        """The newest observation in place of the oldest."""
+        return torch.cat([belief[:, 1:], member.encode(x[:, None])], 1)
+
+    def member_imagine(self, member: Any, belief: Tensor, actions: Tensor) -> Imagined:
+        """Latents, and rewards, each f's along its own roll-out; the mean over the ensemble."""
+        futures = member.roll_outs(belief, actions.shape[1], actions)
+        rewards = [member.rewards(belief, future, actions) for future in futures] if self.rewarded else []
+        return Imagined(_mean(futures), _mean(rewards) if rewards else None)
+
+    def member_features(self, member: Any, x: Tensor) -> Tensor:
+        """Latents."""
+        return member.encode(x[:, None])[:, 0]
+
+    def member_decode(self, member: Any, features: Tensor) -> Tensor:
+        """Means of observations."""
+        return member.decode(features)
 
     @torch.no_grad()
     def round_trip(self, views: Views) -> Tensor:
         """Features of decoded encodings, as if they were observed: ``[E, T, …] -> [S, E, T, D]``."""
-        x = self._inputs(views)
+        x = self.inputs(views)
         parts = ([self._again(member, part) for part in x.split(_AT_ONCE)] for member in self._evaluated())
         return torch.stack([torch.cat(part) for part in parts])
 
@@ -199,23 +228,23 @@ class LatentDynamics(Predictor):
         decoded = member.decode(member.encode(x))
         return member.pooled(decoded.clamp(0, 1) if self.space.kind == "frames" else decoded)
 
-    def _predicted(self, member: Any, past: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        latents = member.roll_out(member.encode(past), steps)
+    def _predicted(self, member: Any, past: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """Observations, their encodings, rewards."""
+        known, steps = member.encode(past), actions.shape[1]
+        moved = (steps, actions) if self.action_size else (steps,)
+        latents = member.roll_out(known, *moved)
         future = member.decode(latents)
         if self.config.sample:
             future = future + _noise(future) * (0.5 * member.decode_log_variance(latents)).exp()
         if self.space.kind == "frames":
             future = future.clamp(0, 1)
-        return future, member.pooled(torch.cat([past, future], 1))[:, past.shape[1] :]
+        encoded = member.pooled(torch.cat([past, future], 1))[:, past.shape[1] :]
+        rewards = {"rewards": member.rewards(known, latents, actions)} if self.rewarded else {}
+        return {"observations": future, "latents": encoded, **rewards}
 
 
-def coarse_exponents(view: Tensor) -> Tensor:
-    """Powers of two, in steps of 64, near the largest size of every entry of vectors: ``[..., n] -> [n]``, integers.
-
-    Networks take standardised vectors: the unit only has to keep float32 (2^-126 … 2^127) from running over or under.
-    """
-    _, exponent = torch.frexp(view.flatten(0, -2).abs().amax(0))
-    return 64 * (exponent / 64).round().long()
+def _mean(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).mean(0) if len(parts) > 1 else parts[0]
 
 
 def gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -69,10 +69,11 @@ class ImaginingFamily(MemberFamily):
 
     def inputs(self, views: Views) -> Tensor:
         """What networks take of the observed view ``[…]``; vectors in coarse units that float32 can hold."""
-        view = views[self.view]
-        if self.space.kind == "vector":
-            view = (view / self._unit.to(view.device)).to(next(self.members.parameters()).dtype)
-        return ENCODERS[self.space.kind].inputs(view)
+        return ENCODERS[self.space.kind].inputs(self.in_units(views[self.view]))
+
+    def in_units(self, view: Tensor) -> Tensor:
+        """Vectors that float32 can hold, kilograms of planets as well; frames as they are."""
+        return (view / self._unit.to(view.device)).to(view.dtype) if self.space.kind == "vector" else view
 
     def outputs(self, x: Tensor) -> Tensor:
         """`inputs` the other way round; vectors float64."""
