@@ -140,8 +140,13 @@ class Spec:
         return replace(self, facts=self.facts.told(names, holder, lambda law: getattr(laws_of(self), law)), origin={})
 
     def showing(self, names: Iterable[str]) -> Spec:
-        """The same with only some of the views."""
-        return replace(self, views={name: space for name, space in self.views.items() if name in set(names)})
+        """The same with only some of the views; of ``"frames|states"`` the first that there is."""
+        return replace(self, views={name: self.views[name] for name in self.shown(names)})
+
+    def shown(self, names: Iterable[str]) -> list[str]:
+        """Those of its views that are named, in its own order; see `showing`."""
+        found = {next((v for v in name.split("|") if v in self.views), None) for name in names}
+        return [name for name in self.views if name in found]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types; see `from_json`."""

@@ -129,7 +129,9 @@ def check(manifest: Manifest, train: Episodes) -> None:
         )
 
 
-def course_of(manifest: Manifest, policy: Any, plant: Any, views: Mapping[str, Any], first: int | None = None) -> Course:
+def course_of(
+    manifest: Manifest, policy: Any, plant: Any, views: Mapping[str, Any], first: int | None = None
+) -> Course:
     """A policy on the starts of a manifest, or on the first of them."""
     starts = np.array(manifest["starts"])[:first]
     goals = None if manifest["goals"] is None else np.array(manifest["goals"])[:first]

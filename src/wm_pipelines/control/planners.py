@@ -40,7 +40,9 @@ class PlannerConfig(Settings):
     kept: float = Field(0.3, ge=0, le=1, description="share of the elites that stay candidates; icem")
     temperature: float = Field(1.0, gt=0, description="of mppi, in standard deviations of the scores")
     seconds: float | None = Field(
-        None, gt=0, description="no iteration begins later than this in a decision; null: no limit, the same on all machines"
+        None,
+        gt=0,
+        description="no iteration begins later than this in a decision; null: no limit, the same on all machines",
     )
 
     @model_validator(mode="after")

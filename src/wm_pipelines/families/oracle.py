@@ -21,6 +21,7 @@ class Oracle(Family):
     """Calls the world's own simulator. Nothing to train; the only family that is given the laws."""
 
     name: ClassVar[str] = "oracle"
+    needs: ClassVar[tuple[str, ...]] = ("states|frames",)
     laws: Laws = Laws()
 
     @classmethod

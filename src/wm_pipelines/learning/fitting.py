@@ -82,8 +82,9 @@ def fit_family(
     """
     a = assignment
     if not a.spec.views:
+        shown = " or ".join(a.shows).replace("|", " or ")
         raise UserError(
-            f"task '{a.task}' shows {' or '.join(a.shows)}, world '{a.world}' has {', '.join(sorted(a.train.views))}: "
+            f"task '{a.task}' shows {shown}, world '{a.world}' has {', '.join(sorted(a.train.views))}: "
             "list it in globals.yml under a task for what it has"
         )
     store = CheckpointStore(checkpoints / a.task / a.family / a.world)
@@ -167,5 +168,5 @@ def curve_table(variant: str, rows: list[dict[str, float]]) -> pd.DataFrame:
 
 def as_tensors(episodes: Episodes, views: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
     """Views as torch tensors (copied: stored episodes are read-only); those named, default all."""
-    names = episodes.views if views is None else [name for name in views if name in episodes.views]
+    names = episodes.views if views is None else episodes.spec.shown(views)
     return {name: torch.tensor(codec_of(episodes.spec.views[name]).to_numbers(episodes[name])) for name in names}

@@ -62,8 +62,21 @@ def _ingestions(chosen: Iterable[Combinations]) -> list[Node]:
 def task_nodes(c: Combinations) -> list[Node]:
     """Episodes → the task's part of the leaderboard and its page."""
     pairs = [(family, world) for family in c.families for world in c.worlds]
+    manifests = [_draw_manifest(c, world) for world in c.worlds] if tasks.get(c.task).has_manifest else []
     fitted = [node for family, world in pairs for node in (_train(c, family, world), _evaluate(c, family, world))]
-    return [*fitted, _gather(c), _report(c)]
+    return [*manifests, *fitted, _gather(c), _report(c)]
+
+
+def _draw_manifest(c: Combinations, world: str) -> Node:
+    own = f"{c.task}.manifest"
+    return Node(
+        Bound(nodes.draw_manifest, task_name=c.task, world_name=world),
+        inputs={"episodes": f"{world}_episodes", "evaluation": f"params:{c.task}"},
+        outputs=f"{own}.{world}_manifest",
+        name=f"draw_{world}",
+        namespace=own,
+        tags=["evaluate", world],
+    )
 
 
 def _train(c: Combinations, family: str, world: str) -> Node:
@@ -86,6 +99,7 @@ def _train(c: Combinations, family: str, world: str) -> Node:
 
 def _evaluate(c: Combinations, family: str, world: str) -> Node:
     own = f"{c.task}.{family}"
+    drawn = {"manifest": f"{c.task}.manifest.{world}_manifest"} if tasks.get(c.task).has_manifest else {}
     return Node(
         _bound(nodes.evaluate, c, family, world),
         inputs={
@@ -93,6 +107,7 @@ def _evaluate(c: Combinations, family: str, world: str) -> Node:
             "episodes": f"{world}_episodes",
             "training": f"{own}.{world}_training",
             "evaluation": f"params:{c.task}",
+            **drawn,
         },
         outputs=f"{own}.{world}_results",
         name=f"evaluate_{world}",

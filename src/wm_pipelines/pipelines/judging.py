@@ -29,13 +29,14 @@ def judge_models(
     episodes: Mapping[str, Episodes],
     training: Mapping[str, Any],
     evaluation: Mapping[str, Any],
+    manifest: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores, arrays and facts of all variants, and scores of their untrained controls where the task wants them.
 
     Args:
         task_name, family, world: who is judged. models: its variants. episodes: all splits.
         training: what was written with the models: ``cost`` by variant, ``fingerprints`` of the trainings.
-        evaluation: the task's parameters.
+        evaluation: the task's parameters. manifest: what is judged on, of tasks that have one.
 
     Raises:
         UserError: a model was trained on other episodes than those given, or the costs are those of other trainings.
@@ -61,7 +62,7 @@ def judge_models(
                 logger.info("%s is not judged on '%s': it %s.", called, split, reason)
                 refused.append(reason)
                 continue
-            judged = judge_on_one_thread(task, restored, episodes, split, laws, config)
+            judged = judge_on_one_thread(task, restored, episodes, split, laws, config, manifest=manifest)
             _call_collapsed(judged, called)
             rows += [{**told, **row} for row in judged.rows]
             arrays |= {f"{variant}/{split}/{name}": array for name, array in judged.arrays.items()}

@@ -40,11 +40,22 @@ def train(
     return models, {"curves": curves, "cost": cost, "fingerprints": fingerprints}
 
 
+def draw_manifest(
+    episodes: dict[str, Any], evaluation: dict[str, Any], *, task_name: str, world_name: str
+) -> dict[str, Any]:
+    """What every model of a world is judged on, by split, and what reference policies make of it."""
+    from wm_pipelines.registry import tasks
+
+    task = tasks.get(task_name)()
+    return task.manifest(episodes, task.config(evaluation, world_name))
+
+
 def evaluate(
     models: Any,
     episodes: dict[str, Any],
     training: dict[str, Any],
     evaluation: dict[str, Any],
+    manifest: dict[str, Any] | None = None,
     *,
     task_name: str,
     family_name: str,
@@ -53,7 +64,7 @@ def evaluate(
     """Leaderboard rows of every variant on every held-out split, arrays for the report, and facts about both."""
     from wm_pipelines.pipelines.judging import judge_models
 
-    return judge_models(task_name, family_name, world_name, models, episodes, training, evaluation)
+    return judge_models(task_name, family_name, world_name, models, episodes, training, evaluation, manifest)
 
 
 def gather(**collected: Any) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -38,6 +38,8 @@ def stages() -> dict[str, Any]:
     worlds = list(dict.fromkeys(world for c in known.values() for world in c.worlds))
     found: dict[str, Any] = {f"ingest_{kind}": stage for kind, stage in _ingestions(worlds)}
     for c in known.values():
+        if tasks.get(c.task).has_manifest:
+            found[f"manifest_{c.task}"] = _manifest(c)
         found |= {f"fit_{c.task}_{family}": _fit(c, family) for family in c.families}
         found[f"report_{c.task}"] = _report(c)
     found |= {"figure_library": _figure_library(), "board": _board(list(known))}
@@ -71,10 +73,31 @@ def _ingestions(worlds: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
+def _manifest(c: Combinations) -> dict[str, Any]:
+    """Draw what every model of a world is judged on."""
+    at = "${item}"
+    code = {*_files(f"wm_pipelines.tasks.{c.task}", "wm_pipelines.control.manifest", without=REPORTS), *_worlds(c)}
+    return {
+        "foreach": list(c.worlds),
+        "do": {
+            "desc": "Draw starts and goals of one world, and let reference policies act from them.",
+            "cmd": f"kedro run --pipeline={tasks.get(c.task).pipeline} --nodes={c.task}.manifest.draw_{at}",
+            "params": [{f"conf/base/parameters_{c.task}.yml": [c.task]}],
+            "deps": [f"data/03_primary/{at}", *sorted(code)],
+            "outs": [_manifest_file(c, at)],
+        },
+    }
+
+
+def _manifest_file(c: Combinations, world: str) -> str:
+    return f"data/05_model_input/{c.task}/{world}_manifest.json"
+
+
 def _fit(c: Combinations, family: str) -> dict[str, Any]:
     """Train one family on every world of a task, and judge it."""
     name, at = f"{c.task}.{family}", "${key}"
     judged = [*judging_modules(c.task), f"wm_pipelines.families.{family}", "wm_pipelines.learning.fitting"]
+    drawn = [_manifest_file(c, at)] if tasks.get(c.task).has_manifest else []
     own = {world: _file(f"wm_pipelines.worlds.{_kind(world)}") for world in c.worlds}
     code = sorted({*_files(*judged, without=REPORTS), *_worlds(c)} - set(own.values()))
     return {
@@ -87,7 +110,7 @@ def _fit(c: Combinations, family: str) -> dict[str, Any]:
                 {f"conf/base/parameters_{c.task}.yml": [c.task]},
                 {f"conf/base/parameters_{family}.yml": [family]},
             ],
-            "deps": [f"data/03_primary/{at}", "${item.laws}", *code],
+            "deps": [f"data/03_primary/{at}", *drawn, "${item.laws}", *code],
             "outs": [f"data/06_models/{c.task}/{family}/{at}", f"data/07_model_output/{c.task}/{family}/{at}"],
         },
     }

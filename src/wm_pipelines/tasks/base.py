@@ -73,7 +73,8 @@ class Task(ABC):
     Attributes:
         name: in parameter files and on the leaderboard. pipeline: what users type.
         title: of the report. file: of the report, beside all others.
-        shows: views that families are handed, in training and as the past of a prediction.
+        shows: views that families are handed, in training and as the past of a prediction; of ``"frames|states"`` the
+            first that there is. has_manifest: whether `manifest` says what is judged.
         not_judged: splits that are no test.
         jury: a family whose trained encoder `compare` uses; None: nothing is compared.
         costs_left_out: costs that mean nothing here.
@@ -86,6 +87,7 @@ class Task(ABC):
     file: ClassVar[str]
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     shows: ClassVar[tuple[str, ...]]
+    has_manifest: ClassVar[bool] = False
     not_judged: ClassVar[frozenset[str]] = frozenset({"train", "validation"})
     jury: ClassVar[str | None] = None
     costs_left_out: ClassVar[frozenset[str]] = frozenset()
@@ -121,6 +123,11 @@ class Task(ABC):
         del model, episodes
         return None
 
+    def manifest(self, episodes: Mapping[str, Episodes], config: Any) -> dict[str, Any]:
+        """What every model of a world is judged on, JSON types, drawn once; tasks that have none do not give it."""
+        del episodes, config
+        raise TypeError(f"task {self.name} has no manifest")
+
     @abstractmethod
     def judge(
         self,
@@ -130,6 +137,7 @@ class Task(ABC):
         laws: Laws,
         config: Any,
         trained: bool = True,
+        manifest: Mapping[str, Any] | None = None,
     ) -> Judgement:
         """Everything that can be said of one model on one held-out split.
 
@@ -137,6 +145,7 @@ class Task(ABC):
             model: restored. episodes: all splits, for probes that are fitted to ``train``.
             split: what it is judged on (``validation`` in a search for parameters). laws: of that split's world.
             config: see `config`. trained: False for the untrained control, of which features alone are judged.
+            manifest: see `manifest`; None where there is none (yet): in a search for parameters.
 
         Raises:
             UserError: the model or the episodes do not fit what is asked.

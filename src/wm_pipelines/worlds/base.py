@@ -91,7 +91,8 @@ class World(ABC):
         arrays = {name: np.asarray(view) for name, view in views.items() if view is not None}
         found = {**spaces_of(arrays), **(spaces or {})}
         rows = {arrays[name].shape[1] + (s.per == "transition") for name, s in found.items() if s.per != "episode"}
-        simulator = {"simulator": True} if self.laws().simulate is not None else {}
+        laws = self.laws()
+        simulator = {"simulator": True} if laws.simulate is not None or laws.plant is not None else {}
         facts = Facts(self.facts() | simulator)
         spec = Spec(self.entry, step, found, max(rows, default=1), facts, self.origin())
         return Episodes(spec, arrays, dict(metadata or {}))

@@ -42,6 +42,7 @@ class Fields(Task):
         laws: Laws,
         config: Any,  # noqa: ARG002
         trained: bool = True,  # noqa: ARG002
+        manifest: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> Judgement:
         """Against the reference on a grid, and by the true equations; in validation by the equations alone."""
         from wm_pipelines.tasks.fields.judge import judge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -53,6 +53,7 @@ class Images(Task):
         laws: Laws,  # noqa: ARG002
         config: ImagesConfig,
         trained: bool = True,
+        manifest: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> Judgement:
         """Linear, kNN and attentive probes fitted to ``train``, spread and rank of the features."""
         from wm_pipelines.tasks.images.judge import judge

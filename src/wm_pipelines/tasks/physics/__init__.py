@@ -67,6 +67,7 @@ class Physics(Task):
         laws: Laws,
         config: PhysicsConfig,
         trained: bool = True,  # noqa: ARG002
+        manifest: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> Judgement:
         """Roll out from the first true state of every episode; measure against the rest of it."""
         from wm_pipelines.tasks.physics.judge import judge

@@ -70,6 +70,7 @@ class Videos(Task):
         laws: Laws,
         config: VideosConfig,
         trained: bool = True,
+        manifest: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> Judgement:
         """Probes fitted to ``train``; predictions; surprise at the splits ``impossible_…``."""
         from wm_pipelines.tasks.videos.judge import judge

@@ -1,0 +1,140 @@
+"""Acting: what a planner makes of what a model imagines, from starts that nobody was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.tasks import register
+from wm_pipelines.tasks.base import Results, Task, TaskConfig
+
+if TYPE_CHECKING:
+    from wm_pipelines.episodes import Episodes
+    from wm_pipelines.families.base import Family
+    from wm_pipelines.laws import Laws
+    from wm_pipelines.tasks.judgement import Judgement
+
+
+class ControlConfig(TaskConfig):
+    """How models are planned with, and from where. `planner` and `objective`: see `control`."""
+
+    starts: int = Field(100, ge=2, description="held-out starts of the world that was trained on")
+    transfer_starts: int = Field(40, ge=2, description="of worlds with other parameters")
+    steps: int = Field(200, ge=1, description="budget of an episode")
+    seed: int = Field(1000, ge=0, description="of the starts and goals")
+    planner: dict[str, Any] = Field(default_factory=dict, description="see control.planners.PlannerConfig")
+    objective: dict[str, Any] = Field(default_factory=dict, description="see control.policies.ObjectiveConfig")
+    error_steps: list[int] = Field([1, 5, 20], description="steps at which predictions under actions are judged")
+    kept: int = Field(4, ge=1, description="episodes kept for the report")
+
+
+@register
+class Control(Task):
+    """Returns and successes under one planner, one budget, on the same starts for all."""
+
+    name: ClassVar[str] = "control"
+    pipeline: ClassVar[str] = "control_eval"
+    title: ClassVar[str] = "Control"
+    file: ClassVar[str] = "control.html"
+    Config: ClassVar[type[TaskConfig]] = ControlConfig
+    shows: ClassVar[tuple[str, ...]] = ("frames|states", "actions", "rewards")
+    has_manifest: ClassVar[bool] = True
+    main_metrics: ClassVar[tuple[str, ...]] = (
+        "normalised_score", "return", "success_rate", "planning_gap", "action_sensitivity", "decision_ms",
+        "train_seconds",
+    )  # fmt: skip
+
+    def thresholds(self, config: ControlConfig) -> list[str]:
+        """What the scale of scores means, and the budget."""
+        planner = {"kind": "icem", **config.planner}
+        return [
+            f"Every policy acts for at most {config.steps} steps from the same {config.starts} held-out starts; "
+            "a score of 0 is random, 1 the same planner on the true world.",
+            "Planner: " + ", ".join(f"{name} {value}" for name, value in planner.items()) + ".",
+        ]
+
+    def manifest(self, episodes: Mapping[str, Episodes], config: ControlConfig) -> dict[str, Any]:
+        """Starts and goals by split, with what reference policies make of them; see `control.manifest`.
+
+        Raises:
+            UserError: the world takes no actions.
+        """
+        from wm_pipelines.control import manifest
+        from wm_pipelines.laws import laws_of
+
+        found = {}
+        for split in self.splits(episodes):
+            plant = laws_of(episodes[split].spec).plant
+            if plant is None:
+                raise UserError(f"world '{episodes[split].spec.name}' cannot be acted in; list it under another task")
+            found[split] = manifest.draw(
+                plant,
+                episodes["train"],
+                starts=config.starts if split == "test" else config.transfer_starts,
+                steps=config.steps,
+                seed=config.seed,
+                split=split,
+                planner=self.planner(config),
+                objective=self.objective(config),
+            )
+        return found
+
+    @staticmethod
+    def planner(config: ControlConfig) -> Any:
+        """The planner's settings.
+
+        Raises:
+            UserError: one of them cannot be.
+        """
+        from wm_pipelines.control.planners import PlannerConfig
+        from wm_pipelines.errors import validate
+
+        return validate(PlannerConfig, config.planner, "control.planner")
+
+    @staticmethod
+    def objective(config: ControlConfig) -> Any:
+        """What plans are scored by.
+
+        Raises:
+            UserError: a setting cannot be.
+        """
+        from wm_pipelines.control.policies import ObjectiveConfig
+        from wm_pipelines.errors import validate
+
+        return validate(ObjectiveConfig, config.objective, "control.objective")
+
+    def refuses(self, model: Family, episodes: Episodes) -> str | None:
+        """Models that say nothing of actions."""
+        from wm_pipelines.families.base import Acts, GivenLaws, Imagines
+
+        del episodes
+        return None if isinstance(model, Imagines | Acts | GivenLaws) else "predicts nothing under actions"
+
+    def judge(
+        self,
+        model: Family,
+        episodes: Mapping[str, Episodes],
+        split: str,
+        laws: Laws,
+        config: ControlConfig,
+        trained: bool = True,  # noqa: ARG002
+        manifest: Mapping[str, Any] | None = None,
+    ) -> Judgement:
+        """Predictions under the actions of held-out episodes; then acting from the manifest's starts, if there is one.
+
+        Raises:
+            UserError: the manifest belongs to other data.
+        """
+        from wm_pipelines.tasks.control.judge import judge
+
+        own = None if manifest is None else manifest[split]
+        return judge(model, episodes, split, laws, config, self.planner(config), self.objective(config), own)
+
+    def page(self, results: Results) -> str:
+        """Scores, tables, courses in motion, learning curves."""
+        from wm_pipelines.tasks.control.report import page
+
+        return page(results)

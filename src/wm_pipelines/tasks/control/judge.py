@@ -1,0 +1,203 @@
+"""Judge one model by its predictions under actions, and by what a planner makes of them.
+
+Axes: ``S`` seeds, ``E`` episodes or starts, ``K`` steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wm_pipelines.control.closed_loop import Course
+from wm_pipelines.control.manifest import check, course_of
+from wm_pipelines.control.planners import PlannerConfig
+from wm_pipelines.control.policies import ObjectiveConfig, OwnPolicy, Planned, observed
+from wm_pipelines.episodes import Episodes
+from wm_pipelines.families.base import Acts, Family, GivenLaws, Imagines
+from wm_pipelines.laws import Laws
+from wm_pipelines.tasks.judgement import Judgement
+
+if TYPE_CHECKING:
+    from wm_pipelines.tasks.control import ControlConfig
+
+Float = NDArray[np.float64]
+_TIMED = 5  # decisions
+
+
+def judge(
+    family: Family,
+    episodes: Mapping[str, Episodes],
+    split: str,
+    laws: Laws,
+    config: ControlConfig,
+    planner: PlannerConfig,
+    objective: ObjectiveConfig,
+    manifest: Mapping[str, Any] | None,
+) -> Judgement:
+    """Everything that can be said of one model on one split.
+
+    Args:
+        family: restored. episodes: all splits. split: what it is judged on. laws: of that split's world.
+        config, planner, objective: how. manifest: starts and goals of the split; None: it does not act.
+
+    Raises:
+        UserError: the manifest belongs to other data.
+    """
+    judged = Judgement(family.seeds, split)
+    fixed = getattr(family, "reference", None) or ("true_model" if isinstance(family, GivenLaws) else None)
+    if isinstance(family, Imagines):
+        _add_predictions(judged, family, episodes[split], config)
+    if manifest is None:
+        return judged
+    check(manifest, episodes["train"])
+    references = {name: np.array(values) for name, values in manifest["references"].items()}
+    if fixed is not None:
+        same = np.tile(references[fixed], (len(family.seeds), 1))
+        _add_scores(judged, same, references, manifest)
+        if fixed == "true_model":
+            gain = references["true_model_twice"] - references["true_model"]
+            judged.add("planner_headroom", np.tile(gain, (len(family.seeds), 1)), _unit(manifest))
+        return judged
+    views = {name: space for name, space in family.spec.views.items() if name in family.shown(family.spec)}
+    if isinstance(family, Imagines) and (manifest["goals"] is not None or "rewards" in family.spec.views):
+        courses = [
+            _planned(family, s, laws.plant, planner, objective, manifest, views) for s in range(len(family.seeds))
+        ]
+        _add_scores(judged, np.stack([c.score for c in courses]), references, manifest)
+        _add_promises(judged, courses, planner.horizon)
+        judged.add("decision_ms", _decision_ms(family, laws.plant, planner, objective, manifest, views), "ms")
+        _keep(judged, courses, "planned", config.kept)
+    if isinstance(family, Acts):
+        own = [course_of(manifest, OwnPolicy(family, s), laws.plant, views) for s in range(len(family.seeds))]
+        _add_scores(judged, np.stack([c.score for c in own]), references, manifest, "policy_")
+        _keep(judged, own, "policy", config.kept)
+        if "dream_return" in (summary := family.extra_summary()):
+            judged.add("dream_return", np.array(summary["dream_return"], np.float64), "1")
+    return judged
+
+
+def _unit(manifest: Mapping[str, Any]) -> str:
+    return "1" if manifest["goals"] is None else "share"
+
+
+def _planned(
+    family: Any, seed: int, plant: Any, planner: PlannerConfig, objective: ObjectiveConfig,
+    manifest: Mapping[str, Any], views: Mapping[str, Any], first: int | None = None,
+) -> Course:  # fmt: skip
+    goals = None if manifest["goals"] is None else np.array(manifest["goals"])[:first]
+    goal = None if goals is None else observed(plant, goals, views)
+    policy = Planned(family, seed, planner, plant.action_size, objective, goal)
+    return course_of(manifest, policy, plant, views, first)
+
+
+def _add_scores(
+    judged: Judgement, scores: Float, references: Mapping[str, Float], manifest: Mapping[str, Any], prefix: str = ""
+) -> None:
+    """Return or success ``[S, E]``; the same between random (0) and the true world's planner (1); the gap to it."""
+    goals = manifest["goals"] is not None
+    judged.add(f"{prefix}success_rate" if goals else f"{prefix}return", scores, "1")
+    floor, ceiling = references["random"].mean(), references["true_model"].mean()
+    if ceiling > floor:
+        judged.add(f"{prefix}normalised_score", (scores - floor) / (ceiling - floor), "1")
+    judged.add(f"{prefix}planning_gap", references["true_model"] - scores, "1")
+
+
+def _add_promises(judged: Judgement, courses: list[Course], horizon: int) -> None:
+    """How much more plans promise than their horizon brings: mean over decisions, ``[S, E]``."""
+    if courses[0].expected is None or courses[0].rewards is None:
+        return
+    found = []
+    for course in courses:
+        assert course.expected is not None
+        assert course.rewards is not None
+        sums = np.cumsum(np.pad(course.rewards, ((0, 0), (1, 0))), 1)
+        count = course.rewards.shape[1] - horizon + 1
+        if count < 1:
+            return
+        real = sums[:, horizon:] - sums[:, :count]
+        found.append((course.expected[:, :count] - real).mean(1))
+    judged.add("optimism", np.stack(found), "1")
+
+
+def _decision_ms(
+    family: Any, plant: Any, planner: PlannerConfig, objective: ObjectiveConfig, manifest: Mapping[str, Any],
+    views: Mapping[str, Any],
+) -> Float:  # fmt: skip
+    """Milliseconds of one decision for one start, ``[S]``: the median of a few."""
+    found = []
+    for seed in range(len(family.seeds)):
+        start = np.array(manifest["starts"])[:1]
+        goal = None if manifest["goals"] is None else observed(plant, np.array(manifest["goals"])[:1], views)
+        policy = Planned(family, seed, planner, plant.action_size, objective, goal)
+        policy.begin(observed(plant, start, views), start)
+        times = []
+        for _ in range(_TIMED + 1):
+            began = time.perf_counter()
+            policy.act()
+            times.append(time.perf_counter() - began)
+        found.append(1e3 * float(np.median(times[1:])))
+    return np.array(found)
+
+
+def _keep(judged: Judgement, courses: list[Course], name: str, count: int) -> None:
+    """Courses of the first seed for the report."""
+    judged.arrays[f"{name}_states"] = courses[0].states[:count]
+    judged.arrays[f"{name}_actions"] = courses[0].actions[:count]
+    if courses[0].rewards is not None:
+        judged.arrays[f"{name}_rewards"] = courses[0].rewards[:count]
+
+
+# ---------------------------------------------------------------- predictions under actions
+
+
+def _add_predictions(judged: Judgement, family: Any, episodes: Episodes, config: ControlConfig) -> None:
+    """Errors of roll-outs under the actions taken, and how much larger they are under another episode's actions."""
+    view = family.shown(family.spec)[0]
+    truth, actions = episodes[view], torch.tensor(episodes["actions"])
+    context = max(1, getattr(family, "context", 1))
+    steps = [k for k in config.error_steps if context - 1 + k < truth.shape[1]]
+    if not steps:
+        return
+    longest = max(steps)
+    past = {view: torch.tensor(truth[:, :context]), "actions": actions[:, : context - 1]}
+    taken = actions[:, context - 1 : context - 1 + longest]
+    true = truth[:, context : context + longest].astype(np.float64)
+    true = true / 255 if view == "frames" else true
+    found = _rolled(family, past, longest, taken, view)
+    errors = _errors(found[view], true)
+    for k in steps:
+        judged.add("mse", errors[:, :, k - 1], _square_unit(view), step=k)
+    judged.add("mse", errors[:, :, longest - 1], _square_unit(view))
+    other = _rolled(family, past, longest, taken.roll(1, 0), view)
+    sensitivity = _errors(other[view], true)[:, :, longest - 1].mean(1) / errors[:, :, longest - 1].mean(1)
+    judged.add("action_sensitivity", sensitivity, "1", n=len(truth))
+    judged.add("ignores_actions", (sensitivity < _IGNORED).astype(np.float64), "1", n=len(truth))
+    if "rewards" in found and "rewards" in episodes:
+        rewards = episodes["rewards"][:, context - 1 : context - 1 + longest]
+        judged.add("reward_mse", (found["rewards"] - rewards).__pow__(2).mean(2), "1")
+
+
+_IGNORED = 1.05  # times the error under other actions: what is hardly more says that actions do not matter to a model
+
+
+def _rolled(family: Family, past: Mapping[str, Any], steps: int, actions: Any, view: str) -> dict[str, Float]:
+    with torch.no_grad():
+        found = family.predict(past, steps, actions)
+    kept = {name: found[name].double().numpy() for name in (view, "rewards") if name in found}
+    if view == "states":
+        kept[view] = kept[view][:, :, 1:]
+    return kept
+
+
+def _errors(found: Float, true: Float) -> Float:
+    """Mean squared error ``[S, E, K]``."""
+    return ((found - true) ** 2).reshape(*found.shape[:3], -1).mean(-1)
+
+
+def _square_unit(view: str) -> str:
+    return "1" if view == "frames" else "mixed"
