@@ -112,7 +112,7 @@ class PushT(ControlledWorld):
     def strict_success(self, z: Float, goal: Float) -> NDArray[np.bool_]:
         """Block within 10 px and 10 degrees for three rows on end: ``[..., T, n]``, goals ``[..., n]`` -> ``[...]``."""
         near = _near(z, goal[..., None, :], 10.0, 10.0)
-        return (near[..., :-2] & near[..., 1:-1] & near[..., 2:]).any(-1)
+        return np.asarray((near[..., :-2] & near[..., 1:-1] & near[..., 2:]).any(-1))
 
     # ------------------------------------------------------------ motion
 
@@ -216,7 +216,7 @@ def _poses(rng: np.random.Generator, count: int) -> Float:
 def _inside(pose: Float) -> NDArray[np.bool_]:
     """Whether blocks ``[E, 3]`` are clear of the walls."""
     corners = turned(OUTLINE, pose)
-    return ((corners > FREE[0] + 1.0) & (corners < FREE[1] - 1.0)).all((-2, -1))
+    return np.asarray(((corners > FREE[0] + 1.0) & (corners < FREE[1] - 1.0)).all((-2, -1)))
 
 
 def _beside(rng: np.random.Generator, pose: Float) -> Float:
