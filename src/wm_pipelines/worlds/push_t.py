@@ -38,6 +38,8 @@ from wm_pipelines.worlds.parts.t_block import (
 
 CONTROL_STEP = 0.1  # s
 STANDARD_GOAL = np.array([256.0, 256.0, np.pi / 4])
+_MODERATE, _STRICT = (20.0, 20.0), (10.0, 10.0)  # px and degrees from the goal
+_REDRAWS = 4
 _GOAL_COLOUR: Colour = (0.56, 0.93, 0.56)
 
 # The scripted pusher: `_APPROACH` rows towards a point behind the block, then `_PUSH` rows through it.
@@ -88,30 +90,39 @@ class PushT(ControlledWorld):
         return np.concatenate([_beside(rng, pose), np.zeros((episodes, 2)), pose], -1)
 
     def sample_goal(self, rng: np.random.Generator, starts: Float) -> Float:
-        """At rest: what the scripted pusher reaches from ``starts``, or gym-pusht's pose with the agent anywhere."""
+        """At rest: what the scripted pusher reaches from ``starts``, or gym-pusht's pose with the agent anywhere.
+
+        A goal ahead whose block has hardly moved is drawn again, some times.
+        """
         if self.parameters.goal == "standard":
             pose = np.tile(STANDARD_GOAL, (len(starts), 1))
             return np.concatenate([_beside(rng, pose), np.zeros((len(starts), 2)), pose], -1)
+        goal = self._ahead(rng, starts)
+        for _ in range(_REDRAWS):
+            if not (idle := _near(starts, goal, *_MODERATE)).any():
+                break
+            goal[idle] = self._ahead(rng, starts[idle])
+        return goal
+
+    def _ahead(self, rng: np.random.Generator, starts: Float) -> Float:
         z = starts
         for row in range(self.parameters.goal_steps):
             z = self.advance(z, np.clip(self.scripted(rng, z, row), -1.0, 1.0), CONTROL_STEP)
-        goal = z.copy()
-        goal[:, 2:4] = 0.0
-        return goal
+        return np.concatenate([z[:, :2], np.zeros((len(z), 2)), z[:, 4:]], -1)
 
     def success(self, z: Float, goal: Float) -> NDArray[np.bool_]:
         """Agent and block within 20 px of the goal's, the block turned by less than 20 degrees.
 
         Where the goal is gym-pusht's pose, the block alone.
         """
-        near = _near(z, goal, 20.0, 20.0)
+        near = _near(z, goal, *_MODERATE)
         if self.parameters.goal == "standard":
             return near
         return near & (np.hypot(*np.moveaxis(z[..., :2] - goal[..., :2], -1, 0)) <= 20.0)
 
     def strict_success(self, z: Float, goal: Float) -> NDArray[np.bool_]:
         """Block within 10 px and 10 degrees for three rows on end: ``[..., T, n]``, goals ``[..., n]`` -> ``[...]``."""
-        near = _near(z, goal[..., None, :], 10.0, 10.0)
+        near = _near(z, goal[..., None, :], *_STRICT)
         return np.asarray((near[..., :-2] & near[..., 1:-1] & near[..., 2:]).any(-1))
 
     # ------------------------------------------------------------ motion
