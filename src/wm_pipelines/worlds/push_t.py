@@ -55,7 +55,9 @@ class PushTParameters(WorldParameters):
     """Parameters of `PushT`; lengths in pixels of a window 512 wide."""
 
     actions: Literal["relative", "absolute"] = Field("relative", description="to the agent, or in the window")
-    reach: float = Field(100.0, gt=0, le=WINDOW, description="px of a relative action of 1; about 0.4 of it in a step")
+    reach: float = Field(
+        100.0, gt=0, le=WINDOW, description="px of a relative action of 1; a step goes 0.26 to 0.41 of it"
+    )
     goal: Literal["ahead", "standard"] = Field("ahead", description="what the script reaches, or gym-pusht's pose")
     goal_steps: int = Field(25, ge=1, description="control steps of 0.1 s to a goal ahead")
     show_goal: bool = Field(False, description="draw gym-pusht's goal pose into the frames")
