@@ -290,6 +290,14 @@ class Acts(Believes, Protocol):
 
 
 @runtime_checkable
+class Decodes(Imagines, Protocol):
+    """A family that shows what it imagines."""
+
+    def decode(self, features: Tensor, seed: int) -> Tensor:
+        """Features ``[N, H, D]`` of one roll-out -> the observed view ``[N, H, …]``; frames in [0, 1]."""
+
+
+@runtime_checkable
 class Solves(Protocol):
     """A family that solves for fields."""
 

@@ -116,6 +116,11 @@ class ImaginingFamily(MemberFamily):
         """See `Imagines`."""
         return self.member_features(self._at(seed), self.inputs(observation))
 
+    @torch.no_grad()
+    def decode(self, features: Tensor, seed: int) -> Tensor:
+        """See `Decodes`."""
+        return self.outputs(self.member_decode(self._at(seed), features))
+
     def _at(self, seed: int) -> Any:
         return self.members[seed].eval()
 

@@ -74,6 +74,13 @@ class Canvas:
         """A straight rod with round ends from ``a [F, 2]`` to ``b [F, 2]``."""
         self._stroke(a, b, width, 0.0, fill, lambda along, across, length: _to_segment(along, across, length))
 
+    def polygon(self, corners: Float, fill: Colour) -> None:
+        """A filled polygon that may be concave but does not cross itself; ``corners [F, V, 2]`` in order."""
+        centre = 0.5 * (corners.min(1) + corners.max(1))
+        about = (corners - centre[:, None]).astype(np.float32)
+        where, right, down = self._patch(centre, float(np.hypot(about[..., 0], about[..., 1]).max()))
+        self._paint(where, _to_polygon(right * self.pixel, -down * self.pixel, about), fill)
+
     def coil(self, a: Float, b: Float, width: float, amplitude: float, turns: int, fill: Colour = INK) -> None:
         """A spring from ``a [F, 2]`` to ``b [F, 2]``, seen from the side as a sine that stretches with its length."""
 
@@ -122,10 +129,20 @@ class Canvas:
         return np.arange(int(edges[0]), int(edges[1]))
 
     def _spot(self, centre: Float, radius: float, fill: Colour) -> None:
-        """Paint a disc into the patch of pixels around it, whose position differs from frame to frame."""
+        """Paint a disc."""
+        where, dx, dy = self._patch(centre, radius)
+        near = (np.sqrt(dx * dx + dy * dy) - radius / self.pixel) * self.pixel
+        self._paint(where, near, fill)
+
+    def _patch(self, centre: Float, radius: float) -> tuple[tuple, Float, Float]:
+        """The pixels around ``centre [F, 2]``, whose place differs from frame to frame, and where they are from it.
+
+        Returns:
+            An index into the image, and from the centre, in pixels, right ``[F, 1, P]`` and down ``[F, P, 1]``.
+        """
         patch = 2 * math.ceil(radius / self.pixel) + 3
         if patch > self._margin:
-            raise ValueError(f"a disc of radius {radius:g} m is wider than half of the image")
+            raise ValueError(f"a shape of radius {radius:g} m is wider than half of the image")
         column = (centre[:, 0] - self._left) / self.pixel - 0.5 + self._margin  # in pixels of the margined image
         row = (self._top - centre[:, 1]) / self.pixel - 0.5 + self._margin
         last = self.size + 2 * self._margin - patch
@@ -134,10 +151,9 @@ class Canvas:
             for at in (row, column)
         ]
         dy, dx = corner[0] - row[:, None], corner[1] - column[:, None]
-        dx, dy = dx.astype(np.float32)[:, None, :], dy.astype(np.float32)[:, :, None]
-        near = (np.sqrt(dx * dx + dy * dy) - radius / self.pixel) * self.pixel
         frame = np.arange(centre.shape[0])[:, None, None]
-        self._paint((frame, corner[0][:, :, None], corner[1][:, None, :]), near, fill)
+        where = (frame, corner[0][:, :, None], corner[1][:, None, :])
+        return where, dx.astype(np.float32)[:, None, :], dy.astype(np.float32)[:, :, None]
 
     def _paint(self, where: tuple, distance: Float, fill: Colour) -> None:
         cover = np.clip(0.5 - distance / self.pixel, 0.0, 1.0).astype(np.float32)[..., None]
@@ -147,6 +163,20 @@ class Canvas:
 
 def _to_segment(along: Float, across: Float, length: Float) -> Float:
     return np.hypot(across, along - np.clip(along, 0.0, length))
+
+
+def _to_polygon(x: Float, y: Float, corners: Float) -> Float:
+    """Signed distance, negative inside, of points to polygons ``[F, V, 2]``: nearest edge, and parity of crossings."""
+    nearest, inside = np.full(np.broadcast_shapes(x.shape, y.shape), np.inf, np.float32), np.False_
+    for a, b in zip(corners.swapaxes(0, 1), np.roll(corners, -1, 1).swapaxes(0, 1), strict=True):
+        (ax, ay), (ex, ey) = (v.T[:, :, None, None] for v in (a, b - a))
+        dx, dy = x - ax, y - ay
+        along = np.clip((dx * ex + dy * ey) / np.maximum(ex * ex + ey * ey, 1e-12), 0.0, 1.0)
+        nearest = np.minimum(nearest, (dx - along * ex) ** 2 + (dy - along * ey) ** 2)
+        spans = (dy >= 0.0) != (dy >= ey)
+        inside = inside ^ (spans & ((dy * ex - dx * ey) * ey > 0.0))
+    distance = np.sqrt(nearest)
+    return np.where(inside, -distance, distance)
 
 
 def _mixed(a: Colour, b: Colour, share: float) -> Colour:
