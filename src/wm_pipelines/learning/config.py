@@ -57,21 +57,27 @@ class FamilyParameters(BaseModel):
     def _single(cls, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, entry in entries.items():
             own = entry.get("variants", {})
-            if not isinstance(own, Mapping) or not all(isinstance(settings, Mapping) for settings in own.values()):
+            if not isinstance(own, Mapping) or not all(s is None or isinstance(s, Mapping) for s in own.values()):
                 raise ValueError(f"{name}.variants: expected settings by variant, got {own!r}")
         return entries
 
     def resolve(self, task: str, variant: str, world: str) -> dict[str, Any]:
         """The family's configuration for a variant on a world: defaults, then the variant, the task, the world.
 
-        The entry of a task or a world may itself hold ``variants``, for what one variant needs there alone.
+        The entry of a task or a world may itself hold ``variants``, for what one variant needs there alone; a variant
+        that is null there is not for it (`variants_for`).
         """
         merged: dict[str, Any] = deep_merge(self.model_extra or {}, self.variants[variant])
         for place in (self.tasks.get(task, {}), self.worlds.get(world, {})):
             here = dict(place)
-            of_both = here.pop("variants", {}).get(variant, {})
+            of_both = here.pop("variants", {}).get(variant) or {}
             merged = deep_merge(deep_merge(merged, here), of_both)
         return merged
+
+    def variants_for(self, task: str, world: str) -> list[str]:
+        """The variants that run in a task on a world: all but those that are null there."""
+        places = [place.get("variants", {}) for place in (self.tasks.get(task, {}), self.worlds.get(world, {}))]
+        return [name for name in self.variants if all(place.get(name, {}) is not None for place in places)]
 
     def places(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Where single settings stand, with their dotted path below the family: for a check of every name."""
@@ -82,7 +88,7 @@ class FamilyParameters(BaseModel):
             for name, entry in entries.items():
                 yield f"{kind}.{name}", {k: v for k, v in entry.items() if k != "variants"}
                 for variant, settings in entry.get("variants", {}).items():
-                    yield f"{kind}.{name}.variants.{variant}", settings
+                    yield f"{kind}.{name}.variants.{variant}", settings or {}
 
 
 def check_seeds(seeds: Any, where: str = "seeds") -> list[int]:

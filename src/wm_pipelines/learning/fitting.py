@@ -89,7 +89,7 @@ def fit_family(
         )
     store = CheckpointStore(checkpoints / a.task / a.family / a.world)
     fitted, reasons = {}, {}
-    for variant in parameters.variants:
+    for variant in parameters.variants_for(a.task, a.world):
         settings = parameters.resolve(a.task, variant, a.world)
         if (reason := a.unsuitable(settings, variant)) is not None:
             reasons[variant] = reason
