@@ -175,6 +175,13 @@ class ControlledWorld(World):
         """Whether plant states ``[..., n]`` count as the goals', ``[...]``; worlds with goals give it."""
         raise TypeError(f"world '{self.entry}' has no goals")
 
+    def distance(self, z: Float, goal: Float) -> Float:
+        """How far plant states ``[..., n]`` are from goals, ``[...]``: what the planner on the true world lowers.
+
+        Here: the squared distance of what is shown.
+        """
+        return np.asarray(((self.observe(z) - self.observe(goal)) ** 2).sum(-1))
+
     def scripted(self, rng: np.random.Generator, z: Float, row: int) -> Float:
         """Actions ``[E, A]`` of a policy written by hand, for data that random actions do not bring; here: random."""
         del row
