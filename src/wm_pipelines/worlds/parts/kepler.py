@@ -51,7 +51,7 @@ def _universal_anomaly(r0: Float, sigma: Float, alpha: Float, wanted: float) -> 
         under = (_DEGREE - 1.0) ** 2 * slope**2 - _DEGREE * (_DEGREE - 1.0) * value * bend
         step = -_DEGREE * value / np.maximum(slope + np.sqrt(np.abs(under)), 1e-300)
         chi = chi + step
-        if (np.abs(step) <= 1e-15 * np.abs(chi)).all():
+        if (np.abs(step) <= 1e-12 * np.abs(chi)).all():  # convergence is cubic: what is left is rounding
             break
     if not (np.abs(step) <= 1e-9 * np.abs(chi)).all():
         raise IntegrationError("Kepler's equation was not solved; use a shorter step")
