@@ -1,4 +1,4 @@
-"""Steps of the driven pendulum per second: the world's, batched, beside those of Gymnasium's ``Pendulum-v1``, one thread.
+"""Steps of the driven pendulum per second: the world's, batched, beside Gymnasium's ``Pendulum-v1``, on one thread.
 
 Both run the same episodes of 200 steps under the same random torques and must agree, states and rewards, to 1e-12 on
 all that Gymnasium runs. The world advances all episodes at once and computes the reward of every step; Gymnasium's
