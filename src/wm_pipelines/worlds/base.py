@@ -222,6 +222,19 @@ def check_splits(names: Iterable[str], example: str) -> None:
         raise ValueError(f"splits: no split to judge on; give e.g. {example}")
 
 
+def check_shares(splits: Mapping[str, float]) -> None:
+    """Refuse splits that are no shares of a whole, see `check_splits`.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    check_splits(splits, "test: 0.3")
+    if not all(0.0 < share <= 1.0 for share in splits.values()):
+        raise ValueError("splits: give shares between 0 and 1")
+    if sum(splits.values()) > 1.0 + 1e-9:
+        raise ValueError(f"splits: the shares add up to {sum(splits.values()):g}, more than 1")
+
+
 def stream(seed: int, split: str) -> list[int]:
     """Entropy of one split's random stream: independent between splits, the same on every machine and in every run."""
     return [seed, int.from_bytes(hashlib.sha256(split.encode()).digest()[:8], "big")]
