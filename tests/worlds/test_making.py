@@ -205,7 +205,7 @@ def test_laws_come_back_from_the_spec_of_every_world(name):
         again, laws = world_of(spec), laws_of(spec)
         assert (again.entry, again.parameters) == (name, world.parameters)
         assert spec.origin == world.origin()
-        own = {"simulator": True} if laws.simulate is not None else {}
+        own = {"simulator": True} if laws.simulate is not None or laws.plant is not None else {}
         assert spec.facts.plain() == json.loads(json.dumps(world.facts())) | own
         given = [getattr(laws, law) is None for law in vars(laws)]
         assert given == [getattr(world.laws(), law) is None for law in vars(laws)]

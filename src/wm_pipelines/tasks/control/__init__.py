@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class ControlConfig(TaskConfig):
     """How models are planned with, and from where. `planner` and `objective`: see `control`."""
 
-    starts: int = Field(100, ge=2, description="held-out starts of the world that was trained on")
-    transfer_starts: int = Field(40, ge=2, description="of worlds with other parameters")
+    starts: int = Field(200, ge=2, description="held-out starts in the manifest of a split")
+    judged: int = Field(100, ge=2, description="of these, the first so many are acted from")
+    transfer_judged: int = Field(30, ge=2, description="the same for worlds with other parameters")
     steps: int = Field(200, ge=1, description="budget of an episode")
     seed: int = Field(1000, ge=0, description="of the starts and goals")
     planner: dict[str, Any] = Field(default_factory=dict, description="see control.planners.PlannerConfig")
@@ -51,7 +52,7 @@ class Control(Task):
         """What the scale of scores means, and the budget."""
         planner = {"kind": "icem", **config.planner}
         return [
-            f"Every policy acts for at most {config.steps} steps from the same {config.starts} held-out starts; "
+            f"Every policy acts for at most {config.steps} steps from the same {config.judged} held-out starts; "
             "a score of 0 is random, 1 the same planner on the true world.",
             "Planner: " + ", ".join(f"{name} {value}" for name, value in planner.items()) + ".",
         ]
@@ -73,7 +74,8 @@ class Control(Task):
             found[split] = manifest.draw(
                 plant,
                 episodes["train"],
-                starts=config.starts if split == "test" else config.transfer_starts,
+                starts=config.starts,
+                judged=min(config.starts, config.judged if split == "test" else config.transfer_judged),
                 steps=config.steps,
                 seed=config.seed,
                 split=split,
