@@ -30,6 +30,7 @@ def draw(
     train: Episodes,
     *,
     starts: int,
+    judged: int,
     steps: int,
     seed: int,
     split: str,
@@ -39,7 +40,8 @@ def draw(
     """Draw starts and goals of a world, and let the reference policies act from them.
 
     Args:
-        plant: the world of the split. train: its training episodes. starts: how many. steps: the budget.
+        plant: the world of the split. train: its training episodes. starts: how many. judged: of these, the first so
+            many are acted from. steps: the budget.
         seed: of the draws. split: which of the world's splits, for its own stream of random numbers.
         planner, objective: of the planner on the true world.
 
@@ -56,6 +58,7 @@ def draw(
         "step": train.spec.step,
         "steps": steps,
         "seed": seed,
+        "judged": judged,
         "starts": z0.tolist(),
         "goals": None if goals is None else goals.tolist(),
         "solved_at_start": solved,
@@ -64,7 +67,8 @@ def draw(
         "objective": objective.model_dump(mode="json"),
         "references": {},
     }
-    for name, policy in references(plant, train, goals, planner, objective, starts, steps).items():
+    z0, goals = z0[:judged], None if goals is None else goals[:judged]
+    for name, policy in references(plant, train, goals, planner, objective, judged, steps).items():
         course = run(policy, plant, z0, goals, train.spec.step, steps, {})
         content["references"][name] = course.score.tolist()
     return content | {"hash": digest(content)}
@@ -129,10 +133,13 @@ def check(manifest: Manifest, train: Episodes) -> None:
         )
 
 
-def course_of(
-    manifest: Manifest, policy: Any, plant: Any, views: Mapping[str, Any], first: int | None = None
-) -> Course:
-    """A policy on the starts of a manifest, or on the first of them."""
-    starts = np.array(manifest["starts"])[:first]
-    goals = None if manifest["goals"] is None else np.array(manifest["goals"])[:first]
-    return run(policy, plant, starts, goals, manifest["step"], manifest["steps"], views)
+def judged_on(manifest: Manifest) -> tuple[Any, Any]:
+    """Starts and goals (or None) that are acted from."""
+    chosen = [None if manifest[name] is None else np.array(manifest[name]) for name in ("starts", "goals")]
+    starts, goals = (None if z is None else z[: manifest["judged"]] for z in chosen)
+    return starts, goals
+
+
+def course_of(manifest: Manifest, policy: Any, plant: Any, views: Mapping[str, Any]) -> Course:
+    """A policy on the starts of a manifest that are judged."""
+    return run(policy, plant, *judged_on(manifest), manifest["step"], manifest["steps"], views)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from wm_pipelines.control.closed_loop import Course
-from wm_pipelines.control.manifest import check, course_of
+from wm_pipelines.control.manifest import check, course_of, judged_on
 from wm_pipelines.control.planners import PlannerConfig
 from wm_pipelines.control.policies import ObjectiveConfig, OwnPolicy, Planned, observed
 from wm_pipelines.episodes import Episodes
@@ -87,12 +87,12 @@ def _unit(manifest: Mapping[str, Any]) -> str:
 
 def _planned(
     family: Any, seed: int, plant: Any, planner: PlannerConfig, objective: ObjectiveConfig,
-    manifest: Mapping[str, Any], views: Mapping[str, Any], first: int | None = None,
+    manifest: Mapping[str, Any], views: Mapping[str, Any],
 ) -> Course:  # fmt: skip
-    goals = None if manifest["goals"] is None else np.array(manifest["goals"])[:first]
+    _, goals = judged_on(manifest)
     goal = None if goals is None else observed(plant, goals, views)
     policy = Planned(family, seed, planner, plant.action_size, objective, goal)
-    return course_of(manifest, policy, plant, views, first)
+    return course_of(manifest, policy, plant, views)
 
 
 def _add_scores(
