@@ -134,7 +134,7 @@ class Rssm(ImaginingFamily):
     def member_loss(
         self, member: Any, batch: Views, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The negative bound per number of an observation, and the losses of policy and value once these are learned."""
+        """The negative bound per number of an observation; later also the losses of policy and value."""
         sequences = self._sequences(batch, generator)
         loss, terms, belief = self._bound(member.world, sequences, generator)
         if not self.behaves:
@@ -143,7 +143,7 @@ class Rssm(ImaginingFamily):
             actor, value, more = self._imagined_losses(member, belief[:, -self.config.starts :].detach(), generator)
             return loss + actor + value, terms | more
         nothing = torch.zeros_like(loss)
-        return loss, terms | {name: nothing for name in ("imagined_return", "value", "entropy")}
+        return loss, terms | dict.fromkeys(("imagined_return", "value", "entropy"), nothing)
 
     def _sequences(self, batch: Views, generator: torch.Generator) -> dict[str, Tensor]:
         """Windows of each episode from random starts of their own: ``[B, T, …] -> [crops B, L, …]``."""
