@@ -120,12 +120,14 @@ class Rssm(ImaginingFamily):
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Views) -> Views:
-        """Whole episodes; the units of observations and rewards are learned."""
-        examples = super().examples(episodes)
-        view = examples[self.view]
-        self.learn_exponents(view)
-        in_units = view if self.space.kind == "frames" else self.inputs(examples)
-        centre, scale = ENCODERS[self.space.kind].units(in_units)
+        """Whole episodes, frames pooled; the units of observations and rewards are learned."""
+        examples = dict(super().examples(episodes))
+        if self.space.kind == "frames":
+            examples[self.view] = view = pooled_frames(examples[self.view], self.config.pool)
+        else:
+            self.learn_exponents(examples[self.view])
+            view = self.inputs(examples)
+        centre, scale = ENCODERS[self.space.kind].units(view)
         for member in self.members:
             assert isinstance(member, RssmMember)
             member.world.learn_units(centre, scale, examples.get("rewards"))
@@ -232,7 +234,7 @@ class Rssm(ImaginingFamily):
 
     def member_features(self, member: Any, x: Tensor) -> Tensor:
         """What the encoder says."""
-        return member.world.encode(member.world.standardised(x))
+        return member.world.encode(member.world.standardised(member.world.pooled(x)))
 
     def member_decode(self, member: Any, features: Tensor) -> Tensor:
         """See `ImaginingFamily`."""
@@ -253,6 +255,14 @@ class Rssm(ImaginingFamily):
         if behaviour is None:
             raise UserError("rssm has no policy of its own; set behaviour: true, in a world with actions and rewards")
         return behaviour.actor.mode(belief)
+
+
+def pooled_frames(frames: Tensor, pool: int) -> Tensor:
+    """Frames ``[E, T, H, W, C]`` uint8 with pixels averaged ``pool`` by ``pool``, rounded."""
+    if pool == 1:
+        return frames
+    rows = frames.unflatten(2, (-1, pool)).sum(3, dtype=torch.int32)
+    return ((rows.unflatten(3, (-1, pool)).sum(4) + pool**2 // 2) // pool**2).to(torch.uint8)
 
 
 def log_loss(error: Tensor, deviation: float) -> Tensor:

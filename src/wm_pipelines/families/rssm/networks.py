@@ -86,9 +86,9 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def learn_units(self, centre: Tensor, scale: Tensor, rewards: Tensor | None) -> None:
-        """Keep what observations are centred by and divided by; of rewards ``[E, T]`` mean and spread."""
-        self.centre.copy_(self._pooled(centre[None])[0])
-        self.scale.copy_(self._pooled(scale[None])[0])
+        """Keep what pooled observations are centred by and divided by; of rewards ``[E, T]`` mean and spread."""
+        self.centre.copy_(centre)
+        self.scale.copy_(scale)
         if rewards is not None:
             spread = rewards.std()
             self.reward_mean.copy_(rewards.mean())
@@ -96,9 +96,13 @@ class WorldModel(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- observations
 
-    def standardised(self, x: Tensor) -> Tensor:
-        """Observations ``[N, …]`` in the units in which they are encoded and compared."""
-        return (self._pooled(x.to(self.centre.dtype)) - self.centre) / self.scale
+    def pooled(self, x: Tensor) -> Tensor:
+        """Frames ``[N, C, H, W]`` with pixels averaged; vectors as they are."""
+        return avg_pool2d(x, self.pool) if self.pool > 1 else x
+
+    def standardised(self, pooled: Tensor) -> Tensor:
+        """Pooled observations ``[N, …]`` in the units in which they are encoded and compared."""
+        return (pooled.to(self.centre.dtype) - self.centre) / self.scale
 
     def encode(self, standardised: Tensor) -> Tensor:
         """Features ``[N, D]`` of observations in those units."""
@@ -112,9 +116,6 @@ class WorldModel(nn.Module):
         """From those units back to observations ``[N, …]``; what was averaged is interpolated."""
         x = self.centre + self.scale * standardised
         return interpolate(x, scale_factor=self.pool, mode="bilinear") if self.pool > 1 else x
-
-    def _pooled(self, x: Tensor) -> Tensor:
-        return avg_pool2d(x, self.pool) if self.pool > 1 else x
 
     # ----------------------------------------------------------------------------------------------------- dynamics
 
