@@ -276,7 +276,7 @@ def balanced_kl(latent: Latent, q: Tensor, p: Tensor, balance: float, free: floa
     Args:
         q, p: numbers of posteriors and priors ``[N, T, inputs]``. balance: alpha. free: nats per row.
     """
-    to_prior = latent.kl(q.detach(), p).mean()
-    to_posterior = latent.kl(q, p.detach()).mean()
+    to_prior = workers.averaged(latent.kl(q.detach(), p).mean())
+    to_posterior = workers.averaged(latent.kl(q, p.detach()).mean())
     loss = balance * to_prior.clamp(min=free) + (1.0 - balance) * to_posterior.clamp(min=free)
     return loss, to_prior
