@@ -103,7 +103,7 @@ def test_the_bound_is_that_of_the_paper():
     family = built(observation_deviation=0.5, reward_deviation=0.7, free_nats=0.0, feature_weight=0.0, balance=0.3)
     world, views = family.members[0].world, batch(rows=8)
     generator = torch.Generator().manual_seed(5)
-    loss, _, belief = family._bound(world, views, generator)
+    loss, _, belief, _ = family._bound(world, views, generator)
     noise = world.latent.noise(4, 1, 8, generator=torch.Generator().manual_seed(5))[:, 0].double()
     total, before = 0.0, None
     for t in range(8):
@@ -229,6 +229,7 @@ def test_behaviour_learns_through_the_world_model_and_does_not_change_it(kind):
     actor, value, _ = family._imagined_losses(member, belief, torch.Generator().manual_seed(0))
     (actor + value).backward()
     assert all(p.grad is None and p.requires_grad for p in member.world.parameters())
+    assert all(p.grad is None and p.requires_grad for p in member.behaviour.doubters.parameters())
     assert all(p.grad is None and not p.requires_grad for p in member.behaviour.slow.parameters())
     assert all(float(p.grad.abs().max()) > 0 for p in member.behaviour.actor.parameters())
     assert all(float(p.grad.abs().max()) > 0 for p in member.behaviour.critic.parameters())
@@ -258,7 +259,7 @@ def test_the_gradient_of_the_return_is_its_slope():
 
     def loss():
         return behaviour_losses(
-            member.behaviour, dream(member.world, member.behaviour.actor, belief, acting, moving), 0.9, 0.8, 0.0
+            member.behaviour, dream(member.world, member.behaviour, belief, acting, moving), 0.9, 0.8, 0.0, 2.0
         )[0]
 
     direction = drawn(*weight.shape, seed=6)
@@ -276,11 +277,12 @@ def test_the_gradient_of_the_return_is_its_slope():
 def test_values_converge_to_the_mean_discounted_reward():
     """Of a constant reward ``r``, ``V = r / (1 - gamma)``: kept as r itself."""
     torch.manual_seed(0)
-    behaviour, optimizer_rate = Behaviour(3, 16, 1).double(), 0.02
+    behaviour, optimizer_rate = Behaviour(3, 16, 1, 2, 2).double(), 0.02
     optimizer = torch.optim.Adam(behaviour.critic.parameters(), optimizer_rate)
-    dreamt = Dream(drawn(32, 6, 3), torch.full((32, 5), 0.7).double(), torch.zeros(32, 5).double())
+    flat = torch.zeros(32, 5).double()
+    dreamt = Dream(drawn(32, 6, 3), flat + 0.7, flat, flat)
     for _ in range(400):
-        _, value, _ = behaviour_losses(behaviour, dreamt, 0.9, 0.95, 0.0)
+        _, value, _ = behaviour_losses(behaviour, dreamt, 0.9, 0.95, 0.0, 1.0)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -288,6 +290,18 @@ def test_values_converge_to_the_mean_discounted_reward():
     torch.testing.assert_close(
         behaviour.critic(dreamt.belief[:, 0]), torch.full((32, 1), 0.7).double(), rtol=0, atol=0.02
     )
+
+
+def test_doubt_is_the_spread_of_the_ensemble_and_lowers_rewards():
+    behaviour, belief, action = Behaviour(3, 16, 1, 2, 4).double(), drawn(5, 3), drawn(5, 1, seed=3)
+    guesses = behaviour.guesses(belief, action)
+    assert guesses.shape == (4, 5, 2)
+    torch.testing.assert_close(behaviour.doubt(belief, action), guesses.std(0).mean(-1))
+    flat = torch.zeros(5, 4).double()
+    doubted = Dream(drawn(5, 5, 3), flat + 1.0, flat, flat + 0.2)
+    lower = Dream(doubted.belief, flat + 0.4, flat, flat)
+    terms = [behaviour_losses(behaviour, d, 0.9, 0.8, 0.0, 3.0)[2]["imagined_return"] for d in (doubted, lower)]
+    torch.testing.assert_close(*terms)
 
 
 def test_what_is_frozen_lets_gradients_pass_and_is_trained_again_afterwards():

@@ -26,7 +26,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, TrainedConfig, Views
 from wm_pipelines.families.parts.imagining import ImaginingFamily
-from wm_pipelines.families.rssm.behaviour import Behaviour, behaviour_losses, dream, frozen
+from wm_pipelines.families.rssm.behaviour import Behaviour, behaviour_losses, dream
 from wm_pipelines.families.rssm.latents import Categorical, Gaussian, Latent
 from wm_pipelines.families.rssm.networks import WorldModel
 from wm_pipelines.mappings import Positive
@@ -65,6 +65,8 @@ class RssmConfig(TrainedConfig):
     discount: float = Field(0.99, ge=0, lt=1, description="gamma")
     trace: float = Field(0.95, ge=0, le=1, description="lambda of the returns")
     entropy: float = Field(1e-3, ge=0, description="weight of the policy's entropy")
+    doubters: int = Field(5, ge=2, description="networks whose disagreement on the next features lowers rewards")
+    pessimism: float = Field(5.0, ge=0, description="rewards' spreads for each unit of disagreement")
     target_rate: float = Field(0.02, gt=0, le=1, description="by which the slow value moves in each step")
 
     @model_validator(mode="after")
@@ -115,7 +117,9 @@ class Rssm(ImaginingFamily):
             self.space, self.action_size, latent, c.deterministic, c.hidden, c.widths, c.features, c.pool, self.rewarded
         )
         belief = c.deterministic + latent.features
-        return RssmMember(world, Behaviour(belief, c.hidden, self.action_size) if self.behaves else None)
+        if not self.behaves:
+            return RssmMember(world, None)
+        return RssmMember(world, Behaviour(belief, c.hidden, self.action_size, c.features, c.doubters))
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -138,14 +142,16 @@ class Rssm(ImaginingFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The negative bound per number of an observation; later also the losses of policy and value."""
         sequences = self._sequences(batch, generator)
-        loss, terms, belief = self._bound(member.world, sequences, generator)
+        loss, terms, belief, features = self._bound(member.world, sequences, generator)
         if not self.behaves:
             return loss, terms
+        guesses = member.behaviour.guesses(belief[:, :-1].detach(), sequences["actions"])
+        loss = loss + 0.5 * (guesses - features[:, 1:].detach()).square().mean((1, 2, 3)).sum()
         if progress >= self.config.behaviour_from:
             actor, value, more = self._imagined_losses(member, belief[:, -self.config.starts :].detach(), generator)
             return loss + actor + value, terms | more
         nothing = torch.zeros_like(loss)
-        return loss, terms | dict.fromkeys(("imagined_return", "value", "entropy"), nothing)
+        return loss, terms | dict.fromkeys(("imagined_return", "value", "entropy", "doubt"), nothing)
 
     def _sequences(self, batch: Views, generator: torch.Generator) -> dict[str, Tensor]:
         """Windows of each episode from random starts of their own: ``[B, T, …] -> [crops B, L, …]``."""
@@ -160,17 +166,19 @@ class Rssm(ImaginingFamily):
 
     def _bound(
         self, world: WorldModel, sequences: Views, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The negative bound, its terms in nats per row, and beliefs ``[N, L, B]``."""
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+        """The negative bound, its terms in nats per row, beliefs ``[N, L, B]`` and features ``[N, L, D]``."""
         c, seen = self.config, sequences[self.view]
         count, length = seen.shape[:2]
         x = world.standardised(seen.flatten(0, 1))
-        features = world.encode(x)
+        features = world.encode(x).unflatten(0, (count, length))
         actions = sequences["actions"] if self.action_size else self.no_actions(x, count, length - 1)
         noise = self._drawn(partial(world.latent.noise, generator=generator), count, length).to(x)
-        filtered = world.filter(features.unflatten(0, (count, length)), actions, noise)
-        predicted = world.predict_features(filtered.belief).flatten(0, 1)
-        observation = log_loss(world.decode(predicted) - x, c.observation_deviation).flatten(1).sum(1).mean()
+        filtered = world.filter(features, actions, noise)
+        predicted = world.predict_features(filtered.belief)
+        observation = (
+            log_loss(world.decode(predicted.flatten(0, 1)) - x, c.observation_deviation).flatten(1).sum(1).mean()
+        )
         aligned = 0.5 * (predicted - features.detach()).square().sum(-1).mean()
         kl, divergence = balanced_kl(world.latent, filtered.posterior, filtered.prior, c.balance, c.free_nats)
         loss = observation + c.feature_weight * aligned + kl
@@ -179,7 +187,7 @@ class Rssm(ImaginingFamily):
             target = (sequences["rewards"] - world.reward_mean) / world.reward_scale
             terms["reward"] = log_loss(world.reward(filtered.belief[:, 1:]) - target, c.reward_deviation).mean()
             loss = loss + terms["reward"]
-        return loss / x[0].numel(), terms, filtered.belief
+        return loss / x[0].numel(), terms, filtered.belief, features
 
     def _imagined_losses(
         self, member: RssmMember, belief: Tensor, generator: torch.Generator
@@ -196,9 +204,8 @@ class Rssm(ImaginingFamily):
             self._drawn(draw, count, steps).unflatten(1, (starts, c.horizon)).flatten(0, 1).to(belief)
             for draw in (acting, partial(latent.noise, generator=generator))
         ]
-        with frozen(member.world):
-            dreamt = dream(member.world, behaviour.actor, belief.flatten(0, 1), *noise)
-        return behaviour_losses(behaviour, dreamt, c.discount, c.trace, c.entropy)
+        dreamt = dream(member.world, behaviour, belief.flatten(0, 1), *noise)
+        return behaviour_losses(behaviour, dreamt, c.discount, c.trace, c.entropy, c.pessimism)
 
     def _drawn(self, draw: Callable[..., Tensor], count: int, each: int) -> Tensor:
         """Noise for ``count`` sequences, ``[count, each, …]``: this worker's part of the global batch's."""
