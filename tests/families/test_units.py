@@ -32,6 +32,8 @@ THRESHOLD, SEEDS, ROWS = 0.4, (0, 1), 17
 NETWORK = {"hidden": (12,), "schedule": {"steps": 8, "batch_size": 64, "learning_rate": 1e-2}}
 REGRESSION = {"features": 12, "rows": 100, "steepness": (0.5,), "ridges": (1e-10,)}
 STATES = {"context": 1, "horizon": 4, "widths": (16,), "latent": 4, "hidden": 16, "schedule": NETWORK["schedule"]}
+RSSM = {"window": 8, "widths": (16,), "features": 6, "deterministic": 12, "stochastic": 4, "hidden": 16}
+RSSM |= {"schedule": NETWORK["schedule"]}
 GRAPH = {"features": 10, "equations": 400, "substeps": 2}
 
 
@@ -55,6 +57,7 @@ CASES = {
     "projected": Case("physics_informed", "spring", {**NETWORK, "projected": True}),
     "latent": Case("latent_dynamics", "spring", STATES),
     "stochastic latent": Case("latent_dynamics", "spring", {**STATES, "stochastic": True}, exact=False),
+    "recurrent latent": Case("rssm", "spring", RSSM),
     "hnn": Case("hnn", "spring", NETWORK),
     "hnn of splines": Case("hnn", "spring", NETWORK, recorded=False),
     "hnn of pairs": Case("hnn", "spring", {**NETWORK, "method": "pairs", "structure": "declared", "order": 4}),

@@ -15,6 +15,8 @@ from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.loop import train
 from wm_pipelines.mappings import deep_merge
 from wm_pipelines.registry import families
+from wm_pipelines.worlds.making import WorldConfig, build_world
+from wm_pipelines.worlds.parts.driving import drive
 
 VIDEO = spec_of(10, 16, 16, 1, name="video")
 LEARNING = LearningConfig(precision="64-true", progress=False, checkpoint_every=3, log_every=2)
@@ -56,6 +58,12 @@ def video():
     return VIDEO, {"frames": squares(24)}
 
 
+def driven():
+    world = build_world(WorldConfig(world="driven_pendulum"))
+    made = drive(world, step=0.05, steps=12, episodes=12, seed=0)
+    return made.spec, {name: torch.from_numpy(made[name]) for name in ("states", "actions", "rewards")}
+
+
 SMALL = {"hidden": (8, 8)}
 PINN = {"hidden": (8,), "adaptive_points": 25, "refresh_every": 3, "balance_every": 2, "finish_steps": 4}
 PINN |= {"finish_points": 60, "schedule": {"batch_size": 60}}
@@ -72,6 +80,8 @@ STATES = {"context": 1, "horizon": 3, "widths": (16,), "latent": 4, "hidden": 16
 FRAMES = {"context": 3, "horizon": 2, "widths": (4, 8), "latent": 4, "hidden": 16}
 LOCAL = {**FRAMES, "transition": "local", "maps": 2, "widths": (8, 8), "symmetries": ("rows", "time")}
 SEQUENCE = {"window": 5, "width": 16, "depth": 2, "heads": 2, "noise": 0.1}
+RSSM = {"window": 5, "widths": (8,), "features": 4, "deterministic": 8, "stochastic": 3, "hidden": 8, "crops": 2}
+DREAMER = {**RSSM, "behaviour": True, "behaviour_from": 0.4, "horizon": 3, "starts": 2}
 TRACKER = {"objects": 1, "extent": 8, "context": 3, "horizon": 2, "width": 8, "memory": 16, "tracked": 8}
 TRACKER |= {"position_batch": 6, "on_positions": 0.5, "symmetries": ("rows", "columns", "transpose", "time")}
 
@@ -103,6 +113,9 @@ CASES = {
     "latent_dynamics states": ("latent_dynamics", swings, {**STATES, "stochastic": True}),
     "mlp second order windows": ("mlp", second_order_rows, {**SMALL, "second_order": True, "angles": False}),
     "sequence": ("sequence", swings, SEQUENCE),
+    "rssm states": ("rssm", swings, {**RSSM, "free_nats": 0.1}),
+    "rssm behaviour": ("rssm", driven, DREAMER),
+    "rssm frames": ("rssm", video, {**RSSM, "pool": 2, "widths": (4, 8)}),
     "latent_dynamics vector": ("latent_dynamics", video, FRAMES),
     "latent_dynamics local": ("latent_dynamics", video, {**LOCAL, "stochastic": True}),
     "ijepa sigreg": ("ijepa", images, {**VIEWS, "anti_collapse": "sigreg"}),
