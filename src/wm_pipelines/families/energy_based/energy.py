@@ -27,6 +27,7 @@ class Energy(nn.Module):
 
     def __init__(self, size: int, condition: int, hidden: int, depth: int, largest: float, smallest: float) -> None:
         super().__init__()
+        self.size = size
         self.range = (math.log(smallest), math.log(largest))
         self.conditioned = nn.Sequential(nn.Linear(condition, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.place = nn.Linear(size, hidden, bias=False)
@@ -56,7 +57,7 @@ class Energy(nn.Module):
 
     def _waves(self, sigma: Tensor) -> Tensor:
         low, high = self.range
-        at = (sigma.log() - low) / (high - low) if high > low else torch.zeros_like(sigma)
+        at = (sigma.log() - low) / max(high - low, 1e-6)
         return torch.cos(math.pi * at * torch.arange(1, _WAVES + 1, device=sigma.device))
 
 

@@ -23,7 +23,7 @@ from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.encoders import decoder, encoder
 from wm_pipelines.blocks.vector_field import entry_spread
 from wm_pipelines.blocks.videos import frame_error
-from wm_pipelines.families.base import FamilyConfig, Imagined, TrainedConfig, Views
+from wm_pipelines.families.base import Imagined, TrainedConfig, Views
 from wm_pipelines.families.parts.imagining import ImaginingFamily
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Space, Spec
@@ -61,11 +61,11 @@ class Standardised(nn.Module):
         self.scale.copy_(entry_spread(view))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Observations -> z."""
+        """What is predicted, z, of observations."""
         return (x - self.mean) / self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        """z -> observations."""
+        """Observations of z."""
         return self.mean + self.scale * z
 
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
@@ -96,11 +96,11 @@ class Autoencoder(nn.Module):
         self.centre.copy_(self.enc.units(view)[0])
 
     def encode(self, x: Tensor) -> Tensor:
-        """Observations -> z."""
+        """What is predicted, z, of observations."""
         return self.enc(x.to(self.centre.dtype) - self.centre)
 
     def decode(self, z: Tensor) -> Tensor:
-        """z -> observations."""
+        """Observations of z."""
         return self.centre + self.dec(z)
 
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
@@ -158,7 +158,8 @@ class TransitionMember(nn.Module):
 def perceptron(inputs: int, hidden: int, depth: int, outputs: int) -> nn.Sequential:
     """``depth`` hidden layers of SiLU."""
     widths = [inputs, *[hidden] * depth]
-    return nn.Sequential(*(p for a, b in pairwise(widths) for p in (nn.Linear(a, b), nn.SiLU())), nn.Linear(widths[-1], outputs))
+    layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.SiLU())]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 
 class TransitionFamily(ImaginingFamily):
@@ -298,11 +299,11 @@ class TransitionFamily(ImaginingFamily):
         return torch.cat([belief[:, 1:], member.observer.encode(x)[:, None]], 1)
 
     def member_features(self, member: Any, x: Tensor) -> Tensor:
-        """z."""
+        """What is predicted, z."""
         return member.observer.encode(x)
 
     def member_decode(self, member: Any, features: Tensor) -> Tensor:
-        """z -> observations."""
+        """Observations of z."""
         return member.observer.decode(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
     def member_imagine(self, member: Any, belief: Tensor, actions: Tensor) -> Imagined:
