@@ -99,7 +99,7 @@ class EnergyBased(TransitionFamily):
         """``E(data) - E(samples) + magnitude (E(data)^2 + E(samples)^2)``; a certain outcome has width ``smallest``."""
         sigma = torch.full((1, 1), self.config.smallest).to(u)
         data = u + sigma * normal()
-        samples = self._chain(energy, c.detach(), self.config.largest * normal(), normal).detach()
+        samples = self._chain(energy, c.detach(), self._outset(energy, c, normal), normal).detach()
         low, high = energy(data, c, sigma), energy(samples, c, sigma)
         size = low.square().mean() + high.square().mean()
         loss = low.mean() - high.mean() + self.config.magnitude * size
@@ -122,8 +122,15 @@ class EnergyBased(TransitionFamily):
         def normal() -> Tensor:
             return torch.randn(shape, generator=generator).to(condition)
 
-        u = self._chain(transition, c, self.config.largest * normal(), normal)
+        u = self._chain(transition, c, self._outset(transition, c, normal), normal)
         return descend(u, [(smallest, _slope(transition, c, smallest))])
+
+    def _outset(self, energy: Energy, c: Tensor, normal: Callable[[], Tensor]) -> Tensor:
+        """Where a chain starts: noise; under score matching about the mean, which the largest sigma nearly shows."""
+        largest, u = self.config.largest, normal()
+        if self.config.objective == "score_matching":
+            return descend(torch.zeros_like(u), [(largest, _slope(energy, c, largest))]) + largest * u
+        return largest * u
 
     def _chain(self, energy: Energy, c: Tensor, u: Tensor, normal: Callable[[], Tensor]) -> Tensor:
         """Langevin dynamics from ``u`` at every sigma in turn."""
