@@ -17,8 +17,8 @@ _WAVES = 4  # cosines of log sigma that a network sees
 class Energy(nn.Module):
     """``E(u | c, sigma) = |u - g(u, c, sigma)|^2 / 2 sigma^2 + e(u, c, sigma)``, of one seed.
 
-    ``g`` and ``e`` are two outputs of one perceptron. With g constant in u this is a Gaussian of width sigma about g;
-    with g moving with u there are several valleys, and e says how deep each of them is.
+    ``g = m(c) + f(u - m, c, sigma)``; f and e are outputs of one perceptron. With ``f = 0``, as at first, this is a
+    Gaussian of width sigma about m; where f moves with u there are several valleys, and e says how deep each is.
 
     Args:
         size: D. condition: entries of c. hidden: width. depth: hidden layers that u goes through.
@@ -30,10 +30,13 @@ class Energy(nn.Module):
         self.size = size
         self.range = (math.log(smallest), math.log(largest))
         self.conditioned = nn.Sequential(nn.Linear(condition, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.mean = nn.Sequential(nn.SiLU(), nn.Linear(hidden, size))
         self.place = nn.Linear(size, hidden, bias=False)
         self.width = nn.Linear(_WAVES, hidden, bias=False)
         self.layers = nn.Sequential(*(p for _ in range(depth - 1) for p in (nn.Linear(hidden, hidden), nn.SiLU())))
         self.point = nn.Linear(hidden, size)
+        nn.init.zeros_(self.point.weight)
+        nn.init.zeros_(self.point.bias)
         self.depth = nn.Linear(hidden, 1, bias=False)  # a constant would say nothing
 
     def forward(self, u: Tensor, c: Tensor, sigma: Tensor) -> Tensor:
@@ -42,9 +45,10 @@ class Energy(nn.Module):
         Args:
             u: changes. c: conditions. sigma: ``[N, 1]`` or ``[1, 1]``.
         """
-        seen = u / (1.0 + sigma.square()).sqrt()
+        beside = u - self.mean(c)
+        seen = beside / (1.0 + sigma.square()).sqrt()
         h = self.layers(nn.functional.silu(c + self.place(seen) + self.width(self._waves(sigma))))
-        apart = (u - self.point(h)) / sigma
+        apart = (beside - self.point(h)) / sigma
         return 0.5 * apart.square().sum(-1) + self.depth(h)[..., 0]
 
     def gradient(self, u: Tensor, c: Tensor, sigma: Tensor, create_graph: bool = False) -> Tensor:

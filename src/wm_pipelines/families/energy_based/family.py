@@ -6,8 +6,8 @@ that ``-dE/du`` is the score of the data under noise sigma, for all sigma betwee
 ``contrastive_divergence`` (Hinton 2002; Du and Mordatch, *Implicit generation and modeling with energy-based models*,
 NeurIPS 2019): the energy of data is lowered, that of the model's own samples raised.
 
-A prediction descends from the mean change, through ever smaller sigma; a sample follows Langevin dynamics at
-temperature 1. ``u`` is the change of z in units of its spread, see `parts.transitions`; the energy is in energy.py.
+A prediction descends from m, the change that the energy's network expects before it has seen any, through ever smaller
+sigma; a sample follows Langevin dynamics at temperature 1. ``u`` is the change of z in units of its spread, see `parts.transitions`; the energy is in energy.py.
 
 Beyond the papers: the gradient of a scalar energy is the score, not a network of its own; errors of denoising weigh the
 same at all sigma below ``balance``; the chains of contrastive divergence start anew from noise at every step and not
@@ -108,8 +108,9 @@ class EnergyBased(TransitionFamily):
     # ------------------------------------------------------------------------------------------------------------ use
 
     def likely(self, transition: Any, condition: Tensor) -> Tensor:
-        """Descent from the mean change."""
-        c, start = transition.conditioned(condition), condition.new_zeros(len(condition), transition.size)
+        """Descent from m."""
+        c = transition.conditioned(condition)
+        start = transition.mean(c)
         return descend(
             start, [(sigma, _slope(transition, c, sigma)) for sigma in self._scales(self.config.descent_steps)]
         )
@@ -129,7 +130,7 @@ class EnergyBased(TransitionFamily):
         """Where a chain starts: noise; under score matching about the mean, which the largest sigma nearly shows."""
         largest, u = self.config.largest, normal()
         if self.config.objective == "score_matching":
-            return descend(torch.zeros_like(u), [(largest, _slope(energy, c, largest))]) + largest * u
+            return descend(energy.mean(c), [(largest, _slope(energy, c, largest))]) + largest * u
         return largest * u
 
     def _chain(self, energy: Energy, c: Tensor, u: Tensor, normal: Callable[[], Tensor]) -> Tensor:
