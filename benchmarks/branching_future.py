@@ -36,7 +36,7 @@ from wm_pipelines.worlds.branching import Branching
 from wm_pipelines.worlds.making import WorldConfig, build_world, ingest
 
 ROOT = Path(__file__).resolve().parent
-SEEDS, CONDITIONS, SAMPLES, HORIZON = (0, 1, 2), 200, 200, 8
+SEEDS, CONDITIONS, SAMPLES, HORIZON = (0, 1, 2), 100, 200, 8
 CONTESTANTS = (
     ("energy_based", "score_matching"),
     ("energy_based", "contrastive_divergence"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from tests.families.driven import PUSHED, pushed
 from tests.families.fields import posed
 from tests.families.images import IMAGES, blobs, spec_of, squares
 from tests.families.mechanics import TWO_BODY, bodies_field, body_starts
@@ -56,6 +57,10 @@ def video():
     return VIDEO, {"frames": squares(24)}
 
 
+def pushes():
+    return PUSHED, pushed(24, 12)
+
+
 SMALL = {"hidden": (8, 8)}
 PINN = {"hidden": (8,), "adaptive_points": 25, "refresh_every": 3, "balance_every": 2, "finish_steps": 4}
 PINN |= {"finish_points": 60, "schedule": {"batch_size": 60}}
@@ -72,6 +77,8 @@ STATES = {"context": 1, "horizon": 3, "widths": (16,), "latent": 4, "hidden": 16
 FRAMES = {"context": 3, "horizon": 2, "widths": (4, 8), "latent": 4, "hidden": 16}
 LOCAL = {**FRAMES, "transition": "local", "maps": 2, "widths": (8, 8), "symmetries": ("rows", "time")}
 SEQUENCE = {"window": 5, "width": 16, "depth": 2, "heads": 2, "noise": 0.1}
+TRANSITION = {"rows": 4, "hidden": 8, "widths": (4, 8), "latent": 4, "noise": 0.1}
+DIVERGENCE = {"objective": "contrastive_divergence", "smallest": 0.3, "levels": 1, "langevin_steps": 3}
 TRACKER = {"objects": 1, "extent": 8, "context": 3, "horizon": 2, "width": 8, "memory": 16, "tracked": 8}
 TRACKER |= {"position_batch": 6, "on_positions": 0.5, "symmetries": ("rows", "columns", "transpose", "time")}
 
@@ -103,6 +110,11 @@ CASES = {
     "latent_dynamics states": ("latent_dynamics", swings, {**STATES, "stochastic": True}),
     "mlp second order windows": ("mlp", second_order_rows, {**SMALL, "second_order": True, "angles": False}),
     "sequence": ("sequence", swings, SEQUENCE),
+    "sequence pushed": ("sequence", pushes, SEQUENCE),
+    "energy_based": ("energy_based", pushes, TRANSITION),
+    "energy_based video": ("energy_based", video, {**TRANSITION, "context": 2}),
+    "energy_based divergence": ("energy_based", pushes, {**TRANSITION, **DIVERGENCE}),
+    "mixture_density": ("mixture_density", pushes, {**TRANSITION, "components": 3}),
     "latent_dynamics vector": ("latent_dynamics", video, FRAMES),
     "latent_dynamics local": ("latent_dynamics", video, {**LOCAL, "stochastic": True}),
     "ijepa sigreg": ("ijepa", images, {**VIEWS, "anti_collapse": "sigreg"}),
