@@ -103,39 +103,38 @@ def trained(name: str, variant: str, episodes: Any) -> tuple[Family, float]:
     return family.eval(), (time.process_time() - began) / len(SEEDS)
 
 
-def main() -> None:
-    """Train, draw, judge, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--split", choices=("validation", "test"), default="test", help="whose seed draws conditions")
-    split = parser.parse_args().split
-    torch.set_num_threads(1)
+def measured(name: str, variant: str, episodes: Any, conditions: Conditions, floor: dict[str, float]) -> dict[str, Any]:
+    """The row of one contestant."""
+    family, seconds = trained(name, variant, episodes)
+    began = time.process_time()
+    found = [conditions.judged(*conditions.of_a_model(family, k, seed)) for k, seed in enumerate(SEEDS)]
+    sampling = (time.process_time() - began) / len(SEEDS)
+    mean = {key: float(np.mean([f[key] for f in found])) for key in floor}
+    print(f"{name + ' · ' + variant:40} {mean} {seconds:.0f} s to train, {sampling:.0f} s to sample", flush=True)
+    return {
+        "name": f"branching_future: {name} · {variant}",
+        "ours": mean["mass_error"],
+        "peer": floor["mass_error"],
+        "ratio": floor["mass_error"] / mean["mass_error"],
+        "peer_is": "as many draws of the world itself",
+        **mean,
+        "by_seed": found,
+        "train_cpu_seconds": seconds,
+        "sample_cpu_seconds": sampling,
+    }
+
+
+def posed(split: str) -> tuple[Any, Conditions, dict[str, float]]:
+    """Training episodes, conditions of a split, and what fresh draws of the world itself come to."""
     config = WorldConfig(**read("branching"))
     world, episodes = build_world(config), ingest(config, "branching")["train"]
     assert isinstance(world, Branching)
     conditions = Conditions(world, episodes.spec.step, {"validation": 1, "test": 2}[split])
-    floor = conditions.judged(conditions.of_the_world(0), conditions.futures)
-    print(f"{'the world itself':40} {floor}")
-    rows = []
-    for name, variant in CONTESTANTS:
-        family, seconds = trained(name, variant, episodes)
-        began = time.process_time()
-        found = [conditions.judged(*conditions.of_a_model(family, k, seed)) for k, seed in enumerate(SEEDS)]
-        sampling = (time.process_time() - began) / len(SEEDS)
-        mean = {key: float(np.mean([f[key] for f in found])) for key in floor}
-        rows.append(
-            {
-                "name": f"branching_future: {name} · {variant}",
-                "ours": mean["mass_error"],
-                "peer": floor["mass_error"],
-                "ratio": floor["mass_error"] / mean["mass_error"],
-                "peer_is": "as many draws of the world itself",
-                **mean,
-                "by_seed": found,
-                "train_cpu_seconds": seconds,
-                "sample_cpu_seconds": sampling,
-            }
-        )
-        print(f"{name + ' · ' + variant:40} {mean} {seconds:.0f} s to train, {sampling:.0f} s to sample", flush=True)
+    return episodes, conditions, conditions.judged(conditions.of_the_world(0), conditions.futures)
+
+
+def write(rows: list[dict[str, Any]], floor: dict[str, float], split: str) -> None:
+    """The file of results."""
     result = {
         **{key: rows[0][key] for key in ("name", "ours", "peer", "ratio", "peer_is")},
         "unit": "error of the mass of a future, mean over conditions",
@@ -143,13 +142,24 @@ def main() -> None:
         "threads": 1,
         "versions": {p: version(p) for p in ("numpy", "torch")} | {"python": platform.python_version()},
         "split": split,
-        "conditions": len(conditions.z),
+        "conditions": CONDITIONS,
         "samples": SAMPLES,
         "world": floor,
         "comparisons": rows,
     }
     path = ROOT / "results" / "branching_future.json"
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """Train, draw, judge, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="whose seed draws conditions")
+    split = parser.parse_args().split
+    torch.set_num_threads(1)
+    episodes, conditions, floor = posed(split)
+    print(f"{'the world itself':40} {floor}")
+    write([measured(*contestant, episodes, conditions, floor) for contestant in CONTESTANTS], floor, split)
 
 
 if __name__ == "__main__":

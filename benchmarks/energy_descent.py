@@ -24,13 +24,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.branching_future import SEEDS, Conditions, read
+from benchmarks.branching_future import SEEDS, posed, read
 from benchmarks.branching_future import trained as trained_on_branching
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig
 from wm_pipelines.learning.loop import train
 from wm_pipelines.registry import families
-from wm_pipelines.worlds.branching import Branching
-from wm_pipelines.worlds.making import WorldConfig, build_world, ingest
+from wm_pipelines.worlds.making import WorldConfig, ingest
 
 ROOT = Path(__file__).resolve().parent
 DESCENT, LANGEVIN = (1, 2, 4, 8, 16), (0, 1, 2, 5, 10)
@@ -77,11 +76,7 @@ def descents() -> Iterator[dict[str, Any]]:
 
 def recalls() -> Iterator[dict[str, Any]]:
     """A row per number of Langevin steps at each scale; 0: descent alone, from noise."""
-    config = WorldConfig(**read("branching"))
-    world, episodes = build_world(config), ingest(config, "branching")["train"]
-    assert isinstance(world, Branching)
-    conditions = Conditions(world, episodes.spec.step, 1)
-    floor = conditions.judged(conditions.of_the_world(0), conditions.futures)
+    episodes, conditions, floor = posed("validation")
     family: Any = trained_on_branching("energy_based", "score_matching", episodes)[0]
     for steps in LANGEVIN:
         family.config = family.config.model_copy(update={"langevin_steps": steps})

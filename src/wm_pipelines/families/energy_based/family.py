@@ -10,7 +10,7 @@ A prediction descends from m, the change that the energy's network expects befor
 sigma; a sample follows Langevin dynamics at temperature 1. ``u`` is the change of z in units of its spread, see `parts.transitions`; the energy is in energy.py.
 
 Beyond the papers: the gradient of a scalar energy is the score, not a network of its own; errors of denoising weigh the
-same at all sigma below ``balance``; the chains of contrastive divergence start anew from noise at every step and not
+same at all sigma below ``balance``; the chains of contrastive divergence start anew, from noise about m, at every step and not
 from a buffer, and are as short in use as in training (Nijkamp et al., *Learning non-convergent non-persistent
 short-run MCMC*, NeurIPS 2019).
 """
@@ -47,7 +47,7 @@ class EnergyBasedConfig(TransitionConfig):
     levels: int = Field(10, ge=1, description="sigmas that a sample passes")
     balance: float = Field(0.3, ge=0, description="sigma below which errors of denoising weigh the same")
     # contrastive_divergence
-    magnitude: float = Field(1e-3, ge=0, description="weight of squared energies, which keeps them near 0")
+    magnitude: float = Field(1e-4, ge=0, description="weight of squared energies, which keeps them near 0")
 
     @model_validator(mode="after")
     def _ordered(self) -> EnergyBasedConfig:
@@ -127,11 +127,11 @@ class EnergyBased(TransitionFamily):
         return descend(u, [(smallest, _slope(transition, c, smallest))])
 
     def _outset(self, energy: Energy, c: Tensor, normal: Callable[[], Tensor]) -> Tensor:
-        """Where a chain starts: noise; under score matching about the mean, which the largest sigma nearly shows."""
-        largest, u = self.config.largest, normal()
+        """Where a chain starts: noise about m; under score matching about what the largest sigma makes of m."""
+        largest, u = self.config.largest, energy.mean(c)
         if self.config.objective == "score_matching":
-            return descend(energy.mean(c), [(largest, _slope(energy, c, largest))]) + largest * u
-        return largest * u
+            u = descend(u, [(largest, _slope(energy, c, largest))])
+        return u + largest * normal()
 
     def _chain(self, energy: Energy, c: Tensor, u: Tensor, normal: Callable[[], Tensor]) -> Tensor:
         """Langevin dynamics from ``u`` at every sigma in turn."""
