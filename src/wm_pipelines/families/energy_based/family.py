@@ -7,12 +7,13 @@ that ``-dE/du`` is the score of the data under noise sigma, for all sigma betwee
 NeurIPS 2019): the energy of data is lowered, that of the model's own samples raised.
 
 A prediction descends from m, the change that the energy's network expects before it has seen any, through ever smaller
-sigma; a sample follows Langevin dynamics at temperature 1. ``u`` is the change of z in units of its spread, see `parts.transitions`; the energy is in energy.py.
+sigma; a sample follows Langevin dynamics at temperature 1. ``u`` is the change of z in units of its spread, see
+`parts.transitions`; the energy is in energy.py.
 
-Beyond the papers: the gradient of a scalar energy is the score, not a network of its own; errors of denoising weigh the
-same at all sigma below ``balance``; the chains of contrastive divergence start anew, from noise about m, at every step and not
-from a buffer, and are as short in use as in training (Nijkamp et al., *Learning non-convergent non-persistent
-short-run MCMC*, NeurIPS 2019).
+Beyond the papers: the gradient of a scalar energy is the score, not a network of its own; descents start from m;
+errors of denoising weigh the same at all sigma below ``balance``; the chains of contrastive divergence start anew, from
+noise about m, at every step and not from a buffer, and are as short in use as in training (Nijkamp et al., *Learning
+non-convergent non-persistent short-run MCMC*, NeurIPS 2019).
 """
 
 from __future__ import annotations
