@@ -194,10 +194,10 @@ def test_a_missing_view_is_told(name):
 
 
 @every_family
-def test_every_setting_is_read_by_the_family_itself_or_by_its_blocks(name):
+def test_every_setting_is_read_by_the_family_itself_or_by_its_blocks_and_parts(name):
     kind = families.get(name)
     files = import_closure(kind.__module__)
-    own = [f for f in files if name in f.parts or f.stem == name or "blocks" in f.parts]
+    own = [f for f in files if name in f.parts or f.stem == name or {"blocks", "parts"} & set(f.parts)]
     text = "\n".join(f.read_text() for f in own)
     fields = set(kind.Config.model_fields) - {"schedule"}
     assert {field for field in fields if not re.search(rf'\b(config|c)\.{field}\b|"{field}"', text)} == set()

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.families.driven import PUSHED, pushed
 from tests.specs import LEARNING, PENDULUM, episodes, pendulum, spec, tensor
 from wm_pipelines.blocks.transformer import Attention, Trunk
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Encodes
+from wm_pipelines.families.base import Encodes, Imagines
 from wm_pipelines.families.sequence import Sequence, SequenceConfig, StateTransformer
 from wm_pipelines.learning.loop import train
 
@@ -169,3 +170,79 @@ def test_it_learns_to_predict_and_beats_standing_still():
     found = family.eval().predict({"states": truth[:, :1]}, 20)["states"]
     still = (truth[:, :1] - truth).square().mean()
     assert ((found - truth).square().mean((1, 2, 3)) < 0.1 * still).all()
+
+
+# ---------------------------------------------------------------- under actions
+
+
+def driven(shake=0.3):
+    family = built(world=PUSHED, shake=shake)
+    views = pushed(5, 12)
+    family.examples(views)
+    return family, views
+
+
+def test_an_action_changes_what_follows_it_and_nothing_before():
+    family, views = driven()
+    past, actions = {"states": views["states"][:, :1]}, views["actions"][:, :8]
+    before = family.predict(past, 8, actions)
+    changed = actions.clone()
+    changed[:, 3] += 0.5
+    after = family.predict(past, 8, changed)
+    assert torch.equal(after["states"][:, :, :4], before["states"][:, :, :4])
+    assert torch.equal(after["rewards"][:, :, :3], before["rewards"][:, :, :3])
+    assert (after["states"][:, :, 4] != before["states"][:, :, 4]).any(-1).all()
+    assert (after["rewards"][:, :, 3] != before["rewards"][:, :, 3]).all()
+
+
+@pytest.mark.parametrize("known", [1, 4, 6, 9])
+def test_what_is_imagined_is_what_is_predicted(known):
+    """The window of a belief grows, is full, and slides as that of a prediction does."""
+    family, views = driven()
+    assert isinstance(family, Imagines)
+    belief = family.start({"states": views["states"][:, 0]}, 0)
+    for k in range(1, known):
+        belief = family.update(belief, views["actions"][:, k - 1], {"states": views["states"][:, k]}, 0)
+    assert belief.shape == (5, 6, 4)
+    past = {"states": views["states"][:, :known], "actions": views["actions"][:, : known - 1]}
+    ahead = views["actions"][:, known - 1 : known + 2]
+    imagined, predicted = family.imagine(belief, ahead, 0), family.predict(past, 3, ahead)
+    states = predicted["states"][0, :, 1:]
+    expected = family.features({"states": states.flatten(0, 1)}, 0).unflatten(0, (5, 3))
+    torch.testing.assert_close(imagined.features, expected)
+    torch.testing.assert_close(imagined.rewards, predicted["rewards"][0])
+
+
+def test_rows_of_a_belief_may_know_unequally_much():
+    family, views = driven()
+    first = family.start({"states": views["states"][:, 0]}, 0)
+    second = family.update(first, views["actions"][:, 0], {"states": views["states"][:, 1]}, 0)
+    mixed = torch.cat([second[:2], first[2:]])
+    ahead = views["actions"][:, 1:5]
+    found = family.imagine(mixed, ahead, 0)
+    for part, belief in ((slice(0, 2), second), (slice(2, 5), first)):
+        alone = family.imagine(belief[part], ahead[part], 0)
+        torch.testing.assert_close(found.features[part], alone.features)
+        torch.testing.assert_close(found.rewards[part], alone.rewards)
+
+
+def test_where_nothing_acts_the_weights_are_those_of_a_network_without_actions():
+    torch.manual_seed(0)
+    plain = StateTransformer(2, SequenceConfig(**SMALL))
+    torch.manual_seed(0)
+    acting = StateTransformer(2, SequenceConfig(**SMALL), 1, True)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(acting.state_dict()[name], value)
+
+
+@pytest.mark.training
+def test_it_learns_what_pushes_do_and_what_they_earn():
+    schedule = {"steps": 300, "batch_size": 20, "learning_rate": 6e-3, "warmup": 20, "gradient_clip": 1.0}
+    family = Sequence(SequenceConfig(**SMALL, schedule=schedule), PUSHED, (0,))
+    train(family, pushed(), LEARNING.model_copy(update={"precision": "32-true"}))
+    truth = pushed(10, seed=1)
+    past = {"states": truth["states"][:, :1]}
+    found, idle = (family.eval().predict(past, 20, a) for a in (truth["actions"], None))
+    wrong, without = ((p["states"] - truth["states"]).square().mean() for p in (found, idle))
+    assert wrong < 0.1 * without
+    assert (found["rewards"] - truth["rewards"]).square().mean() < 0.2 * truth["rewards"].var()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from tests.families.driven import PUSHED, pushed
 from tests.families.fields import posed
 from tests.families.images import IMAGES, blobs, spec_of, squares
 from tests.families.mechanics import TWO_BODY, bodies_field, body_starts
@@ -64,6 +65,10 @@ def driven():
     return made.spec, {name: torch.from_numpy(made[name]) for name in ("states", "actions", "rewards")}
 
 
+def pushes():
+    return PUSHED, pushed(24, 12)
+
+
 SMALL = {"hidden": (8, 8)}
 PINN = {"hidden": (8,), "adaptive_points": 25, "refresh_every": 3, "balance_every": 2, "finish_steps": 4}
 PINN |= {"finish_points": 60, "schedule": {"batch_size": 60}}
@@ -82,6 +87,8 @@ LOCAL = {**FRAMES, "transition": "local", "maps": 2, "widths": (8, 8), "symmetri
 SEQUENCE = {"window": 5, "width": 16, "depth": 2, "heads": 2, "noise": 0.1}
 RSSM = {"window": 5, "widths": (8,), "features": 4, "deterministic": 8, "stochastic": 3, "hidden": 8, "crops": 2}
 DREAMER = {**RSSM, "behaviour": True, "behaviour_from": 0.4, "horizon": 3, "starts": 2}
+TRANSITION = {"rows": 4, "hidden": 8, "widths": (4, 8), "latent": 4, "noise": 0.1}
+DIVERGENCE = {"objective": "contrastive_divergence", "smallest": 0.3, "levels": 1, "langevin_steps": 3}
 TRACKER = {"objects": 1, "extent": 8, "context": 3, "horizon": 2, "width": 8, "memory": 16, "tracked": 8}
 TRACKER |= {"position_batch": 6, "on_positions": 0.5, "symmetries": ("rows", "columns", "transpose", "time")}
 
@@ -116,6 +123,11 @@ CASES = {
     "rssm states": ("rssm", swings, {**RSSM, "free_nats": 0.1}),
     "rssm behaviour": ("rssm", driven, DREAMER),
     "rssm frames": ("rssm", video, {**RSSM, "pool": 2, "widths": (4, 8)}),
+    "sequence pushed": ("sequence", pushes, SEQUENCE),
+    "energy_based": ("energy_based", pushes, TRANSITION),
+    "energy_based video": ("energy_based", video, {**TRANSITION, "context": 2}),
+    "energy_based divergence": ("energy_based", pushes, {**TRANSITION, **DIVERGENCE}),
+    "mixture_density": ("mixture_density", pushes, {**TRANSITION, "components": 3}),
     "latent_dynamics vector": ("latent_dynamics", video, FRAMES),
     "latent_dynamics local": ("latent_dynamics", video, {**LOCAL, "stochastic": True}),
     "ijepa sigreg": ("ijepa", images, {**VIEWS, "anti_collapse": "sigreg"}),

@@ -294,8 +294,23 @@ class MeasuresSteps(Imagines, Protocol):
 
 
 @runtime_checkable
+class Samples(Protocol):
+    """A family that imagines more than one future of a belief: draws from its own distribution of them."""
+
+    def sample(self, belief: Tensor, actions: Tensor, count: int, seed: int, generator: torch.Generator) -> Tensor:
+        """Features ``[count, N, H, D]`` of futures under actions ``[N, H, A]``, drawn independently of each other.
+
+        To be compared with `Imagines.features` of what came about. generator: on the CPU, the only source of chance.
+        """
+
+
+@runtime_checkable
 class Acts(Believes, Protocol):
     """A family with a policy of its own."""
+
+    @property
+    def behaves(self) -> bool:
+        """Whether this configuration, in this world, has one."""
 
     def act(self, belief: Tensor, seed: int) -> Tensor:
         """Actions ``[N, A]`` from beliefs, without noise."""

@@ -35,6 +35,11 @@ class FixedPolicies(Family):
         """Its name among the manifest's references."""
         return self.config.policy
 
+    @property
+    def behaves(self) -> bool:
+        """It acts."""
+        return True
+
     def start(self, observation: Views, seed: int) -> Tensor:
         """Knows nothing, ``[N, 0]``."""
         del seed

@@ -72,7 +72,7 @@ def judge(
         _add_promises(judged, courses, planner.horizon)
         judged.add("decision_ms", _decision_ms(family, laws.plant, planner, objective, manifest, views), "ms")
         _keep(judged, courses, "planned", config.kept)
-    if isinstance(family, Acts):
+    if isinstance(family, Acts) and family.behaves:
         own = [course_of(manifest, OwnPolicy(family, s), laws.plant, views) for s in range(len(family.seeds))]
         _add_scores(judged, np.stack([c.score for c in own]), references, manifest, "policy_")
         _keep(judged, own, "policy", config.kept)
