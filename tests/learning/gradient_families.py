@@ -72,6 +72,7 @@ STATES = {"context": 1, "horizon": 3, "widths": (16,), "latent": 4, "hidden": 16
 FRAMES = {"context": 3, "horizon": 2, "widths": (4, 8), "latent": 4, "hidden": 16}
 LOCAL = {**FRAMES, "transition": "local", "maps": 2, "widths": (8, 8), "symmetries": ("rows", "time")}
 SEQUENCE = {"window": 5, "width": 16, "depth": 2, "heads": 2, "noise": 0.1}
+DREAMS = {"widths": (4, 8), "features": 8, "latent": 3, "hidden": 8, "piece": 5, "vae_rows": 4, "pieces": 2}
 TRACKER = {"objects": 1, "extent": 8, "context": 3, "horizon": 2, "width": 8, "memory": 16, "tracked": 8}
 TRACKER |= {"position_batch": 6, "on_positions": 0.5, "symmetries": ("rows", "columns", "transpose", "time")}
 
@@ -119,6 +120,8 @@ CASES = {
     "contrastive video": ("contrastive", video, CNN),
     "contrastive vit": ("contrastive", video, CNN | VIT),
     "object_tracker": ("object_tracker", video, TRACKER),
+    "vae_rnn states": ("vae_rnn", swings, {**DREAMS, "widths": (8,)}),
+    "vae_rnn frames": ("vae_rnn", video, DREAMS),
 }
 """Name -> family, what makes its spec and episodes, its settings."""
 

@@ -5,8 +5,8 @@ V encodes single observations, ``z ~ N(mu(x), sigma(x)^2)``; M tells of ``z, a, 
 M on the frozen V, then C by CMA-ES in dreams of M alone.
 
 Where this is not the paper's: the mixture is over the change of ``z``; the reward is predicted (the paper has a car's
-track or a time to survive), within the rewards of the training data; V's statistics of batches are fixed in the last
-quarter of its phase, so that M and the decoder meet the code that was trained; C is the mean of the last generation.
+track or a time to survive), within the rewards of the training data; V's statistics of batches are fixed in the second
+half of its phase, so that M and the decoder meet the code that was trained; C is the mean of the last generation.
 Imagined features are means: of the mixture, and what follows is imagined from that mean; dreams are sampled.
 """
 
@@ -29,7 +29,7 @@ from wm_pipelines.families.vae_rnn.networks import MDNRNN, VAE, divergence
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
-_SETTLED = 0.75  # of V's phase, after which its statistics of batches stay
+_SETTLED = 0.5  # of V's phase, after which its statistics of batches stay
 _STARTS = 512  # observations that dreams begin with
 _JUDGED = 256  # dreams of which the return is told
 _NOISES = 1024  # steps after which the noise on sampled latents of a belief repeats
@@ -59,7 +59,9 @@ class VAERNNConfig(TrainedConfig):
     piece: int = Field(16, ge=1, description="steps of the sequences that M is trained on")
     pieces: int = Field(1, ge=1, description="of them from each episode of a batch")
     reward_weight: float = Field(1.0, ge=0, description="of the reward's squared error, in units of its variance")
-    recurrence: Literal["trained", "random"] = Field("trained", description="random: M's recurrent weights stay as drawn")
+    recurrence: Literal["trained", "random"] = Field(
+        "trained", description="random: M's recurrent weights stay as drawn"
+    )
     # C
     controller_input: Literal["z", "mu"] = Field("mu", description="what a belief holds of an observation")
     population: int = Field(64, ge=2, description="controllers of a generation")
@@ -99,10 +101,12 @@ class VAERNN(ImaginingFamily):
     @classmethod
     def unsuitable(cls, spec: Spec, config: Any) -> str | None:
         """Single observations have no future; what is left untrained is to be compared by what it makes C do."""
-        if (why := super().unsuitable(spec, config)) or spec.rows > 1:
-            acting = {"actions", "rewards"} <= set(spec.views)
-            return why or (None if config.recurrence == "trained" or acting else "recurrence: random needs rewards")
-        return "needs videos" if "frames" in cls.shown(spec) else "needs episodes of two states or more"
+        if why := super().unsuitable(spec, config):
+            return why
+        if spec.rows == 1:
+            return "needs videos" if "frames" in cls.shown(spec) else "needs episodes of two states or more"
+        acts = {"actions", "rewards"} <= set(spec.views)
+        return None if config.recurrence == "trained" or acts else "recurrence: random needs actions and rewards"
 
     def __init__(self, config: VAERNNConfig, spec: Spec, seeds: Sequence[int]) -> None:
         super().__init__(config, spec, seeds)

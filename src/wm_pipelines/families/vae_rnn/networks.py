@@ -91,7 +91,7 @@ class MDNRNN(nn.Module):
         if rewarded:
             layers = nn.Linear(latent + actions + hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1)
             self.reward = nn.Sequential(*layers)
-        for name, value in (("reward_mean", [0.0]), ("reward_std", [1.0]), ("reward_ends", [0.0, 0.0])):
+        for name, value in (("reward_mean", [0.0]), ("reward_std", [1.0]), ("reward_ends", [-torch.inf, torch.inf])):
             self.register_buffer(name, torch.tensor(value))
 
     @torch.no_grad()
