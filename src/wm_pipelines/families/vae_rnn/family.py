@@ -59,9 +59,7 @@ class VAERNNConfig(TrainedConfig):
     piece: int = Field(16, ge=1, description="steps of the sequences that M is trained on")
     pieces: int = Field(1, ge=1, description="of them from each episode of a batch")
     reward_weight: float = Field(1.0, ge=0, description="of the reward's squared error, in units of its variance")
-    recurrence: Literal["trained", "random"] = Field(
-        "trained", description="random: M's recurrent weights stay as drawn"
-    )
+    recurrence: Literal["trained", "random"] = Field("trained", description="random: M's memory stays as it was drawn")
     # C
     controller_input: Literal["z", "mu"] = Field("mu", description="what a belief holds of an observation")
     population: int = Field(64, ge=2, description="controllers of a generation")
@@ -185,7 +183,7 @@ class VAERNN(ImaginingFamily):
         return nll + c.reward_weight * error, {"nll": nll, "reward": error}
 
     def _rows(self, batch: Views, count: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """``count`` pieces of ``length`` rows of each episode from random starts: ``[B, T, …] -> [B count, length, …]``.
+        """``count`` pieces of each episode from random starts: ``[B, T, …] -> [B count, length, …]``.
 
         Of actions and rewards those between the rows.
         """

@@ -1,4 +1,4 @@
-"""A mixture of ``K`` Gaussians for every number: density, mean, samples at a temperature (Ha & Schmidhuber, app. A.2)."""
+"""A mixture of ``K`` Gaussians for every number: density, mean, samples at a temperature (World Models, app. A.2)."""
 
 from __future__ import annotations
 
