@@ -267,13 +267,16 @@ def test_a_score_that_is_no_number_is_the_worst():
 
 def test_controllers_of_a_generation_act_as_each_alone():
     c, x = Controller(3, 2), torch.randn(4, 5, 3)
+    c.learn_units(7 * torch.randn(20, 3) + 1)
     weights = torch.randn(4, 8)
     together = c.of(weights, x)
     for k in range(4):
         c.weights.copy_(weights[k])
         torch.testing.assert_close(c(x[k]), together[k])
         table = weights[k].reshape(4, 2)
-        torch.testing.assert_close(together[k], torch.tanh(x[k] @ table[:3] + table[3]))
+        torch.testing.assert_close(together[k], torch.tanh((x[k] - c.centre) / c.scale @ table[:3] + table[3]))
+    c.learn_units(torch.ones(4, 3))
+    assert c.scale.tolist() == [1.0] * 3
 
 
 def test_dreams_are_the_same_for_the_same_seed_and_for_whoever_dreams_beside():

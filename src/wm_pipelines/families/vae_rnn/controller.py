@@ -13,12 +13,26 @@ from wm_pipelines.families.vae_rnn.networks import MDNRNN
 
 
 class Controller(nn.Module):
-    """C: ``a = tanh(W [z, h] + b)`` (eq. 1); its ``(F + 1) A`` numbers are found by evolution, not by gradient."""
+    """C: ``a = tanh(W [z, h] + b)`` (eq. 1); its ``(F + 1) A`` numbers are found by evolution, not by gradient.
+
+    Its inputs are in units of their spread, so that evolution, which begins with a ball, moves all of them alike.
+    """
+
+    centre: Tensor
+    scale: Tensor
 
     def __init__(self, inputs: int, actions: int) -> None:
         super().__init__()
         self.inputs, self.actions = inputs, actions
         self.weights = nn.Parameter(torch.zeros((inputs + 1) * actions), requires_grad=False)
+        self.register_buffer("centre", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+
+    def learn_units(self, x: Tensor) -> None:
+        """Mean and spread of inputs ``[N, F]``; 1 where nothing changes."""
+        spread = x.std(0)
+        self.centre.copy_(x.mean(0))
+        self.scale.copy_(torch.where(spread > 0, spread, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, F] -> [N, A]``."""
@@ -27,7 +41,22 @@ class Controller(nn.Module):
     def of(self, weights: Tensor, x: Tensor) -> Tensor:
         """Many controllers at once: weights ``[P, (F + 1) A]``, inputs ``[P, R, F] -> [P, R, A]``."""
         table = weights.unflatten(1, (self.inputs + 1, self.actions))
+        x = (x - self.centre) / self.scale
         return torch.baddbmm(table[:, -1:], x, table[:, :-1]).tanh()
+
+
+@torch.no_grad()
+def wander(m: MDNRNN, z: Tensor, actions: int, steps: int, temperature: float, generator: torch.Generator) -> Tensor:
+    """What C is given in dreams of random actions from latents ``[R, D]``: ``[R steps, F]``."""
+    h = memory = z.new_zeros(len(z), m.hidden)
+    met = []
+    for _ in range(steps):
+        met.append(torch.cat([z, h], -1))
+        action = 2 * torch.rand(len(z), actions, generator=generator).to(z) - 1
+        mixture, _, h, memory = m.step(z, action, h, memory)
+        uniform, normal = torch.rand(z.shape, generator=generator), torch.randn(z.shape, generator=generator)
+        z = mixture.sample(uniform.to(z), normal.to(z), temperature)
+    return torch.cat(met)
 
 
 @torch.no_grad()
@@ -83,4 +112,5 @@ def train_in_dreams(
         chosen = torch.randint(len(z), (rollouts,), generator=generator)
         return dream(m, c, weights, z[chosen], steps, temperature, generator).mean(1)
 
+    c.learn_units(wander(m, z, c.actions, steps, temperature, torch.Generator().manual_seed(seed)))
     c.weights.copy_(evolve(score, torch.zeros_like(c.weights), spread, population, generations, seed))
