@@ -11,7 +11,7 @@ from tests.specs import PENDULUM, pendulum, spec
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Acts, Encodes, Imagines
 from wm_pipelines.families.vae_rnn import VAERNN, VAERNNConfig
-from wm_pipelines.families.vae_rnn.controller import Controller, dream, train_in_dreams
+from wm_pipelines.families.vae_rnn.controller import Controller, dream, train_in_dreams, wander
 from wm_pipelines.families.vae_rnn.evolution import evolve
 from wm_pipelines.families.vae_rnn.mixture import Mixture
 from wm_pipelines.families.vae_rnn.networks import MDNRNN, divergence
@@ -292,6 +292,14 @@ def test_dreams_are_the_same_for_the_same_seed_and_for_whoever_dreams_beside():
     assert torch.equal(found, dreamt(weights, 0))
     assert not torch.equal(found, dreamt(weights, 1))
     torch.testing.assert_close(dreamt(weights[2:4], 0), found[2:4])
+
+
+def test_units_are_those_of_what_is_met_in_dreams_of_random_actions():
+    """Of a point that is moved by half an action a step, uniform in -1 … 1: variances add up, 1/12 each."""
+    met = wander(Line(1, 1, 1, 1, True, True), torch.zeros(20_000, 1), 1, 4, 1.0, torch.Generator().manual_seed(0))
+    x = met.unflatten(0, (4, -1))
+    torch.testing.assert_close(x[..., 0].var(1), torch.arange(4) / 12, rtol=0.05, atol=1e-6)
+    assert (x[..., 1] == 0).all()  # its memory
 
 
 class Line(MDNRNN):
