@@ -16,10 +16,14 @@ class Controller(nn.Module):
     """C: ``a = tanh(W [z, h] + b)`` (eq. 1); its ``(F + 1) A`` numbers are found by evolution, not by gradient.
 
     Its inputs are in units of their spread, so that evolution, which begins with a ball, moves all of them alike.
+
+    Attributes:
+        dream_return: what it was paid in dreams at last; no number before.
     """
 
     centre: Tensor
     scale: Tensor
+    dream_return: Tensor
 
     def __init__(self, inputs: int, actions: int) -> None:
         super().__init__()
@@ -27,6 +31,7 @@ class Controller(nn.Module):
         self.weights = nn.Parameter(torch.zeros((inputs + 1) * actions), requires_grad=False)
         self.register_buffer("centre", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("dream_return", torch.tensor(torch.nan))
 
     def learn_units(self, x: Tensor) -> None:
         """Mean and spread of inputs ``[N, F]``; 1 where nothing changes."""

@@ -74,12 +74,9 @@ class VAERNNConfig(TrainedConfig):
 class WorldModel(nn.Module):
     """V, M and C of one seed; C where there are actions and rewards."""
 
-    dream_return: Tensor
-
     def __init__(self, v: VAE, m: MDNRNN, c: Controller | None) -> None:
         super().__init__()
         self.v, self.m, self.c = v, m, c
-        self.register_buffer("dream_return", torch.tensor(float("nan")))
 
 
 @register
@@ -224,19 +221,21 @@ class VAERNN(ImaginingFamily):
             weights, generator = member.c.weights[None], torch.Generator().manual_seed(seed)
             firsts = self._codes(member, self._firsts)
             found = dream(member.m, member.c, weights, firsts, self.spec.rows - 1, c.temperature, generator)
-            member.dream_return.copy_(found.mean())
-        return {"dream_return": torch.stack([self._model(s).dream_return for s in range(len(self.seeds))])}
+            member.c.dream_return.copy_(found.mean())
+        return {"dream_return": torch.stack(self._dream_returns())}
+
+    def _dream_returns(self) -> list[Tensor]:
+        return [c.dream_return for c in (self._model(s).c for s in range(len(self.seeds))) if c is not None]
 
     def _codes(self, member: WorldModel, view: Tensor) -> Tensor:
         return torch.cat([member.v.encode(self.inputs({self.view: part}))[0] for part in view.split(_AT_ONCE)])
 
     def extra_summary(self) -> dict[str, Any]:
         """``dream_return`` of every seed, over ``dream_return_steps`` steps at ``dream_temperature``."""
-        if not (self.action_size and self.rewarded):
+        if not (returns := self._dream_returns()):
             return {}
-        returns = [float(self._model(s).dream_return) for s in range(len(self.seeds))]
         told = {"dream_return_steps": self.spec.rows - 1, "dream_temperature": self.config.temperature}
-        return {"dream_return": returns, **told}
+        return {"dream_return": [float(r) for r in returns], **told}
 
     # ------------------------------------------------------------------------------------------------------- beliefs
 
