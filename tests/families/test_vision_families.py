@@ -15,9 +15,10 @@ SMALL = {
     "vjepa": {"predict": "rollout", "clip": 8, "widths": (8, 8), "latent": 8, "hidden": 16, "memory": 3},
     "latent_dynamics": {"widths": (8, 8), "latent": 8, "hidden": 16, "context": 3, "horizon": 4},
     "object_tracker": {"objects": 1, "extent": 8, "context": 3, "horizon": 4, "width": 8, "memory": 16},
+    "vae_rnn": {"widths": (8, 8), "features": 8, "latent": 4, "hidden": 8, "context": 3, "piece": 6},
 }
 OF_IMAGES = ("raw_pixels", "ijepa", "mae", "contrastive")
-FRAMES = {"raw_pixels", "mae", "latent_dynamics", "object_tracker"}
+FRAMES = {"raw_pixels", "mae", "latent_dynamics", "object_tracker", "vae_rnn"}
 LATENTS = FRAMES | {"vjepa"}
 VIDEO = spec_of(10, 16, 16, 1)
 

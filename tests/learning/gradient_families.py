@@ -89,6 +89,7 @@ RSSM = {"window": 5, "widths": (8,), "features": 4, "deterministic": 8, "stochas
 DREAMER = {**RSSM, "behaviour": True, "behaviour_from": 0.4, "horizon": 3, "starts": 2}
 TRANSITION = {"rows": 4, "hidden": 8, "widths": (4, 8), "latent": 4, "noise": 0.1}
 DIVERGENCE = {"objective": "contrastive_divergence", "smallest": 0.3, "levels": 1, "langevin_steps": 3}
+DREAMS = {"widths": (4, 8), "features": 8, "latent": 3, "hidden": 8, "piece": 5, "vae_rows": 4, "pieces": 2}
 TRACKER = {"objects": 1, "extent": 8, "context": 3, "horizon": 2, "width": 8, "memory": 16, "tracked": 8}
 TRACKER |= {"position_batch": 6, "on_positions": 0.5, "symmetries": ("rows", "columns", "transpose", "time")}
 
@@ -144,6 +145,8 @@ CASES = {
     "contrastive video": ("contrastive", video, CNN),
     "contrastive vit": ("contrastive", video, CNN | VIT),
     "object_tracker": ("object_tracker", video, TRACKER),
+    "vae_rnn states": ("vae_rnn", swings, {**DREAMS, "widths": (8,)}),
+    "vae_rnn frames": ("vae_rnn", video, DREAMS),
 }
 """Name -> family, what makes its spec and episodes, its settings."""
 
