@@ -92,7 +92,7 @@ def references(
 ) -> dict[str, Any]:
     """Policies that need no model: random, zero, replayed training actions, the planner on the true world.
 
-    ``planner_twice`` plans with twice the candidates and iterations: where it is better, the planner is a bottleneck.
+    ``true_model_twice`` has twice the candidates and iterations: where it is better, the planner is a bottleneck.
     """
     twice = planner.model_copy(update={"samples": 2 * planner.samples, "iterations": 2 * planner.iterations})
     given = train["actions"]

@@ -141,3 +141,21 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], world: str, palette: Pal
         "Training loss, mean over seeds. Families minimise different quantities, so heights cannot be compared; look "
         "for curves that still fall at the end (train longer) or that jump (train more gently).",
     )
+
+
+def logged(
+    curves: Mapping[str, pd.DataFrame], world: str, name: str, title: str, palette: Palette, log_y: bool = False
+) -> go.Figure | None:
+    """A term of the learning curves over the optimiser's step, mean over seeds; None where nobody has it."""
+    own = {
+        key.split("/", 1)[1]: curve.dropna(subset=[name]).groupby("step")[name].mean()
+        for key, curve in curves.items()
+        if key.split("/", 1)[0] == world and name in curve
+    }
+    if not own:
+        return None
+    figure = go.Figure(layout=layout("training step", title, log_y=log_y))
+    for model in model_order(own):
+        keep = thinned(len(own[model]))
+        figure.add_trace(line(own[model].index.to_numpy()[keep], own[model].to_numpy()[keep], model, palette))
+    return figure

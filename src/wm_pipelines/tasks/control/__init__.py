@@ -29,6 +29,7 @@ class ControlConfig(TaskConfig):
     objective: dict[str, Any] = Field(default_factory=dict, description="see control.policies.ObjectiveConfig")
     error_steps: list[int] = Field([1, 5, 20], description="steps at which predictions under actions are judged")
     kept: int = Field(4, ge=1, description="episodes kept for the report")
+    imagined_steps: int = Field(60, ge=1, description="length of the imagined futures that are kept for the report")
 
 
 @register
@@ -43,8 +44,8 @@ class Control(Task):
     shows: ClassVar[tuple[str, ...]] = ("frames|states", "actions", "rewards")
     has_manifest: ClassVar[bool] = True
     main_metrics: ClassVar[tuple[str, ...]] = (
-        "normalised_score", "return", "success_rate", "planning_gap", "action_sensitivity", "decision_ms",
-        "train_seconds",
+        "normalised_score", "policy_normalised_score", "return", "success_rate", "planning_gap", "ignores_actions",
+        "decision_ms", "train_seconds",
     )  # fmt: skip
 
     def thresholds(self, config: ControlConfig) -> list[str]:
