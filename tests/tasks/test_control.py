@@ -142,9 +142,8 @@ def test_a_model_that_ignores_actions_is_flagged_named_and_never_best(line, capl
     with caplog.at_level(logging.WARNING):
         _call_flagged(deaf, "family/deaf on line")
         _call_flagged(hearing, "family/hearing on line")
-    assert [record.getMessage() for record in caplog.records] == [
-        "family/deaf on line IGNORES ACTIONS for seed(s) [0, 1]: it predicts hardly worse under those of other episodes."
-    ]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("family/deaf on line IGNORES ACTIONS for seed(s) [0, 1]")
     same = {"task": "control", "world": "line", "variant": "v", "view": "states", "knows": ""}
     rows = [table(judged.rows, family=name, **same) for name, judged in (("deaf", deaf), ("hearing", hearing))]
     summary = summary_table(pd.concat(rows))
@@ -202,7 +201,7 @@ def test_a_manifest_that_was_edited_is_refused(line):
 
 
 def test_a_manifest_of_other_episodes_is_refused(line):
-    with pytest.raises(UserError, match="belongs to training episodes .* draw it again") as caught:
+    with pytest.raises(UserError, match=r"belongs to training episodes .* draw it again") as caught:
         manifests.check(line.manifest, episodes(line.plant, seed=5))
     assert "\n" not in str(caught.value)
 
@@ -247,10 +246,12 @@ def test_a_world_whose_goals_are_solved_at_the_start_is_too_easy(goals, monkeypa
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line(settings, message):
-    with pytest.raises(UserError) as caught:
+    def read():
         config = TASK.config(settings)
-        TASK.planner(config)
-        TASK.objective(config)
+        return TASK.planner(config), TASK.objective(config)
+
+    with pytest.raises(UserError) as caught:
+        read()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -135,11 +135,13 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], world: str, palette: Pal
         keep = thinned(len(loss))
         figure.add_trace(line(loss.index.to_numpy()[keep], loss.to_numpy()[keep], model, palette))
     figure.update_yaxes(log_axis(loss.to_numpy() for loss in own.values()))
+    negative = [model_label(model) for model in model_order(own) if (own[model] <= 0).any()]
     return Figure(
         figure,
         "Learning curves",
         "Training loss, mean over seeds. Families minimise different quantities, so heights cannot be compared; look "
-        "for curves that still fall at the end (train longer) or that jump (train more gently).",
+        "for curves that still fall at the end (train longer) or that jump (train more gently)."
+        + (f" A likelihood has no logarithm where it is negative: {', '.join(negative)}." if negative else ""),
     )
 
 

@@ -54,7 +54,7 @@ class Control(Task):
         return [
             f"Every policy acts for at most {config.steps} steps from the same {config.starts} held-out starts; "
             "a score of 0 is random, 1 the same planner on the true world.",
-            "Planner: " + ", ".join(f"{name} {value}" for name, value in planner.items()) + ".",
+            "Planner: " + ", ".join(f"{k} {v}" for k, v in planner.items() if v is not None) + ".",
         ]
 
     def manifest(self, episodes: Mapping[str, Episodes], config: ControlConfig) -> dict[str, Any]:

@@ -28,7 +28,8 @@ Arrays = Mapping[str, Mapping[str, NDArray[Any]]]  # model -> name -> what its j
 _ROW, _FRAME = 30, 120  # px of a model in the figure of scores; of what is around them
 _PANEL, _MOST_ENTRIES = 150, 6
 _STARTS, _FRAMES_EACH = 3, 32  # shown one after the other, of so many frames each
-_PER_SECOND, _BYTES, _SIZE = 10.0, 700_000, 96
+_PER_SECOND, _BYTES, _SIZE = 10.0, 700_000, 128
+_SCALE = {"tickvals": [-1, 0, 1, 2], "ticktext": ["−1", "0<br>random", "1<br>true world", "2"]}
 _FLOOR = "fixed_policies/random"
 _BEHAVIOUR = {
     "actor": "loss of the policy",
@@ -65,9 +66,10 @@ def scores(table: pd.DataFrame, palette: Palette) -> Figure | None:
     figure.update_xaxes(shape["xaxis"] | {"title": {"text": ""}, "range": _score_range(own)})
     figure.update_yaxes(shape["yaxis"] | ticks | {"range": [0.6 - len(models), 0.6], "title": {"text": ""}})
     for column, split in enumerate(splits, 1):
-        figure.update_xaxes(title={"text": "score" if column == 1 else ""}, row=1, col=column)
+        figure.update_xaxes(_SCALE, row=1, col=column)
         for value in (0.0, 1.0):
-            figure.add_vline(value, line={"color": INK, "width": 1.2, "dash": "dot"}, row=1, col=column)
+            line = {"color": "#7f858f", "width": 1.5, "dash": "dot"}
+            figure.add_vline(value, line=line, row=1, col=column, exclude_empty_subplots=False)
         for row in own[own["split"] == split].to_dict("records"):
             figure.add_trace(_score({str(k): v for k, v in row.items()}, place, palette), row=1, col=column)
     figure.for_each_annotation(lambda a: a.update(font={"size": 13, "color": INK}, text=a.text.replace("_", " ")))
@@ -282,17 +284,19 @@ def behaviour(curves: Mapping[str, pd.DataFrame], world: str, palette: Palette) 
 
 
 def shown_models(table: pd.DataFrame, most: int = 6) -> list[str]:
-    """The best variant of every family by its score (planned or own), of the best families; ceiling and floor first.
+    """Whom to draw: ceiling and floor; the best variant of every family by its score, then further variants.
 
     Args:
         table: summary rows of one world's main split.
     """
     own = table[table["metric"].isin(["normalised_score", "policy_normalised_score", "ignores_actions"])]
     value = own["value"].where(own["metric"] != "ignores_actions", -np.inf)
-    best: dict[str, tuple[float, str]] = {}
+    best: dict[str, float] = {}
     for model, score in zip(own["family"] + "/" + own["variant"], value, strict=True):
-        family = split_model(model)[0]
-        best[family] = max(best.get(family, (-np.inf, model)), (float(score), model))
-    trained = sorted((found for family, found in best.items() if family not in REFERENCES), reverse=True)
+        if split_model(model)[0] not in REFERENCES:
+            best[model] = max(best.get(model, -np.inf), float(score))
+    ranked = sorted(best, key=lambda model: -best[model])
+    first = {split_model(model)[0]: model for model in reversed(ranked)}.values()
+    trained = sorted(ranked, key=lambda model: model not in first)
     references = {m for m in table["family"] + "/" + table["variant"] if m.startswith("oracle/")}
-    return [*sorted(references), _FLOOR, *(model for _, model in trained[:most])]
+    return [*sorted(references), _FLOOR, *trained[:most]]

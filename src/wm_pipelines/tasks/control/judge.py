@@ -114,7 +114,7 @@ def _add_scores(
     judged.add(f"{prefix}success_rate" if goals else f"{prefix}return", scores, "1")
     floor, ceiling = references["random"].mean(), references["true_model"].mean()
     if ceiling > floor:
-        judged.add(f"{prefix}normalised_score", (scores - floor) / (ceiling - floor), "1")
+        judged.add(f"{prefix}normalised_score", (scores - references["random"]) / (ceiling - floor), "1")
     judged.add(f"{prefix}over_random", scores - references["random"], "1")
     judged.add(f"{prefix}planning_gap", references["true_model"] - scores, "1")
 
