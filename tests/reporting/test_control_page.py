@@ -55,10 +55,8 @@ def results():
                              ("policy_planning_gap", -1, 30.0), ("policy_return", -1, -30.0)]  # fmt: skip
             for metric, step, value in measured:
                 if value is not None:
-                    ends = (value - 1.0, value + 1.0)
-                    rows.append(
-                        ("control", "rod", family, variant, "states", "", 0, split, metric, step, value, *ends, 9, "1")
-                    )
+                    key = ("control", "rod", family, variant, "states", "", 0, split, metric, step)
+                    rows.append((*key, value, value - 1.0, value + 1.0, 9, "1"))
     kept = {f"{family}/{variant}": arrays(family, rng) for family, variant in MODELS}
     curve = pd.DataFrame({"step": [0, 1], "seed": 0, "loss": [3.0, 2.0], "actor": [0.5, -0.5], "value": [1.0, 2.0]})
     return Results(
