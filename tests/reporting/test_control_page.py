@@ -61,7 +61,8 @@ def results():
     curve = pd.DataFrame({"step": [0, 1], "seed": 0, "loss": [3.0, 2.0], "actor": [0.5, -0.5], "value": [1.0, 2.0]})
     return Results(
         pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS)), specs={"rod": {"test": spec()}}, arrays={"rod": kept},
-        curves={"rod/latent_dynamics/good": curve}, not_applicable=[("rod", "sequence", "predicts nothing under actions")],
+        curves={"rod/latent_dynamics/good": curve},
+        not_applicable=[("rod", "sequence", "predicts nothing under actions")],
     )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ _FAMILY_COLOURS = {
     "persistence": "#7f858f",
     "fixed_policies": "#7f858f",
 }
+_FIRST_FLOOR = "raw_pixels"
 _SPARE_COLOURS = ("#1893b5", "#a8683f", "#6a74d8", "#d1478c", "#7a8b1f", "#c94a4a")
 DASHES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "11 3", "longdashdot": "11 3 2 3"}
 """Plotly's dashes in the order in which variants take them, and their patterns in SVG."""
@@ -72,8 +73,8 @@ def model_order(models: Iterable[str]) -> list[str]:
 
     def place(model: str) -> tuple[int, str, str]:
         family, variant = split_model(model)
-        # Unknown families stand between the trained ones and the floor.
-        rank = known.index(family) if family in known else len(known) - 1.5
+        # Unknown families stand between the trained ones and the floors.
+        rank = known.index(family) if family in known else known.index(_FIRST_FLOOR) - 0.5
         return (int(2 * rank), family, variant)
 
     return sorted(set(models), key=place)
