@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,6 +25,7 @@ SMOKE = {
     "fields": {"heat_1d", "heat_1d_inverse"},
     "images": {"mnist"},
     "videos": {"pendulum_video"},
+    "control": {"driven_pendulum"},
 }
 COSTS = {"train_seconds", "train_flops", "parameters", "peak_memory_mb"}
 
@@ -43,6 +46,7 @@ def test_the_leaderboard_holds_every_combination_once(table):
     assert families_of["images"] == {"raw_pixels", "ijepa", "mae", "contrastive"}
     assert {"persistence", "oracle", "hnn", "latent_dynamics", "sequence"} <= families_of["physics"]
     assert {"raw_pixels", "vjepa", "mae", "latent_dynamics", "object_tracker"} <= families_of["videos"]
+    assert {"fixed_policies", "oracle", "latent_dynamics"} <= families_of["control"]
     assert table["value"].notna().all()
     assert (table["ci_low"].isna() | (table["ci_low"] <= table["ci_high"])).all()
     for task, own in table.groupby("task"):
@@ -56,6 +60,7 @@ def test_every_row_says_what_the_family_was_shown_and_told(table):
         "fields": {"interior"},
         "images": {"frames"},
         "videos": {"frames"},
+        "control": {"states"},
     }
     told = {family: set(own["knows"]) for family, own in table.groupby("family")}
     for family in ("persistence", "latent_dynamics", "sequence", "raw_pixels", "ijepa", "vjepa", "mae", "contrastive"):
@@ -121,6 +126,20 @@ def test_videos_are_judged_by_physics_frames_and_surprise(table):
     steps = rows[(rows["metric"] == "r2_position_predicted_probed") & (rows["family"] == "raw_pixels")]["step"]
     assert set(steps) == {1, 2, 3, 4}
     assert {"mse", "psnr", "ssim", "mse_per_frame", "embedding_mmd"} <= set(rows[rows["family"] == "mae"]["metric"])
+
+
+def test_control_stands_between_random_actions_and_the_planner_on_the_true_world(table, finished):
+    rows = table[table["task"] == "control"]
+    score = rows[rows["metric"] == "normalised_score"].groupby(["family", "variant", "split"])["value"]
+    np.testing.assert_allclose(score.mean()["fixed_policies", "random"], 0.0, atol=1e-12)
+    np.testing.assert_allclose(score.mean()["oracle"], 1.0, rtol=1e-12)
+    assert set(rows["split"]) == {"train", "test", "transfer_friction", "transfer_length", "transfer_mass"}
+    judged = {"return", "over_random", "planning_gap", "optimism", "mse", "reward_mse", "action_sensitivity"}
+    assert judged | {"ignores_actions", "decision_ms"} <= set(rows[rows["family"] == "latent_dynamics"]["metric"])
+    drawn = json.loads((finished.data / "05_model_input/control/driven_pendulum_manifest.json").read_text())
+    assert {split: len(own["starts"]) for split, own in drawn.items()} == {
+        "test": 4, "transfer_friction": 2, "transfer_length": 2, "transfer_mass": 2,
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- the reports

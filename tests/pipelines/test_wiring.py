@@ -17,7 +17,13 @@ from wm_pipelines.pipelines import combinations as lists
 from wm_pipelines.pipelines.combinations import combinations
 from wm_pipelines.registry import families, tasks, worlds
 
-EVALUATIONS = {"physics": "physics_eval", "fields": "field_eval", "images": "image_eval", "videos": "video_eval"}
+EVALUATIONS = {
+    "physics": "physics_eval",
+    "fields": "field_eval",
+    "images": "image_eval",
+    "videos": "video_eval",
+    "control": "control_eval",
+}
 STAGES = {"data_ingestion": "ingest", "training": "train", "evaluation": "evaluate", "reporting": "report"}
 VERBS = ("train", "evaluate")
 
@@ -65,6 +71,7 @@ def test_every_world_meets_every_family_of_its_task(pipelines):
         c = combinations()[name]
         pairs = {f"{name}.{family}.{verb}_{world}" for family in c.families for world in c.worlds for verb in VERBS}
         others = {f"{name}.leaderboard.gather", f"{name}.report.report"}
+        others |= {f"{name}.manifest.draw_{world}" for world in c.worlds if tasks.get(name).has_manifest}
         others |= {f"board.{node}" for node in ("leaderboard", "first_page", "figure_library")}
         assert names(pipelines[pipeline]) == pairs | others | {f"{world}.ingest" for world in c.worlds}
 
@@ -72,7 +79,11 @@ def test_every_world_meets_every_family_of_its_task(pipelines):
 def test_nodes_are_found_by_stage_by_world_and_by_family(pipelines):
     for node in pipelines["__default__"].nodes:
         (stage,) = node.tags & set(STAGES.values())
-        if stage in VERBS:
+        if ".manifest." in node.name:
+            task, _, name = node.name.split(".")
+            assert node.namespace == f"{task}.manifest"
+            assert node.tags == {"evaluate", name.removeprefix("draw_")}
+        elif stage in VERBS:
             task, family, name = node.name.split(".")
             assert node.namespace == f"{task}.{family}"
             assert node.tags == {stage, family, name.removeprefix(f"{stage}_")}
@@ -139,7 +150,7 @@ def test_every_environment_lists_what_exists(env, monkeypatch):
 def test_a_task_that_is_null_does_not_run(environment):
     environment(physics={"worlds": ["rod"], "families": ["mlp"]}, fields=None)
     built = register_pipelines()
-    assert not any(built[name].nodes for name in ("field_eval", "image_eval", "video_eval"))
+    assert not any(built[name].nodes for name in ("field_eval", "image_eval", "video_eval", "control_eval"))
     assert names(built["__default__"]) == names(built["physics_eval"])
 
 

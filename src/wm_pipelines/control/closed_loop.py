@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from wm_pipelines.control.policies import Policy, observed
+from wm_pipelines.errors import UserError
 
 Float = NDArray[np.float64]
 
@@ -66,6 +67,9 @@ def run(
     Args:
         policy: who acts. plant: the world (`worlds.base.ControlledWorld`). starts, goals: plant states ``[E, n]``.
         step: seconds between rows. steps: ``T``, the budget. views: spaces of what is shown.
+
+    Raises:
+        UserError: the policy's actions are not those of the world.
     """
     z = np.array(starts, np.float64)
     states, actions, rewards, expected = [z], [], [], []
@@ -76,6 +80,11 @@ def run(
         began = time.perf_counter()
         chosen = policy.act()
         seconds += time.perf_counter() - began
+        if chosen.shape != (len(z), plant.action_size):
+            raise UserError(
+                f"world '{plant.entry}' takes {plant.action_size} action(s) of {len(z)} episodes, the policy gave an "
+                f"array of shape {tuple(chosen.shape)}; train it on episodes of this world"
+            )
         action = chosen.clamp(-1, 1).double().numpy()
         if goals is None:
             rewards.append(plant.reward(z, action))

@@ -96,7 +96,7 @@ def references(
 ) -> dict[str, Any]:
     """Policies that need no model: random, zero, replayed training actions, the planner on the true world.
 
-    ``planner_twice`` plans with twice the candidates and iterations: where it is better, the planner is a bottleneck.
+    ``true_model_twice`` has twice the candidates and iterations: where it is better, the planner is a bottleneck.
     """
     twice = planner.model_copy(update={"samples": 2 * planner.samples, "iterations": 2 * planner.iterations})
     given = train["actions"]
@@ -133,13 +133,15 @@ def check(manifest: Manifest, train: Episodes) -> None:
         )
 
 
-def judged_on(manifest: Manifest) -> tuple[Any, Any]:
-    """Starts and goals (or None) that are acted from."""
-    chosen = [None if manifest[name] is None else np.array(manifest[name]) for name in ("starts", "goals")]
-    starts, goals = (None if z is None else z[: manifest["judged"]] for z in chosen)
+def judged_on(manifest: Manifest, first: int | None = None) -> tuple[Any, Any]:
+    """Starts and goals (or None) that are acted from, or the first of them."""
+    count = min(manifest["judged"], first or manifest["judged"])
+    starts, goals = (None if manifest[n] is None else np.array(manifest[n])[:count] for n in ("starts", "goals"))
     return starts, goals
 
 
-def course_of(manifest: Manifest, policy: Any, plant: Any, views: Mapping[str, Any]) -> Course:
-    """A policy on the starts of a manifest that are judged."""
-    return run(policy, plant, *judged_on(manifest), manifest["step"], manifest["steps"], views)
+def course_of(
+    manifest: Manifest, policy: Any, plant: Any, views: Mapping[str, Any], first: int | None = None
+) -> Course:
+    """A policy on the starts of a manifest that are judged, or on the first of them."""
+    return run(policy, plant, *judged_on(manifest, first), manifest["step"], manifest["steps"], views)

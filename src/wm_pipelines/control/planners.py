@@ -141,7 +141,7 @@ def coloured(samples: int, steps: int, action: int, beta: float, generator: torc
         imaginary[..., -1] = 0.0
         real[..., -1] *= 2**0.5
     weights = scale[1:].clone()
-    weights[-1] *= (1 + steps % 2) / 2
+    weights[-1] *= 2.0 ** ((steps % 2 - 1) / 2)  # of even lengths the last frequency is its own mirror image
     sigma = 2 * (weights.square().sum() + scale[0].square() / 2).sqrt() / steps
     signal = torch.fft.irfft(torch.complex(real, imaginary) * scale, n=steps) / sigma
     return signal.movedim(-1, 1)

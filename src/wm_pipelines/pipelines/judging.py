@@ -63,7 +63,7 @@ def judge_models(
                 refused.append(reason)
                 continue
             judged = judge_on_one_thread(task, restored, episodes, split, laws, config, manifest=manifest)
-            _call_collapsed(judged, called)
+            _call_flagged(judged, called)
             rows += [{**told, **row} for row in judged.rows]
             arrays |= {f"{variant}/{split}/{name}": array for name, array in judged.arrays.items()}
             if config.untrained and cost["parameters"]:
@@ -109,9 +109,14 @@ def check_data(model: TrainedModel, train: Episodes, called: str) -> None:
         )
 
 
-def _call_collapsed(judged: Judgement, called: str) -> None:
-    collapsed = [row["seed"] for row in judged.rows if row["metric"] == "collapsed" and row["value"]]
-    if collapsed:
-        logger.warning(
-            "%s COLLAPSED for seed(s) %s: its features hardly tell one input from another.", called, collapsed
-        )
+def _call_flagged(judged: Judgement, called: str) -> None:
+    for metric, text in _FLAGGED.items():
+        seeds = [row["seed"] for row in judged.rows if row["metric"] == metric and row["value"]]
+        if seeds:
+            logger.warning(text, called, seeds)
+
+
+_FLAGGED = {
+    "collapsed": "%s COLLAPSED for seed(s) %s: its features hardly tell one input from another.",
+    "ignores_actions": "%s IGNORES ACTIONS for seed(s) %s: it predicts hardly worse under those of other episodes.",
+}

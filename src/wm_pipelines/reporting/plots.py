@@ -135,9 +135,29 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], world: str, palette: Pal
         keep = thinned(len(loss))
         figure.add_trace(line(loss.index.to_numpy()[keep], loss.to_numpy()[keep], model, palette))
     figure.update_yaxes(log_axis(loss.to_numpy() for loss in own.values()))
+    negative = [model_label(model) for model in model_order(own) if (own[model] <= 0).any()]
     return Figure(
         figure,
         "Learning curves",
         "Training loss, mean over seeds. Families minimise different quantities, so heights cannot be compared; look "
-        "for curves that still fall at the end (train longer) or that jump (train more gently).",
+        "for curves that still fall at the end (train longer) or that jump (train more gently)."
+        + (f" A likelihood has no logarithm where it is negative: {', '.join(negative)}." if negative else ""),
     )
+
+
+def logged(
+    curves: Mapping[str, pd.DataFrame], world: str, name: str, title: str, palette: Palette, log_y: bool = False
+) -> go.Figure | None:
+    """A term of the learning curves over the optimiser's step, mean over seeds; None where nobody has it."""
+    own = {
+        key.split("/", 1)[1]: curve.dropna(subset=[name]).groupby("step")[name].mean()
+        for key, curve in curves.items()
+        if key.split("/", 1)[0] == world and name in curve
+    }
+    if not own:
+        return None
+    figure = go.Figure(layout=layout("training step", title, log_y=log_y))
+    for model in model_order(own):
+        keep = thinned(len(own[model]))
+        figure.add_trace(line(own[model].index.to_numpy()[keep], own[model].to_numpy()[keep], model, palette))
+    return figure

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from wm_pipelines.metrics.registry import described
 
-REFERENCES = ("oracle", "persistence", "raw_pixels")
+REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies")
 """Ceiling and floors: always shown, never the winner."""
 
 UNTRAINED = "_untrained"
@@ -36,7 +36,9 @@ _FAMILY_COLOURS = {
     "object_tracker": "#7a8b1f",
     "raw_pixels": "#7f858f",
     "persistence": "#7f858f",
+    "fixed_policies": "#7f858f",
 }
+_FIRST_FLOOR = "raw_pixels"
 _SPARE_COLOURS = ("#1893b5", "#a8683f", "#6a74d8", "#d1478c", "#7a8b1f", "#c94a4a")
 DASHES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "11 3", "longdashdot": "11 3 2 3"}
 """Plotly's dashes in the order in which variants take them, and their patterns in SVG."""
@@ -71,8 +73,8 @@ def model_order(models: Iterable[str]) -> list[str]:
 
     def place(model: str) -> tuple[int, str, str]:
         family, variant = split_model(model)
-        # Unknown families stand between the trained ones and the floor.
-        rank = known.index(family) if family in known else len(known) - 1.5
+        # Unknown families stand between the trained ones and the floors.
+        rank = known.index(family) if family in known else known.index(_FIRST_FLOOR) - 0.5
         return (int(2 * rank), family, variant)
 
     return sorted(set(models), key=place)
@@ -197,6 +199,23 @@ METRIC_TITLES = {
     "effective_rank": "Effective rank",
     "rankme": "RankMe",
     "collapsed": "Collapsed",
+    "normalised_score": "Score",
+    "return": "Return",
+    "success_rate": "Successes",
+    "over_random": "Over random",
+    "planning_gap": "Planning gap",
+    "optimism": "Optimism",
+    "policy_normalised_score": "Own policy: score",
+    "policy_return": "Own policy: return",
+    "policy_success_rate": "Own policy: successes",
+    "policy_over_random": "Own policy: over random",
+    "policy_planning_gap": "Own policy: gap",
+    "dream_return": "Return in its dreams",
+    "planner_headroom": "Planner's headroom",
+    "action_sensitivity": "Action sensitivity",
+    "ignores_actions": "Ignores actions",
+    "reward_mse": "Reward MSE",
+    "decision_ms": "Time per decision",
     "train_seconds": "Training",
     "train_flops": "Training FLOPs",
     "step_ms": "Time per step",
@@ -225,8 +244,11 @@ _HIGHER_IS_BETTER = {
     "rankme",
     "action_sensitivity",
     "action_consistency",
-    "success_rate",
-    "return",
+    *(
+        f"{who}{score}"
+        for who in ("", "policy_")
+        for score in ("normalised_score", "return", "success_rate", "over_random")
+    ),
     "coefficient_covered",
     "coefficient_identified",
 }
@@ -241,6 +263,11 @@ _LOWER_IS_BETTER = {
     "divergence",
     "boundary_error",
     "coefficient_error",
+    "planning_gap",
+    "policy_planning_gap",
+    "ignores_actions",
+    "reward_mse",
+    "decision_ms",
     *COST_METRICS,
 }
 

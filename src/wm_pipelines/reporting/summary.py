@@ -50,6 +50,9 @@ BestSets = Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
 PairedValues = Mapping[str, Mapping[str, Mapping[str, Mapping[str, NDArray[np.float64]]]]]
 """World -> split -> metric -> model -> value of every seed on every episode ``[S, E]``."""
 
+FLAGS = ("collapsed", "ignores_actions")
+"""Metrics that are 1 for a seed which cannot be right, whatever else it scores."""
+
 _GROUP = [*Key._fields, "metric", "unit"]
 _MODEL = ["task", "world", "family", "variant"]
 
@@ -83,8 +86,8 @@ def summary_table(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None
     Returns:
         One row per task, world, split, family, variant, view, knows, metric, unit with ``value`` (mean over seeds),
         ``median``, ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: in the
-        set of the best trained models there. Oracle, persistence, raw pixels, untrained models and models of which a
-        seed collapsed are never among them; a metric that diverged is not either; and where all are equal nobody is.
+        set of the best trained models there. References, untrained models and models of which a seed collapsed or
+        ignores actions are never among them; a metric that diverged is not either; and where all are equal nobody is.
         Sorted by task, world, split, family as in the report, metric.
     """
     overall = leaderboard[leaderboard["step"] < 0]
@@ -146,11 +149,11 @@ def contest(scores: pd.DataFrame, values: PairedValues) -> dict[str, dict[str, d
 
 
 def competes(table: pd.DataFrame) -> pd.Series:
-    """Which rows can be the best: finite, of no floor or ceiling, of a model of which no seed collapsed there."""
+    """Which rows can be the best: finite, of no floor or ceiling, of a model of which no seed is flagged there."""
     model = table[_MODEL].agg("/".join, axis=1)
-    collapsed = model.isin(model[(table["metric"] == "collapsed") & (table["value"] > 0)])
+    flagged = model.isin(model[table["metric"].isin(FLAGS) & (table["value"] > 0)])
     floor = table["family"].isin(REFERENCES) | table["variant"].str.endswith(UNTRAINED)
-    return ~floor & ~collapsed & np.isfinite(table["value"])
+    return ~floor & ~flagged & np.isfinite(table["value"])
 
 
 def chosen(metrics: Iterable[str], patterns: Sequence[str]) -> list[str]:

@@ -166,6 +166,10 @@ class ControlledWorld(World):
         """What is shown of plant states as the view ``states``; here: all of them."""
         return z
 
+    def plant_state(self, seen: Float) -> Float | None:
+        """Plant states that look like those seen, for drawings; None (here, where not all is shown): untold."""
+        return seen if type(self).observe is ControlledWorld.observe else None
+
     def sample_goal(self, rng: np.random.Generator, starts: Float) -> Float | None:
         """Plant states ``[E, n]`` to reach from ``starts``; None (here) where rewards say what is wanted."""
         del rng, starts

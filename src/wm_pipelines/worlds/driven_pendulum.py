@@ -68,6 +68,10 @@ class DrivenPendulum(ControlledWorld):
         """``(cos theta, sin theta, omega)``."""
         return np.stack([np.cos(z[..., 0]), np.sin(z[..., 0]), z[..., 1]], -1)
 
+    def plant_state(self, seen: Float) -> Float:
+        """Angle and speed behind ``(cos theta, sin theta, omega)``."""
+        return np.stack([np.arctan2(seen[..., 1], seen[..., 0]), seen[..., 2]], -1)
+
     def scripted(self, rng: np.random.Generator, z: Float, row: int) -> Float:  # noqa: ARG002
         """Pumps energy up to that of standing on top, then holds by feedback; disturbed."""
         p = self.parameters

@@ -193,6 +193,10 @@ class PushT(ControlledWorld):
         """Agent, its velocity, block, and cosine and sine of its angle: ``[..., 8]``."""
         return np.concatenate([z[..., :6], np.cos(z[..., 6:]), np.sin(z[..., 6:])], -1)
 
+    def plant_state(self, seen: Float) -> Float:
+        """The inverse of `observe`."""
+        return np.concatenate([seen[..., :6], np.arctan2(seen[..., 7:], seen[..., 6:7])], -1)
+
     def facts(self) -> dict[str, Any]:
         """What the entries shown are."""
         place, speed = ["position"] * 2, ["speed"] * 2

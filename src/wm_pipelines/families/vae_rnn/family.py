@@ -270,6 +270,11 @@ class VAERNN(ImaginingFamily):
         """What V's decoder makes of latents."""
         return member.v.decode(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
+    @property
+    def behaves(self) -> bool:
+        """Whether there is a controller: where there are actions and rewards."""
+        return all(member.c is not None for member in self.members)
+
     @torch.no_grad()
     def act(self, belief: Tensor, seed: int) -> Tensor:
         """The controller's actions ``[N, A]``.

@@ -16,7 +16,7 @@ from PIL import Image
 from wm_pipelines.reporting import page as frame
 from wm_pipelines.reporting.animation import animate
 from wm_pipelines.reporting.cost import decisive_against_cost
-from wm_pipelines.reporting.plots import Figure, layout, learning_curves, line, thinned
+from wm_pipelines.reporting.plots import Figure, layout, learning_curves, line, logged
 from wm_pipelines.reporting.style import (
     COST_DESCRIPTIONS,
     UNTRAINED,
@@ -267,17 +267,9 @@ def similarity_by_step(scores: pd.DataFrame, world: str, palette: Palette) -> Fi
 
 def monitor(curves: Mapping[str, pd.DataFrame], world: str, name: str, palette: Palette) -> Figure | None:
     """A collapse monitor over training, mean over seeds."""
-    own = {
-        key.split("/", 1)[1]: curve.dropna(subset=[name]).groupby("step")[name].mean()
-        for key, curve in curves.items()
-        if key.split("/", 1)[0] == world and name in curve
-    }
-    if not own:
+    figure = logged(curves, world, name, _MONITORS[name].lower(), palette, log_y=True)
+    if figure is None:
         return None
-    figure = go.Figure(layout=layout("training step", _MONITORS[name].lower(), log_y=True))
-    for model in model_order(own):
-        keep = thinned(len(own[model]))
-        figure.add_trace(line(own[model].index.to_numpy()[keep], own[model].to_numpy()[keep], model, palette))
     return Figure(
         figure,
         f"{_MONITORS[name]} during training",

@@ -30,6 +30,7 @@ class ControlConfig(TaskConfig):
     objective: dict[str, Any] = Field(default_factory=dict, description="see control.policies.ObjectiveConfig")
     error_steps: list[int] = Field([1, 5, 20], description="steps at which predictions under actions are judged")
     kept: int = Field(4, ge=1, description="episodes kept for the report")
+    imagined_steps: int = Field(60, ge=1, description="length of the imagined futures that are kept for the report")
 
 
 @register
@@ -44,8 +45,8 @@ class Control(Task):
     shows: ClassVar[tuple[str, ...]] = ("frames|states", "actions", "rewards")
     has_manifest: ClassVar[bool] = True
     main_metrics: ClassVar[tuple[str, ...]] = (
-        "normalised_score", "return", "success_rate", "planning_gap", "action_sensitivity", "decision_ms",
-        "train_seconds",
+        "normalised_score", "policy_normalised_score", "return", "success_rate", "planning_gap", "ignores_actions",
+        "decision_ms", "train_seconds",
     )  # fmt: skip
 
     def thresholds(self, config: ControlConfig) -> list[str]:
@@ -54,7 +55,7 @@ class Control(Task):
         return [
             f"Every policy acts for at most {config.steps} steps from the same {config.judged} held-out starts; "
             "a score of 0 is random, 1 the same planner on the true world.",
-            "Planner: " + ", ".join(f"{name} {value}" for name, value in planner.items()) + ".",
+            "Planner: " + ", ".join(f"{k} {v}" for k, v in planner.items() if v is not None) + ".",
         ]
 
     def manifest(self, episodes: Mapping[str, Episodes], config: ControlConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wm_pipelines.control.closed_loop import Course
 from wm_pipelines.control.manifest import check, course_of, judged_on
+from wm_pipelines.control.manifest import references as reference_policies
 from wm_pipelines.control.planners import PlannerConfig
 from wm_pipelines.control.policies import ObjectiveConfig, OwnPolicy, Planned, observed
 from wm_pipelines.episodes import Episodes
@@ -52,16 +53,20 @@ def judge(
     fixed = getattr(family, "reference", None) or ("true_model" if isinstance(family, GivenLaws) else None)
     if isinstance(family, Imagines):
         _add_predictions(judged, family, episodes[split], config)
+        _keep_imagined(judged, family, episodes[split], config)
     if manifest is None:
         return judged
     check(manifest, episodes["train"])
     references = {name: np.array(values) for name, values in manifest["references"].items()}
+    if manifest["goals"] is not None:
+        judged.arrays["goals"] = np.array(manifest["goals"])[: config.kept]
     if fixed is not None:
         same = np.tile(references[fixed], (len(family.seeds), 1))
         _add_scores(judged, same, references, manifest)
         if fixed == "true_model":
             gain = references["true_model_twice"] - references["true_model"]
-            judged.add("planner_headroom", np.tile(gain, (len(family.seeds), 1)), _unit(manifest))
+            judged.add("planner_headroom", np.tile(gain, (len(family.seeds), 1)), "1")
+        _keep(judged, [_of_reference(fixed, episodes["train"], laws.plant, manifest, config.kept)], config.kept)
         return judged
     views = {name: space for name, space in family.spec.views.items() if name in family.shown(family.spec)}
     if isinstance(family, Imagines) and (manifest["goals"] is not None or "rewards" in family.spec.views):
@@ -71,18 +76,23 @@ def judge(
         _add_scores(judged, np.stack([c.score for c in courses]), references, manifest)
         _add_promises(judged, courses, planner.horizon)
         judged.add("decision_ms", _decision_ms(family, laws.plant, planner, objective, manifest, views), "ms")
-        _keep(judged, courses, "planned", config.kept)
+        _keep(judged, courses, config.kept)
     if isinstance(family, Acts) and family.behaves:
         own = [course_of(manifest, OwnPolicy(family, s), laws.plant, views) for s in range(len(family.seeds))]
         _add_scores(judged, np.stack([c.score for c in own]), references, manifest, "policy_")
-        _keep(judged, own, "policy", config.kept)
+        _keep(judged, own, config.kept, "policy")
         if "dream_return" in (summary := family.extra_summary()):
             judged.add("dream_return", np.array(summary["dream_return"], np.float64), "1")
     return judged
 
 
-def _unit(manifest: Mapping[str, Any]) -> str:
-    return "1" if manifest["goals"] is None else "share"
+def _of_reference(name: str, train: Episodes, plant: Any, manifest: Mapping[str, Any], kept: int) -> Course:
+    """A course of one of the manifest's own policies: of the planner only from the starts that are kept."""
+    first = kept if name == "true_model" else None
+    starts, goals = judged_on(manifest, first)
+    planner, objective = PlannerConfig(**manifest["planner"]), ObjectiveConfig(**manifest["objective"])
+    policies = reference_policies(plant, train, goals, planner, objective, len(starts), manifest["steps"])
+    return course_of(manifest, policies[name], plant, {}, first)
 
 
 def _planned(
@@ -98,12 +108,13 @@ def _planned(
 def _add_scores(
     judged: Judgement, scores: Float, references: Mapping[str, Float], manifest: Mapping[str, Any], prefix: str = ""
 ) -> None:
-    """Return or success ``[S, E]``; the same between random (0) and the true world's planner (1); the gap to it."""
+    """Return or success ``[S, E]``, alone, between random (0) and the true world's planner (1), minus either's."""
     goals = manifest["goals"] is not None
     judged.add(f"{prefix}success_rate" if goals else f"{prefix}return", scores, "1")
     floor, ceiling = references["random"].mean(), references["true_model"].mean()
     if ceiling > floor:
-        judged.add(f"{prefix}normalised_score", (scores - floor) / (ceiling - floor), "1")
+        judged.add(f"{prefix}normalised_score", (scores - references["random"]) / (ceiling - floor), "1")
+    judged.add(f"{prefix}over_random", scores - references["random"], "1")
     judged.add(f"{prefix}planning_gap", references["true_model"] - scores, "1")
 
 
@@ -144,7 +155,7 @@ def _decision_ms(
     return np.array(found)
 
 
-def _keep(judged: Judgement, courses: list[Course], name: str, count: int) -> None:
+def _keep(judged: Judgement, courses: list[Course], count: int, name: str = "planned") -> None:
     """Courses of the first seed for the report."""
     judged.arrays[f"{name}_states"] = courses[0].states[:count]
     judged.arrays[f"{name}_actions"] = courses[0].actions[:count]
@@ -160,7 +171,7 @@ def _add_predictions(judged: Judgement, family: Any, episodes: Episodes, config:
     view = family.shown(family.spec)[0]
     truth, actions = episodes[view], torch.tensor(episodes["actions"])
     context = max(1, getattr(family, "context", 1))
-    steps = [k for k in config.error_steps if context - 1 + k < truth.shape[1]]
+    steps = sorted(k for k in config.error_steps if context - 1 + k < truth.shape[1])
     if not steps:
         return
     longest = max(steps)
@@ -174,15 +185,41 @@ def _add_predictions(judged: Judgement, family: Any, episodes: Episodes, config:
         judged.add("mse", errors[:, :, k - 1], _square_unit(view), step=k)
     judged.add("mse", errors[:, :, longest - 1], _square_unit(view))
     other = _rolled(family, past, longest, taken.roll(1, 0), view)
-    sensitivity = _errors(other[view], true)[:, :, longest - 1].mean(1) / errors[:, :, longest - 1].mean(1)
-    judged.add("action_sensitivity", sensitivity, "1", n=len(truth))
-    judged.add("ignores_actions", (sensitivity < _IGNORED).astype(np.float64), "1", n=len(truth))
+    at = [k - 1 for k in steps]
+    sensitivity = _ratio(_errors(other[view], true)[:, :, at].mean(1), errors[:, :, at].mean(1))
+    judged.add("action_sensitivity", sensitivity[:, -1], "1", n=len(truth))
+    judged.add("ignores_actions", (sensitivity.max(1) < _IGNORED).astype(np.float64), "1", n=len(truth))
     if "rewards" in found and "rewards" in episodes:
         rewards = episodes["rewards"][:, context - 1 : context - 1 + longest]
         judged.add("reward_mse", (found["rewards"] - rewards).__pow__(2).mean(2), "1")
 
 
-_IGNORED = 1.05  # times the error under other actions: what is hardly more says that actions do not matter to a model
+_IGNORED = 1.05  # error under other actions over that under those taken: one that is hardly more at any step judged
+# says that actions do not matter to a model
+
+
+def _keep_imagined(judged: Judgement, family: Any, episodes: Episodes, config: ControlConfig) -> None:
+    """What the first seed imagines from the beginning of a few episodes under their actions, and what really followed.
+
+    Both begin with the last row that was seen, which a model is shown.
+    """
+    view, few = family.shown(family.spec)[0], slice(config.kept)
+    seen = max(1, getattr(family, "context", 1))
+    steps = min(config.imagined_steps, episodes[view].shape[1] - seen)
+    if steps < 1:
+        return
+    actions = torch.tensor(episodes["actions"][few])
+    past = {view: torch.tensor(episodes[view][few, :seen]), "actions": actions[:, : seen - 1]}
+    found = _rolled(family, past, steps, actions[:, seen - 1 : seen - 1 + steps], view)
+    real = episodes[view][few, seen - 1 : seen + steps]
+    future = found[view][0]
+    if view == "frames":
+        future = (255 * future).round().astype(np.uint8)
+    judged.arrays[f"imagined_{view}"] = np.concatenate([real[:, :1], future], 1)
+    judged.arrays[f"real_{view}"] = np.ascontiguousarray(real)
+    if "rewards" in found and "rewards" in episodes:
+        judged.arrays["imagined_rewards"] = found["rewards"][0]
+        judged.arrays["real_rewards"] = np.ascontiguousarray(episodes["rewards"][few, seen - 1 : seen - 1 + steps])
 
 
 def _rolled(family: Family, past: Mapping[str, Any], steps: int, actions: Any, view: str) -> dict[str, Float]:
@@ -197,6 +234,12 @@ def _rolled(family: Family, past: Mapping[str, Any], steps: int, actions: Any, v
 def _errors(found: Float, true: Float) -> Float:
     """Mean squared error ``[S, E, K]``."""
     return ((found - true) ** 2).reshape(*found.shape[:3], -1).mean(-1)
+
+
+def _ratio(a: Float, b: Float) -> Float:
+    """``a / b``; 1 where both are nothing."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((a == 0) & (b == 0), 1.0, a / b)
 
 
 def _square_unit(view: str) -> str:

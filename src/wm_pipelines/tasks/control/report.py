@@ -1,12 +1,204 @@
-"""The page of control: scores, then tables and learning curves."""
+"""The page of control: who acts best, what models imagine, who ignores actions, what the planner itself costs."""
 
 from __future__ import annotations
 
-from wm_pipelines.reporting.tables import page as tables
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from wm_pipelines.metrics.registry import described
+from wm_pipelines.reporting import page as frame
+from wm_pipelines.reporting.cost import decisive_against_cost
+from wm_pipelines.reporting.plots import learning_curves
+from wm_pipelines.reporting.style import (
+    COST_DESCRIPTIONS,
+    Palette,
+    metric_order,
+    metric_title,
+    model_label,
+    model_order,
+    pretty_interval,
+    pretty_number,
+)
+from wm_pipelines.reporting.summary import competes, main_split, on_main_split
 from wm_pipelines.tasks.base import Results
+from wm_pipelines.tasks.control import figures as draw
+
+Row = Mapping[str, Any]
+_TITLE = "Acting in imagined worlds"
+_WAYS = {"": "with the planner", "policy_": "by its own policy"}
+
+DESCRIPTIONS = {
+    "normalised_score": "Return, or share of successes, on a scale on which random actions have 0 and the same planner "
+    "on the true world has 1. Above 1 a model's planner or policy beats the planner on the true world.",
+    "return": "Sum of rewards over an episode.",
+    "success_rate": "Share of episodes in which the goal was reached within the budget.",
+    "over_random": "Return or success minus that of random actions from the same start.",
+    "planning_gap": "Return or success of the same planner on the true world, minus the model's from the same start.",
+    "policy_": "The same of a policy that the model learned by itself, without the planner.",
+    "dream_return": "Return of that policy in what the model imagines. Much higher than the real return: it exploits "
+    "errors of the model.",
+    "optimism": "How much more return a plan promises for its horizon than it then brings, mean over decisions. 0 is "
+    "right; high values mean that the planner exploits errors of the model.",
+    "planner_headroom": "What twice the candidates and iterations gain on the true world. Where it is far above 0 the "
+    "planner limits the score, and not the models.",
+    "mse": "Squared error of what is predicted under the actions of held-out episodes, at the last step judged.",
+    "action_sensitivity": "That error under the actions of another episode over that under those that were taken: 1 is "
+    "a model to which actions do not matter.",
+    "ignores_actions": "Share of seeds whose sensitivity is below 1.05 at every step judged. Such a model is never "
+    "marked best: planning with it is moving at random.",
+    "reward_mse": "Squared error of predicted rewards.",
+    "decision_ms": "Time of one decision of the planner for one start.",
+}
 
 
 def page(results: Results) -> str:
-    """Tables and learning curves."""
-    r = results
-    return tables("control", "Control", r.scores, r.summary, r.curves, r.not_applicable, r.provenance)
+    """The report as one HTML page; equal results give equal bytes."""
+    table = results.summary
+    models = model_order(table["family"] + "/" + table["variant"])
+    palette, worlds = Palette(models), sorted(set(table["world"]))
+    return frame.render(
+        "control.html.j2",
+        "control",
+        models,
+        figures=bool(len(results.scores)),
+        told=frame.told(results.scores),
+        provenance=results.provenance,
+        title=_TITLE,
+        answers=answers(table),
+        worlds=[_section(results, world, f"world-{i}", table, palette) for i, world in enumerate(worlds)],
+        glossary=_glossary(results.scores),
+        seeds=int(results.scores["seed"].nunique()),
+    )
+
+
+def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, palette: Palette) -> dict[str, Any]:
+    own, rows = table[table["world"] == world], results.scores[results.scores["world"] == world]
+    split = main_split(own["split"][~own["split"].eq("train")])
+    main, others = own[on_main_split(own)], sorted(set(own["split"]) - {split, "train"})
+    kept = {model: _of(split, arrays) for model, arrays in results.arrays.get(world, {}).items()}
+    spec = results.specs.get(world, {}).get(split)
+    shown = draw.shown_models(main)
+    animations = [] if spec is None else [draw.courses(kept, spec, shown), draw.imagined(kept, spec, shown)]
+    figures = {
+        "scores": draw.scores(own, palette),
+        "errors": draw.error_over_steps(rows, palette),
+        "cost": decisive_against_cost(own, "control", world, palette),
+        "entries": None if spec is None else draw.imagined_entries(kept, spec, shown, palette),
+        "curves": learning_curves(results.curves, world, palette),
+        **draw.behaviour(results.curves, world, palette),
+    }
+    drawn = {name: figure for name, figure in figures.items() if figure is not None}
+    embedded = [frame.embedded(f"{anchor}-{n}", f, wide=n in ("scores", "entries")) for n, f in drawn.items()]
+    return {
+        "name": world,
+        "anchor": anchor,
+        "table": frame.numbers(main, _columns(main)),
+        "others": [(s, frame.numbers(t := own[own["split"] == s], _columns(t))) for s in others],
+        "legend": frame.legend(drawn),
+        "scores": [f for f in embedded if f["id"].endswith("-scores")],
+        "animations": [a for a in animations if a is not None],
+        "figures": [f for f in embedded if not f["id"].endswith("-scores")],
+        "not_applicable": [(f, why) for w, f, why in results.not_applicable if w == world],
+    }
+
+
+def _of(split: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What was kept of a split, by name."""
+    return {key.partition("/")[2]: array for key, array in arrays.items() if key.startswith(f"{split}/")}
+
+
+def _columns(own: pd.DataFrame) -> list[str]:
+    """Metrics of a table, acting first."""
+    order = metric_order(own["metric"])
+    first = [m for m in DESCRIPTIONS if m in order]
+    return [*first, *(m for m in order if m not in first)]
+
+
+def _glossary(scores: pd.DataFrame) -> list[dict[str, str]]:
+    """Plain words for every metric that appears."""
+    entries = []
+    for metric in _columns(scores):
+        known = described(metric)
+        text = DESCRIPTIONS.get(metric) or DESCRIPTIONS["policy_"] * metric.startswith("policy_")
+        text = text or COST_DESCRIPTIONS.get(metric) or (known.description if known is not None else "")
+        if text:
+            entries.append({"name": metric, "title": metric_title(metric), "text": text})
+    return entries
+
+
+# ---------------------------------------------------------------- in words
+
+
+def answers(table: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Three questions, and for each world what there is to say.
+
+    Args:
+        table: see `summary_table`.
+    """
+    main = table[on_main_split(table)]
+    worlds = [(str(world), own) for world, own in main.groupby("world")]
+    asked = {
+        "Who acts best?": [(world, _best(own)) for world, own in worlds],
+        "Who ignores actions?": [(world, _deaf(own)) for world, own in worlds],
+        "Is the planner a bottleneck?": [(world, _headroom(own)) for world, own in worlds],
+    }
+    return [(question, said) for question, clauses in asked.items() if (said := [(w, t) for w, t in clauses if t])]
+
+
+def _best(own: pd.DataFrame) -> str:
+    """The best trained model on one world, planned with or by its own policy, beside random and the true world."""
+    found = sorted(_acting(own[competes(own)]), key=lambda rows: -rows["over_random"]["value"])
+    if not found:
+        return "nobody has acted"
+    best = found[0]
+    what = "successes" if "success_rate" in best else "return"
+    text = f"{_acts(best)}: {_signed(best['over_random'])} {what} over random from the same starts, "
+    text += f"{_signed(best['planning_gap'])} short of the same planner on the true world"
+    if "normalised_score" in best:
+        text += f" (score {pretty_number(best['normalised_score']['value'])})"
+    equal = [_acts(rows) for rows in found[1:] if rows["over_random"]["best"] and best["over_random"]["best"]]
+    return text + (f"; not told from it: {', '.join(equal)}" if equal else "")
+
+
+def _acting(own: pd.DataFrame) -> Iterator[dict[str, Row]]:
+    """What every model's acting is worth: metric without its prefix -> summary row, once for each way to act."""
+    for _, rows in own.groupby(["family", "variant"], sort=False):
+        by_metric = {str(row["metric"]): {str(k): v for k, v in row.items()} for row in rows.to_dict("records")}
+        for prefix in _WAYS:
+            if f"{prefix}over_random" in by_metric:
+                yield {m.removeprefix(prefix): r for m, r in by_metric.items() if m.startswith(prefix)}
+
+
+def _acts(rows: Mapping[str, Row]) -> str:
+    row = rows["over_random"]
+    way = _WAYS["policy_" if row["metric"].startswith("policy_") else ""]
+    return f"{model_label(_model(row))} {way}"
+
+
+def _model(row: Row) -> str:
+    return f"{row['family']}/{row['variant']}"
+
+
+def _signed(row: Row) -> str:
+    interval = pretty_interval(float(row["ci_low"]), float(row["ci_high"]))
+    return pretty_number(float(row["value"])) + (f" ({interval})" if interval else "")
+
+
+def _deaf(own: pd.DataFrame) -> str:
+    rows = own[own["metric"] == "ignores_actions"]
+    deaf = rows[rows["value"] > 0]
+    if rows.empty:
+        return ""
+    return ", ".join(model_label(m) for m in model_order(deaf["family"] + "/" + deaf["variant"])) or "nobody"
+
+
+def _headroom(own: pd.DataFrame) -> str:
+    rows = own[own["metric"] == "planner_headroom"].to_dict("records")
+    if not rows:
+        return ""
+    row = {str(k): v for k, v in rows[0].items()}
+    told = row["ci_low"] > 0
+    gain = f"on the true world twice the candidates and iterations change the outcome by {_signed(row)}"
+    return f"{'yes' if told else 'not that one could tell'}: {gain}"
