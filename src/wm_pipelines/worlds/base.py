@@ -142,9 +142,11 @@ class ControlledWorld(World):
 
     Attributes:
         action_size: ``A``, entries of an action.
+        velocity_entries: which entries of a plant state are velocities or momenta; (): it holds positions alone.
     """
 
     action_size: int
+    velocity_entries: tuple[int, ...] = ()
 
     @abstractmethod
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
@@ -165,6 +167,10 @@ class ControlledWorld(World):
     def observe(self, z: Float) -> Float:
         """What is shown of plant states as the view ``states``; here: all of them."""
         return z
+
+    def unobserve(self, shown: Float) -> Float:
+        """A plant state that `observe` shows like that, ``[..., n]``; here: the same."""
+        return shown
 
     def sample_goal(self, rng: np.random.Generator, starts: Float) -> Float | None:
         """Plant states ``[E, n]`` to reach from ``starts``; None (here) where rewards say what is wanted."""

@@ -43,6 +43,7 @@ class DrivenPendulum(ControlledWorld):
     Parameters = DrivenPendulumParameters
     parameters: DrivenPendulumParameters
     action_size = 1
+    velocity_entries = (1,)
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Any angle, up to 1 rad/s, as Gymnasium does: ``[E, 2]``."""
@@ -67,6 +68,10 @@ class DrivenPendulum(ControlledWorld):
     def observe(self, z: Float) -> Float:
         """``(cos theta, sin theta, omega)``."""
         return np.stack([np.cos(z[..., 0]), np.sin(z[..., 0]), z[..., 1]], -1)
+
+    def unobserve(self, shown: Float) -> Float:
+        """``(theta, omega)``, the angle within half a turn of the top."""
+        return np.stack([np.arctan2(shown[..., 1], shown[..., 0]), shown[..., 2]], -1)
 
     def scripted(self, rng: np.random.Generator, z: Float, row: int) -> Float:  # noqa: ARG002
         """Pumps energy up to that of standing on top, then holds by feedback; disturbed."""

@@ -76,6 +76,7 @@ class PushT(ControlledWorld):
     Parameters = PushTParameters
     parameters: PushTParameters
     action_size = 2
+    velocity_entries = (2, 3)
     _table: Table | None = None
 
     def check(self) -> None:
@@ -192,6 +193,10 @@ class PushT(ControlledWorld):
     def observe(self, z: Float) -> Float:
         """Agent, its velocity, block, and cosine and sine of its angle: ``[..., 8]``."""
         return np.concatenate([z[..., :6], np.cos(z[..., 6:]), np.sin(z[..., 6:])], -1)
+
+    def unobserve(self, shown: Float) -> Float:
+        """The block's angle within half a turn of 0."""
+        return np.concatenate([shown[..., :6], np.arctan2(shown[..., 7:], shown[..., 6:7])], -1)
 
     def facts(self) -> dict[str, Any]:
         """What the entries shown are."""
