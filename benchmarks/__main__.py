@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "pendulum_simulation": [],
     "jepa_step": [],
     "momentum_gnn_scaling": [],
+    "driven_pendulum": [],
     "interval_coverage": [],
     "greydanus2019": None,
 }

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from wm_pipelines.control.planners import Planner, PlannerConfig
-from wm_pipelines.families.base import Acts, Imagines, Views
+from wm_pipelines.families.base import Acts, Imagines, MeasuresSteps, Views
 from wm_pipelines.mappings import Settings
 
 Float = NDArray[np.float64]
@@ -26,7 +26,10 @@ Where = Literal["last", "mean", "closest"]
 class ObjectiveConfig(Settings):
     """What plans are scored by: rewards where a world gives any, else the distance to the goal in features."""
 
-    goal: Where = Field("mean", description="of the squared distances along a plan: the last, their mean, the smallest")
+    goal: Where = Field(
+        "mean", description="of the distances to the goal along a plan: the last, their mean, the smallest"
+    )
+    steps: bool = Field(True, description="in steps, of models that measure them; else squared distances of features")
 
 
 class Policy(Protocol):
@@ -114,10 +117,15 @@ class Planned(_Believing):
         if self.goal is None:
             assert imagined.rewards is not None, "a planner was asked for rewards of a model that predicts none"
             return imagined.rewards.sum(-1).unflatten(0, (-1, count))
-        goal = self.goal.repeat_interleave(count, 0)
-        return -reduced((imagined.features - goal[:, None]).square().sum(-1), self.objective.goal).unflatten(
-            0, (-1, count)
-        )
+        goal = self.goal.repeat_interleave(count, 0)[:, None].expand_as(imagined.features)
+        distance = self._distance(imagined.features, goal)
+        return -reduced(distance, self.objective.goal).unflatten(0, (-1, count))
+
+    def _distance(self, features: Tensor, goal: Tensor) -> Tensor:
+        """``[N, H]``."""
+        if self.objective.steps and isinstance(self.model, MeasuresSteps) and self.model.measures_steps:
+            return self.model.steps_between(features, goal, self.seed)
+        return (features - goal).square().sum(-1)
 
 
 class TruePlanned:
@@ -134,7 +142,7 @@ class TruePlanned:
     ) -> None:
         self.plant, self.step, self.objective = plant, step, objective
         self.planner = Planner(planner, plant.action_size, draw)
-        self.goal = None if goal is None else plant.observe(goal)
+        self.goal = goal
         self.states: Float = np.empty(0)
         self.expected: Tensor | None = None
 
@@ -165,7 +173,7 @@ class TruePlanned:
                 rewards = rewards + self.plant.reward(z, actions[:, :, k])
             z = self.plant.advance(z, actions[:, :, k], self.step)
             if self.goal is not None:
-                distances.append(((self.plant.observe(z) - self.goal[:, None]) ** 2).sum(-1))
+                distances.append(self.plant.distance(z, np.broadcast_to(self.goal[:, None], z.shape)))
         if self.goal is None:
             return torch.from_numpy(rewards)
         return -reduced(torch.from_numpy(np.stack(distances, -1)), self.objective.goal)

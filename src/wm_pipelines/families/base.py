@@ -282,6 +282,18 @@ class Imagines(Believes, Protocol):
 
 
 @runtime_checkable
+class MeasuresSteps(Imagines, Protocol):
+    """A family that knows how many steps lie between two observations."""
+
+    @property
+    def measures_steps(self) -> bool:
+        """Whether this configuration does."""
+
+    def steps_between(self, features: Tensor, goal: Tensor, seed: int) -> Tensor:
+        """Steps from features ``[..., D]`` to those of a goal ``[..., D]``: ``[...]``."""
+
+
+@runtime_checkable
 class Acts(Believes, Protocol):
     """A family with a policy of its own."""
 

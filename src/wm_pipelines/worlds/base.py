@@ -181,6 +181,13 @@ class ControlledWorld(World):
         """Whether plant states ``[..., n]`` count as the goals', ``[...]``; worlds with goals give it."""
         raise TypeError(f"world '{self.entry}' has no goals")
 
+    def distance(self, z: Float, goal: Float) -> Float:
+        """How far plant states ``[..., n]`` are from goals, ``[...]``: what the planner on the true world lowers.
+
+        Here: the squared distance of what is shown.
+        """
+        return np.asarray(((self.observe(z) - self.observe(goal)) ** 2).sum(-1))
+
     def scripted(self, rng: np.random.Generator, z: Float, row: int) -> Float:
         """Actions ``[E, A]`` of a policy written by hand, for data that random actions do not bring; here: random."""
         del row
@@ -219,6 +226,19 @@ def check_splits(names: Iterable[str], example: str) -> None:
         raise ValueError(f"splits need at least 'train' and 'test', got {', '.join(names) or 'none'}")
     if "test" not in names:
         raise ValueError(f"splits: no split to judge on; give e.g. {example}")
+
+
+def check_shares(splits: Mapping[str, float]) -> None:
+    """Refuse splits that are no shares of a whole, see `check_splits`.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    check_splits(splits, "test: 0.3")
+    if not all(0.0 < share <= 1.0 for share in splits.values()):
+        raise ValueError("splits: give shares between 0 and 1")
+    if sum(splits.values()) > 1.0 + 1e-9:
+        raise ValueError(f"splits: the shares add up to {sum(splits.values()):g}, more than 1")
 
 
 def stream(seed: int, split: str) -> list[int]:

@@ -129,12 +129,19 @@ class Table(SimulatedWorld):
     @cached_property
     def _loss(self) -> EnergyLoss | None:
         """What the declared energy loses along the table; without one, an energy that is estimated."""
+        if self._acted:  # which brings energy and takes it
+            return None
         return loss_of(self._trajectories, self.parameters, self._hamiltonian)
 
     @property
     def _keeps_energy(self) -> bool:
         """Whether an energy is declared, and the table does not lose it."""
-        return self._hamiltonian is not None and not (self._loss is not None and self._loss.clear)
+        return self._hamiltonian is not None and not self._acted and not (self._loss is not None and self._loss.clear)
+
+    @property
+    def _acted(self) -> bool:
+        """Whether somebody acts on the system: then nothing is conserved, and no formula says how it goes on."""
+        return bool(self.parameters.columns.actions)
 
     def _episodes(self, split: str, parts: Sequence[Trajectory], facts: Mapping[str, Any]) -> Episodes:
         stretches = [piece for part in parts for piece in self._stretches(part)]
@@ -155,6 +162,10 @@ class Table(SimulatedWorld):
             "derivatives": None
             if stretches[0].derivative is None
             else np.stack([s.derivative for s in stretches if s.derivative is not None]),
+            "actions": np.stack([s.actions[:-1] for s in stretches if s.actions is not None]) if self._acted else None,
+            "rewards": None
+            if stretches[0].rewards is None
+            else np.stack([s.rewards[:-1] for s in stretches if s.rewards is not None]),
         }
         return self.episodes(views, self.step, {**facts, "split": split, "episodes": [s.name for s in stretches]})
 
@@ -260,18 +271,19 @@ class Table(SimulatedWorld):
     def laws(self) -> Laws:
         """Of the user's formula, where there is one."""
         known, kept = self._hamiltonian is not None, self._keeps_momentum
+        goes_on = known and not self._acted
         return Laws(
             energy=self.energy if known else None,
             momentum=self.momentum if "momentum" in kept else None,
             angular_momentum=self.angular_momentum if "angular_momentum" in kept else None,
-            simulate=self.simulate if known else None,
-            dynamics=self.dynamics if known else None,
+            simulate=self.simulate if goes_on else None,
+            dynamics=self.dynamics if goes_on else None,
         )
 
     @property
     def _keeps_momentum(self) -> list[str]:
         """A sum over pairs of phi(|r_ij|) is unchanged by moving and by turning everything: Noether."""
-        if "pairwise" not in self.parameters.structure:
+        if "pairwise" not in self.parameters.structure or self._acted:
             return []
         return ["momentum", "angular_momentum"] if (self.parameters.space or 0) > 1 else ["momentum"]
 

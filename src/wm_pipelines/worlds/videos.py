@@ -17,7 +17,8 @@ from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.worlds import register
-from wm_pipelines.worlds.base import World, WorldParameters, check_splits, stream
+from wm_pipelines.worlds.base import World, WorldParameters, check_shares, check_splits, stream
+from wm_pipelines.worlds.parts.recorded_actions import ActionColumn, between_rows, read_actions
 from wm_pipelines.worlds.parts.trajectories import project_path
 from wm_pipelines.worlds.parts.video_files import (
     Clips,
@@ -51,6 +52,10 @@ class VideosParameters(WorldParameters):
     )
     clips_per_video: int = Field(1, ge=1, le=1_000_000, description="at most, evenly spread over the video")
     grey: bool = False
+    actions: list[ActionColumn] = Field(
+        default_factory=list,
+        description="columns of a CSV beside each video, of the same name (film.mp4, film.csv), with a row per frame",
+    )
     splits: dict[str, float] = Field(
         default_factory=lambda: {"train": 0.7, "validation": 0.15, "test": 0.15},
         description="shares of the videos; of no use with one CSV per split",
@@ -59,13 +64,11 @@ class VideosParameters(WorldParameters):
     @model_validator(mode="after")
     def _splits_fit(self) -> VideosParameters:
         if isinstance(self.path, str):
-            check_splits(self.splits, "test: 0.3")
+            check_shares(self.splits)
         else:
             check_splits(self.path, "path: {train: …, test: test.csv}")
-        if isinstance(self.path, str) and not all(0.0 < share <= 1.0 for share in self.splits.values()):
-            raise ValueError("splits: give shares between 0 and 1")
-        if isinstance(self.path, str) and sum(self.splits.values()) > 1.0 + 1e-9:
-            raise ValueError(f"splits: the shares add up to {sum(self.splits.values()):g}, more than 1")
+        if self.actions and self.fps is not None:
+            raise ValueError("fps: actions are given per frame of the video; use `stride`, or remove `fps`")
         return self
 
     def cut(self) -> Cut:
@@ -77,11 +80,16 @@ class VideosParameters(WorldParameters):
 class _Video:
     listed: Listed
     clips: Clips
+    actions: NDArray[np.float64] | None = None
 
 
 @register
 class Videos(World):
-    """Clips ``[E, T, size, size, 3 | 1]`` with labels, no state; no video is in two splits."""
+    """Clips ``[E, T, size, size, 3 | 1]`` with labels or actions, no state; no video is in two splits.
+
+    With a stride, the actions of the frames between two that are shown stand one after the other: ``[E, T - 1, stride *
+    A]``.
+    """
 
     name = "videos"
     Parameters = VideosParameters
@@ -196,20 +204,37 @@ class Videos(World):
         videos: dict[str, list[_Video]] = {split: [] for split in listed}
         for place, split, entry, plan in planned:
             try:
-                videos[split].append(_Video(entry, cut_clips(plan, cut)))
+                actions = self._actions(entry.path, plan)
+                videos[split].append(_Video(entry, cut_clips(plan, cut), actions))
             except UnusableVideoError as reason:
                 leave_out(place, entry, reason)
         return videos, [{"path": entry.name, "reason": reason} for _, (entry, reason) in sorted(reasons.items())]
 
+    def _actions(self, video: Path, plan: Planned) -> NDArray[np.float64] | None:
+        """What was done between the frames of every clip ``[K, T - 1, stride * A]``; None where none are declared."""
+        s, path = self.settings, video.with_suffix(".csv")
+        if not s.actions:
+            return None
+        if not exists(path):
+            raise UnusableVideoError(f"it has no actions beside it (there is no '{path.name}')")
+        if plan.uneven:
+            raise UnusableVideoError("its frames are not evenly apart, so that actions cannot be told to them")
+        actions, frames = read_actions(path, s.actions), len(plan.stamps)
+        if len(actions) not in (frames, frames - 1):  # nothing is shown of what the last one does
+            raise UnusableVideoError(f"its actions do not fit ({len(actions)} rows in '{path.name}', {frames} frames)")
+        return between_rows(actions, plan.starts, s.frames - 1, s.stride)
+
 
 def _source(places: dict[str, Path], listed: dict[str, list[Listed]], videos: dict[str, list[_Video]]) -> str:
-    """Hash of the lists; of a folder or a pattern, of the names and contents of its videos."""
+    """Hash of the lists; of a folder or a pattern, of the names and contents of its videos; and of the actions."""
     digest = hashlib.sha256()
     for split, place in places.items():
         if exists(place) and place != listed[split][0].path:
             digest.update(place.read_bytes())
         else:
             digest.update("\n".join(f"{v.listed.name} {v.clips.sha256}" for v in videos[split]).encode())
+        for video in videos[split]:
+            digest.update(b"" if video.actions is None else video.actions.tobytes())
     return digest.hexdigest()
 
 
@@ -254,7 +279,13 @@ def _views(videos: list[_Video], numbers: dict[str, int] | None) -> dict[str, ND
     labels = None
     if numbers is not None and all(video.listed.label is not None for video in videos):
         labels = np.repeat(np.array([numbers[str(video.listed.label)] for video in videos], np.int64), counts)
-    return {"times": steps[:, None] * np.arange(float(frames.shape[1])), "frames": frames, "labels": labels}
+    acted = [video.actions for video in videos if video.actions is not None]
+    return {
+        "times": steps[:, None] * np.arange(float(frames.shape[1])),
+        "frames": frames,
+        "labels": labels,
+        "actions": np.concatenate(acted) if acted else None,
+    }
 
 
 def _names(videos: list[_Video]) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wm_pipelines.blocks.encoders import decoder, encoder
+from wm_pipelines.blocks.landmarks import LandmarkGraph
 from wm_pipelines.blocks.latent_transition import LatentTransition, differences, perceptron
 from wm_pipelines.spec import Space
 
@@ -26,7 +27,7 @@ class VectorPredictor(nn.Module):
         space: of one observation. widths: of encoder and decoder. latent: ``D``. memory: latents that f sees.
         hidden: width of f, which has two hidden layers. variance: decode it, too.
         action: ``A``, entries of an action. rewarded: predict rewards, too. ensemble: how many f there are, which
-            differ in their first weights and each roll out on their own.
+            differ in their first weights and each roll out on their own. landmarks: of a `LandmarkGraph`.
 
     Raises:
         UserError: the layers do not divide the frames.
@@ -47,6 +48,7 @@ class VectorPredictor(nn.Module):
         action: int = 0,
         rewarded: bool = False,
         ensemble: int = 1,
+        landmarks: int = 0,
     ) -> None:
         super().__init__()
         self.memory = memory
@@ -58,6 +60,7 @@ class VectorPredictor(nn.Module):
         self.register_buffer("centre", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
         self.r = perceptron(memory * latent + action, hidden) if rewarded else None
+        self.graph = LandmarkGraph(landmarks, latent) if landmarks else None
         self.register_buffer("reward_units", torch.tensor([0.0, 1.0]))
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wm_pipelines.blocks.encoders import DECODERS, ENCODERS
+from wm_pipelines.blocks.landmarks import LandmarkGraph
 from wm_pipelines.families.base import FamilyConfig, Imagined, Views
 from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.spec import Spec
@@ -27,6 +28,8 @@ class ImaginingFamily(MemberFamily):
 
     Subclasses give `make_member`, `member_loss`, `member_start`, `member_update`, `member_imagine`, `member_features`
     and `member_decode`.
+
+    A member with a `LandmarkGraph` as its attribute ``graph`` measures goals in steps; it is built after training.
 
     Attributes:
         action_size: ``A``; 0 where the world takes none. rewarded: whether there are rewards to learn.
@@ -95,6 +98,36 @@ class ImaginingFamily(MemberFamily):
         return torch.zeros(*shape, self.action_size, dtype=next(self.members.parameters()).dtype, device=like.device)
 
     # ------------------------------------------------------------ what follows from it
+
+    def examples(self, episodes: Views) -> Views:
+        """Whole episodes; remembered where a graph of them is built."""
+        examples = super().examples(episodes)
+        if self.measures_steps:
+            self.register_buffer("_experience", examples[self.view], persistent=False)
+        return examples
+
+    @property
+    def measures_steps(self) -> bool:
+        """See `MeasuresSteps`."""
+        return isinstance(getattr(self.members[0], "graph", None), LandmarkGraph)
+
+    @torch.no_grad()
+    def finish(self) -> Views | None:
+        """Build every member's graph of what the training episodes went through."""
+        if self.measures_steps:
+            for member in self._evaluated():
+                parts = [self.member_encode(member, {self.view: e[None]})[0] for e in self.get_buffer("_experience")]
+                self._graph(member).build(torch.cat(parts))
+        return super().finish()
+
+    @torch.no_grad()
+    def steps_between(self, features: Tensor, goal: Tensor, seed: int) -> Tensor:
+        """See `MeasuresSteps`."""
+        return self._graph(self._at(seed))(features, goal)
+
+    @staticmethod
+    def _graph(member: Any) -> LandmarkGraph:
+        return member.graph
 
     @torch.no_grad()
     def start(self, observation: Views, seed: int) -> Tensor:

@@ -33,8 +33,8 @@ class TableParameters(WorldParameters):
         angles: indices (from 0) of coordinates that are angles; jumps by a turn are taken out.
         period: length of the box, by column, of coordinates that were written back into one; jumps by it are taken out.
             A bare number has the unit of its column.
-        smoothing: whether the states are those of a smoothing spline: ``auto``, where the noise is clear (`smoothing`)
-            or velocities are estimated; ``always``; ``never``.
+        smoothing: whether the states are those of a smoothing spline: ``auto``, where the noise is clear (`smoothing`;
+            never with actions, which disturb motion as noise does) or velocities are estimated; ``always``; ``never``.
         resample: seconds between rows of a new, regular grid (cubic spline); null: the table's grid is regular.
         steps: cut every episode into stretches of that many steps (a rest is dropped); null: episodes as they are.
         splits: fractions of the episodes (of the time, where there is one episode alone), or lists of episodes.
@@ -104,6 +104,8 @@ class TableParameters(WorldParameters):
             expect_unit(self.columns.coordinates[angle], "rad")
         if self.columns.estimated and self.smoothing == "never":
             raise ValueError("smoothing: velocities are estimated by smoothing; set auto, or give velocities")
+        if self.resample is not None and self.columns.actions:
+            raise ValueError("resample: an action lasts from row to row, not on another grid; give a regular one")
         self._check_periods()
         self._check_masses()
         self._check_constants()

@@ -38,7 +38,9 @@ class TableSmoothing:
         columns = range(long[0].state.shape[1]) if long else ()
         noises = tuple(estimate_noise([t.time for t in long], [t.state[:, k] for t in long]) for k in columns)
         wanted = parameters.columns.estimated or parameters.smoothing == "always"
-        active = wanted or (parameters.smoothing == "auto" and any(n.clear for n in noises))
+        # What actions do to velocities looks like noise.
+        looks = parameters.smoothing == "auto" and not parameters.columns.actions
+        active = wanted or (looks and any(n.clear for n in noises))
         if active and not long:
             raise UserError(f"smoothing: no episode has the {FEWEST} rows that it needs; give longer ones")
         noises = tuple(n if wanted or n.clear else interpolating(n) for n in noises)

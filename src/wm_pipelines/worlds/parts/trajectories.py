@@ -25,6 +25,7 @@ from wm_pipelines.worlds.parts.quantities import (
     to_base_units,
     within_bounds,
 )
+from wm_pipelines.worlds.parts.recorded_actions import ActionColumn, action_entries, number_column
 from wm_pipelines.worlds.parts.table_files import as_numbers, read_columns
 
 _RESAMPLED = 2**30  # bytes that `resample` may make of any table; of a larger one ten times its size
@@ -79,6 +80,8 @@ class Columns(Settings):
     velocities: list[Column] | Literal["estimate"] | None = Field(
         None, description="estimate: the slopes of smoothing splines through the coordinates"
     )
+    actions: list[ActionColumn] = Field(default_factory=list, description="that of a row acts until the next row")
+    reward: str | None = Field(None, description="column of plain numbers, each for the action in its row")
 
     @property
     def estimated(self) -> bool:
@@ -96,6 +99,11 @@ class Columns(Settings):
         return [self.time, *self.coordinates, *self.rates]
 
     @property
+    def acted(self) -> list[str]:
+        """Names of the columns of actions and rewards."""
+        return [a.column for a in self.actions] + ([self.reward] if self.reward is not None else [])
+
+    @property
     def reduced(self) -> bool:
         """Whether the table is in units of its own: every column a plain number."""
         return all(c.unit == "1" for c in self.all)
@@ -104,9 +112,11 @@ class Columns(Settings):
     def _fit_together(self) -> Columns:
         if (self.momenta is None) == (self.velocities is None):
             raise ValueError("give either momenta or velocities, one column per coordinate (or velocities: estimate)")
+        if self.reward is not None and not self.actions:
+            raise ValueError("reward: a reward is one of an action; declare actions, too")
         if not self.estimated and len(self.rates) != len(self.coordinates):
             raise ValueError(f"{len(self.coordinates)} coordinates but {len(self.rates)} momenta or velocities")
-        names = [c.column for c in self.all] + ([self.episode] if self.episode is not None else [])
+        names = [c.column for c in self.all] + ([self.episode] if self.episode is not None else []) + self.acted
         if len(set(names)) < len(names):
             raise ValueError(f"column '{next(n for n in names if names.count(n) > 1)}' is used twice")
         if not self.reduced:
@@ -138,6 +148,7 @@ class Trajectory:
 
     Attributes:
         derivative: ``[K, 2d]``, where it was estimated. digit: the last digit of its times that the table prints, s.
+        actions: ``[K, A]`` in [-1, 1], and rewards ``[K]``, where the table has any; the last row's are of no use.
     """
 
     name: str
@@ -145,11 +156,13 @@ class Trajectory:
     state: Float
     derivative: Float | None = None
     digit: float = 0.0
+    actions: Float | None = None
+    rewards: Float | None = None
 
     def part(self, start: int, stop: int) -> Trajectory:
         """Rows ``start`` to ``stop - 1``."""
-        derivative = None if self.derivative is None else self.derivative[start:stop]
-        return replace(self, time=self.time[start:stop], state=self.state[start:stop], derivative=derivative)
+        names = ("time", "state", "derivative", "actions", "rewards")
+        return replace(self, **{n: None if (a := getattr(self, n)) is None else a[start:stop] for n in names})
 
 
 def project_path(path: str) -> Path:
@@ -175,7 +188,7 @@ def read_trajectories(
     """
     if not path.is_file():
         raise UserError(f"no table at '{path}'; set `path` to a CSV or Parquet file")
-    frame = read_columns(path, [c.column for c in columns.all], columns.episode, header=header)
+    frame = read_columns(path, [*(c.column for c in columns.all), *columns.acted], columns.episode, header=header)
     if len(frame) == 0:
         raise UserError(f"'{path.name}' has no rows; a table of trajectories needs at least {fewest} per episode")
     episode, names = _episode_codes(path, frame, columns.episode)
@@ -188,7 +201,21 @@ def read_trajectories(
         if len(rows) < fewest:
             raise UserError(f"'{path.name}': episode '{name}' has {len(rows)} rows, at least {fewest} are needed")
     digit = last_digit(frame[columns.time.column]) * columns.time.si
-    return [Trajectory(name, time[rows], state[rows], digit=digit) for name, rows in zip(names, groups, strict=True)]
+    acting = np.ones(len(frame), np.bool_)
+    acting[[rows[-1] for rows in groups]] = False
+    actions = action_entries(path, frame, columns.actions, acting) if columns.actions else None
+    rewards = None if columns.reward is None else number_column(path, frame, columns.reward, acting)
+    return [
+        Trajectory(
+            name,
+            time[rows],
+            state[rows],
+            digit=digit,
+            actions=None if actions is None else actions[rows],
+            rewards=None if rewards is None else rewards[rows],
+        )
+        for name, rows in zip(names, groups, strict=True)
+    ]
 
 
 def last_digit(raw: Any) -> float:
