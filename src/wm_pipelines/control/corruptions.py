@@ -1,8 +1,8 @@
 """Simulators that are wrong by a known amount, and a planner that trusts one of them while it acts in the true world.
 
 What a planner loses by a wrong law is measured with these alone: same planner, same starts, one error at a time. Each
-*corruption* has a *dose*; at the harmless one the simulator is the world itself. Steps are the world's own. ``sigma`` is
-the standard deviation of each entry of the plant state over training episodes, so that doses mean the same in any unit.
+*corruption* has a *dose*; at the harmless one the simulator is the world itself. Steps are the world's own. ``sigma``
+is the standard deviation of each entry of the plant state over training episodes, so that doses need no units.
 
 ===============  ====================================================================  ========
 corruption       dose                                                                  harmless
@@ -14,21 +14,22 @@ corruption       dose                                                           
 ``delay``        steps until an action takes effect; before that the hand rests        0
 ===============  ====================================================================  ========
 
-In a world of positions alone a leak shrinks displacements and a kick is a drift; in a world without a mass actions count
-for as much less as it is taken to be heavier.
+In a world of positions alone a leak shrinks displacements and a kick is a drift; in a world without a mass actions are
+divided by the factor. Noise is drawn for every candidate plan anew: a planner is fooled by those that are lucky.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from wm_pipelines.control.policies import TruePlanned
-from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Views
+from wm_pipelines.mappings import Settings
 
 Float = NDArray[np.float64]
 Corruption = Literal["energy_leak", "wrong_mass", "kick", "noise", "delay"]
@@ -41,6 +42,16 @@ UNITS: dict[Corruption, str] = {
     "noise": "spreads of the state per step",
     "delay": "steps",
 }
+
+
+class DoseConfig(Settings):
+    """Doses of each corruption; the harmless one is understood."""
+
+    energy_leak: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[], description=UNITS["energy_leak"])
+    wrong_mass: list[Annotated[float, Field(gt=0)]] = Field(default=[], description=UNITS["wrong_mass"])
+    kick: list[float] = Field(default=[], description=UNITS["kick"])
+    noise: list[Annotated[float, Field(ge=0)]] = Field(default=[], description=UNITS["noise"])
+    delay: list[Annotated[int, Field(ge=0)]] = Field(default=[], description=UNITS["delay"])
 
 
 class Corrupted:
@@ -58,7 +69,6 @@ class Corrupted:
     """
 
     def __init__(self, plant: Any, corruption: Corruption, dose: float, sigma: Float, seed: int = 0) -> None:
-        _check(corruption, dose)
         self.plant, self.corruption, self.dose = plant, corruption, dose
         self.action_size = plant.action_size
         # What is lost or added: of velocities where there are any, else of the displacement.
@@ -82,7 +92,9 @@ class Corrupted:
             due, queue = self._queued(state, action)
             return np.concatenate([self.plant.advance(z, due, step), queue], -1)
         if self.corruption == "wrong_mass":
-            return self._heavier.advance(z, action, step) if self._heavier else self.plant.advance(z, action / dose, step)
+            return (
+                self._heavier.advance(z, action, step) if self._heavier else self.plant.advance(z, action / dose, step)
+            )
         following = np.array(self.plant.advance(z, action, step), np.float64)
         if self.corruption == "noise":
             return following + dose * self._sigma * self._rng.standard_normal(following.shape)
@@ -102,6 +114,10 @@ class Corrupted:
         """The true world's."""
         return self.plant.reward(self._plain(state), action)
 
+    def distance(self, state: Float, goal: Float) -> Float:
+        """The true world's, of states to goals that `start` has made states."""
+        return self.plant.distance(self._plain(state), self._plain(goal))
+
     def _plain(self, state: Float) -> Float:
         return state[..., : len(self._sigma)]
 
@@ -120,6 +136,8 @@ class WronglyPlanned(TruePlanned):
         """See `policies.Policy`."""
         del observation
         self.states = self.plant.start(plant_states)
+        if self.goal is not None and self.goal.shape != self.states.shape:
+            self.goal = self.plant.start(self.goal)
 
     def observe(self, action: Tensor, observation: Views, plant_states: Float) -> None:
         """See `policies.Policy`."""
@@ -127,22 +145,10 @@ class WronglyPlanned(TruePlanned):
         self.states = self.plant.follow(self.states, action.double().numpy(), plant_states)
 
 
-def _check(corruption: Corruption, dose: float) -> None:
-    problem = {
-        "energy_leak": "more than all speed cannot be lost; give shares of 0 to 1" if not 0 <= dose <= 1 else None,
-        "wrong_mass": "masses are positive" if not dose > 0 else None,
-        "noise": "a standard deviation is not negative" if dose < 0 else None,
-        "delay": "delays are whole steps" if dose < 0 or dose != int(dose) else None,
-    }.get(corruption)
-    if problem is not None:
-        raise UserError(f"doses: {corruption}: {dose:g}: {problem}")
-
-
 def _heavier(plant: Any, times: float) -> Any:
     """The world with all masses multiplied; None where it has none."""
-    masses = {name: getattr(plant.parameters, name) for name in ("mass", "masses") if hasattr(plant.parameters, name)}
-    if not masses:
-        return None
-    scaled = {name: (np.asarray(mass, np.float64) * times).tolist() for name, mass in masses.items()}
-    values = plant.parameters.model_dump() | scaled
-    return type(plant)(type(plant.parameters).model_validate(values))
+    values = plant.parameters.model_dump()
+    masses = {
+        name: (np.asarray(m, np.float64) * times).tolist() for name, m in values.items() if name.startswith("mass")
+    }
+    return type(plant)(type(plant.parameters).model_validate(values | masses)) if masses else None

@@ -6,13 +6,21 @@ start and its errors on every held-out episode. The harmless doses need no run: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_pipelines.control.corruptions import HARMLESS, UNITS, Corrupted, Corruption, WronglyPlanned
+from wm_pipelines.control.corruptions import (
+    CORRUPTIONS,
+    HARMLESS,
+    UNITS,
+    Corrupted,
+    Corruption,
+    DoseConfig,
+    WronglyPlanned,
+)
 from wm_pipelines.control.manifest import Manifest, check, course_of
 from wm_pipelines.control.planners import PlannerConfig
 from wm_pipelines.control.policies import ObjectiveConfig
@@ -21,7 +29,6 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.metrics.dose import energy_error, law_error, scale
 
 Float = NDArray[np.float64]
-Doses = Mapping[Corruption, Sequence[float]]
 
 
 def measure(
@@ -29,7 +36,7 @@ def measure(
     energy: Callable[[Any], Any] | None,
     manifest: Manifest,
     episodes: Mapping[str, Episodes],
-    doses: Doses,
+    doses: DoseConfig,
     planner: PlannerConfig,
     objective: ObjectiveConfig,
 ) -> dict[str, Any]:
@@ -37,14 +44,15 @@ def measure(
 
     Args:
         plant: the world of the manifest's split. energy: of what is shown; None: it has none. manifest: of the split.
-        episodes: all splits. doses: by corruption; harmless ones are skipped. planner, objective: the manifest's own.
+        episodes: all splits. doses: of each corruption; harmless ones are skipped.
+        planner, objective: the manifest's own.
 
     Raises:
-        UserError: the manifest belongs to other data, episodes are shorter than the horizon, or a dose cannot be.
+        UserError: the manifest belongs to other data, episodes are shorter than the horizon, or they show too little.
     """
     train, held_out = episodes["train"], episodes[manifest["split"]]
     check(manifest, train)
-    sigma = scale(plant.unobserve(np.asarray(train["states"], np.float64)))
+    sigma = scale(_plant_states(plant, train["states"]))
     errors = _Errors(plant, energy, held_out, planner.horizon)
     goals = None if manifest["goals"] is None else np.array(manifest["goals"])
     found = []
@@ -65,12 +73,23 @@ def measure(
     }
 
 
-def _harmful(doses: Doses) -> Iterator[tuple[Corruption, float]]:
+def _harmful(doses: DoseConfig) -> Iterator[tuple[Corruption, float]]:
     """Corruption by corruption, the doses as they rise: away from the harmless one."""
-    for corruption, own in doses.items():
-        for dose in sorted(set(own), key=lambda d: abs(d - HARMLESS[corruption])):
-            if dose != HARMLESS[corruption]:
+    for corruption in CORRUPTIONS:
+        harmless = HARMLESS[corruption]
+        for dose in sorted(set(getattr(doses, corruption)), key=lambda d: (abs(d - harmless), d)):
+            if dose != harmless:
                 yield corruption, float(dose)
+
+
+def _plant_states(plant: Any, shown: Any) -> Float:
+    found = plant.plant_state(np.asarray(shown, np.float64))
+    if found is None:
+        raise UserError(
+            f"doses: what is shown of '{plant.entry}' does not tell its plant state; give the world a `plant_state`, "
+            "or set control.doses to null there"
+        )
+    return np.asarray(found)
 
 
 class _Errors:
@@ -80,9 +99,7 @@ class _Errors:
         plant: the true world. energy: of what is shown, or None. episodes: held out. horizon: steps.
     """
 
-    def __init__(
-        self, plant: Any, energy: Callable[[Any], Any] | None, episodes: Episodes, horizon: int
-    ) -> None:
+    def __init__(self, plant: Any, energy: Callable[[Any], Any] | None, episodes: Episodes, horizon: int) -> None:
         self.shown = np.asarray(episodes["states"], np.float64)
         if self.shown.shape[1] <= horizon:
             raise UserError(
@@ -90,7 +107,7 @@ class _Errors:
                 f"{horizon} ahead; make them longer, or set control.doses to null"
             )
         self.energy, self.horizon, self.step = energy, horizon, episodes.spec.step
-        self.start, self.actions = plant.unobserve(self.shown[:, 0]), np.asarray(episodes["actions"], np.float64)
+        self.start, self.actions = _plant_states(plant, self.shown[:, 0]), np.asarray(episodes["actions"], np.float64)
 
     def of(self, simulator: Corrupted) -> dict[str, Any]:
         """``law_error`` and ``energy_error`` (None: there is no energy) of every episode."""

@@ -1,7 +1,7 @@
 """Does physics help to act? The error of a law and what it costs, and which error foretells success best.
 
-**Law error.** How far a roll-out under given actions is from the truth at the planner's horizon, in units of the truth's
-spread: one axis for simulators that are wrong by a known amount and for what was learned.
+**Law error.** How far a roll-out under given actions is from the truth at the planner's horizon, in units of the
+truth's spread: one axis for simulators that are wrong by a known amount and for what was learned.
 
 **Trend.** Scores at rising doses of one error, on the same starts: neighbouring doses are compared in pairs.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def trend(scores: Float, confidence: float = 0.95) -> Trend:
     The ``D - 1`` intervals of steps hold together (Bonferroni).
     """
     each = 1.0 - (1.0 - confidence) / (len(scores) - 1)
-    steps = [summarise(after - before, each) for before, after in zip(scores, scores[1:], strict=False)]
+    steps = [summarise(after - before, each) for before, after in pairwise(scores)]
     means = scores.mean(axis=1)
     isotonic = np.asarray(isotonic_regression(means, increasing=False).x)
     whole = summarise(scores[-1] - scores[0], confidence)
@@ -158,15 +159,15 @@ def rank_correlations(
 
     Worlds are drawn, families (the same ones in every world: those that act well in one often do in another), and
     seeds within each family and world, all with replacement; the interval holds the middle of what is found. It is
-    rather too wide than too narrow, for seeds and worlds spread the families' means already. Share of nominal 95 %
-    intervals that contain the truth, per cent, and their mean width (in brackets), simulated, families with three seeds
-    that share half their variance between worlds, seeds' own standard deviation half as large:
+    rather too wide than too narrow: seeds and worlds spread the families' means already, and are drawn once more.
+    Share of nominal 95 % intervals that contain the truth, per cent, and their mean width (in brackets), simulated:
+    families with three seeds that share half their variance between worlds, seeds spread half as much as families.
 
-    ==================  ==========  ==========  ==========
-    worlds, families    tau = 0     tau = 0.49  tau = 0.71
-    ==================  ==========  ==========  ==========
-@@
-    ==================  ==========  ==========  ==========
+    =================  ===========  ===========  ===========
+    worlds, families   tau = 0      tau = 0.49   tau = 0.71
+    =================  ===========  ===========  ===========
+    @@
+    =================  ===========  ===========  ===========
 
     Args:
         judged: the models. draws: of the bootstrap. seed: of it. confidence: asked for.

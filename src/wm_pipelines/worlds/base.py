@@ -142,7 +142,7 @@ class ControlledWorld(World):
 
     Attributes:
         action_size: ``A``, entries of an action.
-        velocity_entries: which entries of a plant state are velocities or momenta; (): it holds positions alone.
+        velocity_entries: those of a plant state that are velocities or momenta; (): it holds positions alone.
     """
 
     action_size: int
@@ -168,9 +168,9 @@ class ControlledWorld(World):
         """What is shown of plant states as the view ``states``; here: all of them."""
         return z
 
-    def unobserve(self, shown: Float) -> Float:
-        """A plant state that `observe` shows like that, ``[..., n]``; here: the same."""
-        return shown
+    def plant_state(self, seen: Float) -> Float | None:
+        """Plant states that look like those seen, for drawings; None (here, where not all is shown): untold."""
+        return seen if type(self).observe is ControlledWorld.observe else None
 
     def sample_goal(self, rng: np.random.Generator, starts: Float) -> Float | None:
         """Plant states ``[E, n]`` to reach from ``starts``; None (here) where rewards say what is wanted."""

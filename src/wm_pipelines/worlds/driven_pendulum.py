@@ -69,9 +69,9 @@ class DrivenPendulum(ControlledWorld):
         """``(cos theta, sin theta, omega)``."""
         return np.stack([np.cos(z[..., 0]), np.sin(z[..., 0]), z[..., 1]], -1)
 
-    def unobserve(self, shown: Float) -> Float:
-        """``(theta, omega)``, the angle within half a turn of the top."""
-        return np.stack([np.arctan2(shown[..., 1], shown[..., 0]), shown[..., 2]], -1)
+    def plant_state(self, seen: Float) -> Float:
+        """Angle and speed behind ``(cos theta, sin theta, omega)``."""
+        return np.stack([np.arctan2(seen[..., 1], seen[..., 0]), seen[..., 2]], -1)
 
     def scripted(self, rng: np.random.Generator, z: Float, row: int) -> Float:  # noqa: ARG002
         """Pumps energy up to that of standing on top, then holds by feedback; disturbed."""

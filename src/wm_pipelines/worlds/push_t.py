@@ -194,9 +194,9 @@ class PushT(ControlledWorld):
         """Agent, its velocity, block, and cosine and sine of its angle: ``[..., 8]``."""
         return np.concatenate([z[..., :6], np.cos(z[..., 6:]), np.sin(z[..., 6:])], -1)
 
-    def unobserve(self, shown: Float) -> Float:
-        """The block's angle within half a turn of 0."""
-        return np.concatenate([shown[..., :6], np.arctan2(shown[..., 7:], shown[..., 6:7])], -1)
+    def plant_state(self, seen: Float) -> Float:
+        """The inverse of `observe`."""
+        return np.concatenate([seen[..., :6], np.arctan2(seen[..., 7:], seen[..., 6:7])], -1)
 
     def facts(self) -> dict[str, Any]:
         """What the entries shown are."""
