@@ -87,7 +87,7 @@ def gather(**collected: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
 
     Args:
         collected: results of every family on every world; where the task has a jury also its models
-            (``jury_<world>``) and the episodes (``episodes_<world>``); where it has doses them, too (``<world>_doses``).
+            (``jury_<world>``) and the episodes (``episodes_<world>``); where it has doses, they (``<world>_doses``).
     """
     from wm_pipelines.pipelines.gathering import part_of_leaderboard
 
