@@ -157,17 +157,23 @@ def rank_correlations(
 ) -> dict[str, Summary]:
     """Kendall's tau-b of success with every predictor: mean over worlds, interval by a hierarchical bootstrap.
 
-    Worlds are drawn, families (the same ones in every world: those that act well in one often do in another), and
-    seeds within each family and world, all with replacement; the interval holds the middle of what is found. It is
-    rather too wide than too narrow: seeds and worlds spread the families' means already, and are drawn once more.
-    Share of nominal 95 % intervals that contain the truth, per cent, and their mean width (in brackets), simulated:
-    families with three seeds that share half their variance between worlds, seeds spread half as much as families.
+    Worlds are drawn, and families (the same ones in every world: those that act well in one often do in another), both
+    with replacement, with all seeds of a family: drawing seeds once more would count their spread twice (Davison and
+    Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8). The interval holds the middle of what is
+    found. Drawing worlds and families makes it rather too wide where there are several worlds (Owen, *The pigeonhole
+    bootstrap*, Annals of Applied Statistics 1, 2007). Share of nominal 95 % intervals that contain the truth, per cent,
+    and their mean width (in brackets), simulated with three seeds a family, whose spread is half or twice that of the
+    families; of several worlds, these share half their variance:
 
-    =================  ===========  ===========  ===========
-    worlds, families   tau = 0      tau = 0.49   tau = 0.71
-    =================  ===========  ===========  ===========
-    @@
-    =================  ===========  ===========  ===========
+    ========================  ===========  ===========  ===========
+    worlds, families, spread  tau = 0      tau = 0.49   tau = 0.71
+    ========================  ===========  ===========  ===========
+    1, 5, half                94.5 (0.98)  93.0 (0.80)  95.5 (0.57)
+    1, 8, half                94.5 (0.80)  94.5 (0.59)  95.5 (0.43)
+    1, 8, twice               93.0 (0.58)  91.5 (0.47)  93.5 (0.33)
+    3, 8, half                98.0 (0.71)  98.5 (0.56)  98.0 (0.38)
+    3, 8, twice               99.0 (0.53)  99.5 (0.41)  100  (0.29)
+    ========================  ===========  ===========  ===========
 
     Args:
         judged: the models. draws: of the bootstrap. seed: of it. confidence: asked for.
@@ -194,7 +200,8 @@ def _correlation(judged: Judged, values: Float, draws: int, seed: int, confidenc
     signs = [(_signs(judged.success[known][world == w]), _signs(values[known][world == w])) for w in range(len(worlds))]
     once = _tau(np.ones((1, len(world))), np.ones((1, len(worlds))), signs, world)[0]
     rng = np.random.default_rng(seed)
-    drawn = _tau(_models(rng, world, family, draws), _times(rng, len(worlds), draws), signs, world)
+    by_family = _times(rng, int(family.max()) + 1, draws)
+    drawn = _tau(by_family[:, family], _times(rng, len(worlds), draws), signs, world)
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
         return Summary.scalar(once, n=len(world))
@@ -226,12 +233,3 @@ def _tau(weights: Float, of_world: Float, signs: Sequence[tuple[Float, Float]], 
 def _times(rng: np.random.Generator, count: int, draws: int) -> Float:
     """How often each of ``count`` things is among as many drawn with replacement, ``[B, count]``."""
     return rng.multinomial(count, np.full(count, 1.0 / count), draws).astype(np.float64)
-
-
-def _models(rng: np.random.Generator, world: NDArray[np.intp], family: NDArray[np.intp], draws: int) -> Float:
-    """How often each model is drawn: its family, then its seed within family and world, ``[B, N]``."""
-    weights = _times(rng, int(family.max()) + 1, draws)[:, family]
-    for pair in np.unique(np.stack([world, family], 1), axis=0):
-        own = np.flatnonzero((world == pair[0]) & (family == pair[1]))
-        weights[:, own] *= _times(rng, len(own), draws)
-    return weights
