@@ -63,8 +63,9 @@ def task_nodes(c: Combinations) -> list[Node]:
     """Episodes → the task's part of the leaderboard and its page."""
     pairs = [(family, world) for family in c.families for world in c.worlds]
     manifests = [_draw_manifest(c, world) for world in c.worlds] if tasks.get(c.task).has_manifest else []
+    doses = [_dose(c, world) for world in c.worlds] if tasks.get(c.task).has_doses else []
     fitted = [node for family, world in pairs for node in (_train(c, family, world), _evaluate(c, family, world))]
-    return [*manifests, *fitted, _gather(c), _report(c)]
+    return [*manifests, *doses, *fitted, _gather(c), _report(c)]
 
 
 def _draw_manifest(c: Combinations, world: str) -> Node:
@@ -74,6 +75,22 @@ def _draw_manifest(c: Combinations, world: str) -> Node:
         inputs={"episodes": f"{world}_episodes", "evaluation": f"params:{c.task}"},
         outputs=f"{own}.{world}_manifest",
         name=f"draw_{world}",
+        namespace=own,
+        tags=["evaluate", world],
+    )
+
+
+def _dose(c: Combinations, world: str) -> Node:
+    own = f"{c.task}.manifest"
+    return Node(
+        Bound(nodes.dose, task_name=c.task, world_name=world),
+        inputs={
+            "manifest": f"{own}.{world}_manifest",
+            "episodes": f"{world}_episodes",
+            "evaluation": f"params:{c.task}",
+        },
+        outputs=f"{own}.{world}_doses",
+        name=f"dose_{world}",
         namespace=own,
         tags=["evaluate", world],
     )
@@ -130,8 +147,13 @@ def _collected(c: Combinations, *kinds: str) -> dict[str, str]:
     }
 
 
+def _doses(c: Combinations) -> dict[str, str]:
+    """Inputs by name: what wrong laws do in every world."""
+    return {f"{w}_doses": f"{c.task}.manifest.{w}_doses" for w in c.worlds if tasks.get(c.task).has_doses}
+
+
 def _gather(c: Combinations) -> Node:
-    inputs, jury = _collected(c, "results"), tasks.get(c.task).jury
+    inputs, jury = _collected(c, "results") | _doses(c), tasks.get(c.task).jury
     if jury in c.families:
         for world in c.worlds:
             inputs |= {f"jury_{world}": f"{c.task}.{jury}.{world}_models", f"episodes_{world}": f"{world}_episodes"}
@@ -142,7 +164,7 @@ def _gather(c: Combinations) -> Node:
 
 def _report(c: Combinations) -> Node:
     part = {kind: f"{c.task}_{kind}" for kind in ("scores", "made_from")}
-    inputs = {**part, **_collected(c, "results", "training")}
+    inputs = {**part, **_collected(c, "results", "training"), **_doses(c)}
     outputs = [f"{c.task}_page", f"{c.task}_summary", f"{c.task}_figures"]
     space = f"{c.task}.report"
     return Node(nodes.report, inputs=inputs, outputs=outputs, name="report", namespace=space, tags=["report"])

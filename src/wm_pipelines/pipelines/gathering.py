@@ -59,6 +59,8 @@ def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, A
         "seconds": _seconds(scores, results),
         "best": contest(scores, _values_by_episode(results)),
     }
+    if conclusions := task.conclusions(results_of(scores, {}, collected)):
+        made_from["conclusions"] = conclusions
     return scores, made_from
 
 
@@ -197,7 +199,8 @@ def results_of(scores: pd.DataFrame, made_from: Mapping[str, Any], collected: Co
 
     Args:
         scores: the task's part of the leaderboard. made_from: see `part_of_leaderboard`.
-        collected: results (``…_results``) and training (``…_training``) of every family on every world.
+        collected: results (``…_results``) and training (``…_training``) of every family on every world, and what wrong
+            laws do in every world (``…_doses``).
     """
     results = list(_results(collected))
     worlds = list(dict.fromkeys(one["facts"]["world"] for one in results))
@@ -213,6 +216,7 @@ def results_of(scores: pd.DataFrame, made_from: Mapping[str, Any], collected: Co
         curves=dict(_curves(collected)),
         not_applicable=[(f["world"], who, why) for f in (one["facts"] for one in results) for who, why in _reasons(f)],
         provenance=provenance(scores, made_from),
+        doses={key.removesuffix("_doses"): value for key, value in collected.items() if key.endswith("_doses")},
     )
 
 

@@ -50,6 +50,21 @@ def draw_manifest(
     return task.manifest(episodes, task.config(evaluation, world_name))
 
 
+def dose(
+    manifest: dict[str, Any],
+    episodes: dict[str, Any],
+    evaluation: dict[str, Any],
+    *,
+    task_name: str,
+    world_name: str,
+) -> dict[str, Any]:
+    """What laws that are wrong by a known amount do in a world; see `Task.doses`."""
+    from wm_pipelines.registry import tasks
+
+    task = tasks.get(task_name)()
+    return task.doses(manifest, episodes, task.config(evaluation, world_name))
+
+
 def evaluate(
     models: Any,
     episodes: dict[str, Any],
@@ -72,7 +87,7 @@ def gather(**collected: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
 
     Args:
         collected: results of every family on every world; where the task has a jury also its models
-            (``jury_<world>``) and the episodes (``episodes_<world>``).
+            (``jury_<world>``) and the episodes (``episodes_<world>``); where it has doses, they (``<world>_doses``).
     """
     from wm_pipelines.pipelines.gathering import part_of_leaderboard
 
@@ -84,7 +99,7 @@ def report(scores: pd.DataFrame, made_from: dict[str, Any], **collected: Any) ->
 
     Args:
         scores: the task's part of the leaderboard. made_from: what that was made from.
-        collected: results and training of every family on every world.
+        collected: results and training of every family on every world; where the task has doses also them.
     """
     from wm_pipelines.pipelines.gathering import results_of
     from wm_pipelines.registry import tasks

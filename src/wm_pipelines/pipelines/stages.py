@@ -40,6 +40,8 @@ def stages() -> dict[str, Any]:
     for c in known.values():
         if tasks.get(c.task).has_manifest:
             found[f"manifest_{c.task}"] = _manifest(c)
+        if tasks.get(c.task).has_doses:
+            found[f"dose_{c.task}"] = _dose(c)
         found |= {f"fit_{c.task}_{family}": _fit(c, family) for family in c.families}
         found[f"report_{c.task}"] = _report(c)
     found |= {"figure_library": _figure_library(), "board": _board(list(known))}
@@ -89,6 +91,26 @@ def _manifest(c: Combinations) -> dict[str, Any]:
     }
 
 
+def _dose(c: Combinations) -> dict[str, Any]:
+    """Let planners act that trust a wrong law."""
+    at = "${item}"
+    code = {*_files(f"wm_pipelines.tasks.{c.task}", "wm_pipelines.control.doses", without=REPORTS), *_worlds(c)}
+    return {
+        "foreach": list(c.worlds),
+        "do": {
+            "desc": "Plan in one world with simulators that are wrong by a known amount.",
+            "cmd": f"kedro run --pipeline={tasks.get(c.task).pipeline} --nodes={c.task}.manifest.dose_{at}",
+            "params": [{f"conf/base/parameters_{c.task}.yml": [c.task]}],
+            "deps": [f"data/03_primary/{at}", _manifest_file(c, at), *sorted(code)],
+            "outs": [_dose_file(c, at)],
+        },
+    }
+
+
+def _dose_file(c: Combinations, world: str) -> str:
+    return f"data/05_model_input/{c.task}/{world}_doses.json"
+
+
 def _manifest_file(c: Combinations, world: str) -> str:
     return f"data/05_model_input/{c.task}/{world}_manifest.json"
 
@@ -121,6 +143,7 @@ def _report(c: Combinations) -> dict[str, Any]:
     task = tasks.get(c.task)
     jury = [f"data/06_models/{c.task}/{task.jury}"] if task.jury in c.families else []
     jury += [f"data/03_primary/{world}" for world in c.worlds if jury]
+    doses = [_dose_file(c, world) for world in c.worlds if task.has_doses]
     made = _REPORTS
     return {
         "desc": "Gather one task's results into its part of the leaderboard and its page.",
@@ -129,6 +152,7 @@ def _report(c: Combinations) -> dict[str, Any]:
         "deps": [
             f"data/07_model_output/{c.task}",
             *jury,
+            *doses,
             *sorted({*_files(f"wm_pipelines.tasks.{c.task}", "wm_pipelines.pipelines.gathering"), *_worlds(c)}),
             "src/wm_pipelines/reporting/templates",
             _LIBRARY,  # not read, but the page is without figures where it lacks

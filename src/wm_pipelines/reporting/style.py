@@ -172,6 +172,8 @@ METRIC_TITLES = {
     "horizon": "Horizon",
     "horizon_lyapunov": "Lyapunov horizon",
     "violation_rate": "Violations",
+    "law_error": "Law error",
+    "law_energy_error": "Energy error of the law",
     "linear_probe": "Linear probe",
     "knn_probe": "kNN probe",
     "attentive_probe": "Attentive probe",
@@ -253,6 +255,8 @@ _HIGHER_IS_BETTER = {
     "coefficient_identified",
 }
 _LOWER_IS_BETTER = {
+    "law_error",
+    "law_energy_error",
     "lpips",
     "mse_per_frame",
     "embedding_mmd",

@@ -48,6 +48,7 @@ class Results:
         curves: ``"world/family/variant"`` -> learning curve, of what was trained in more than one step.
         not_applicable: (world, family, reason) of combinations that do not exist.
         provenance: where the numbers come from; names to text, numbers, lists or further such mappings.
+        doses: world -> what wrong laws do there, of tasks that have doses: `Task.doses`.
     """
 
     scores: pd.DataFrame
@@ -57,6 +58,7 @@ class Results:
     curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     not_applicable: Sequence[tuple[str, str, str]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    doses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -75,6 +77,7 @@ class Task(ABC):
         title: of the report. file: of the report, beside all others.
         shows: views that families are handed, in training and as the past of a prediction; of ``"frames|states"`` the
             first that there is. has_manifest: whether `manifest` says what is judged.
+        has_doses: whether `doses` says what laws that are wrong by a known amount do, on the manifest's terms.
         not_judged: splits that are no test.
         jury: a family whose trained encoder `compare` uses; None: nothing is compared.
         costs_left_out: costs that mean nothing here.
@@ -88,6 +91,7 @@ class Task(ABC):
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     shows: ClassVar[tuple[str, ...]]
     has_manifest: ClassVar[bool] = False
+    has_doses: ClassVar[bool] = False
     not_judged: ClassVar[frozenset[str]] = frozenset({"train", "validation"})
     jury: ClassVar[str | None] = None
     costs_left_out: ClassVar[frozenset[str]] = frozenset()
@@ -127,6 +131,20 @@ class Task(ABC):
         """What every model of a world is judged on, JSON types, drawn once; tasks that have none do not give it."""
         del episodes, config
         raise TypeError(f"task {self.name} has no manifest")
+
+    def doses(self, manifest: Mapping[str, Any], episodes: Mapping[str, Episodes], config: Any) -> dict[str, Any]:
+        """What laws that are wrong by a known amount do, JSON types; tasks that have none do not give it.
+
+        Args:
+            manifest: see `manifest`. episodes: all splits. config: see `config`.
+        """
+        del manifest, episodes, config
+        raise TypeError(f"task {self.name} has no doses")
+
+    def conclusions(self, results: Results) -> dict[str, Any]:
+        """What follows from all results together, JSON types, kept with the task's part; here: nothing."""
+        del results
+        return {}
 
     @abstractmethod
     def judge(

@@ -142,9 +142,11 @@ class ControlledWorld(World):
 
     Attributes:
         action_size: ``A``, entries of an action.
+        velocity_entries: those of a plant state that are velocities or momenta; (): it holds positions alone.
     """
 
     action_size: int
+    velocity_entries: tuple[int, ...] = ()
 
     @abstractmethod
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:

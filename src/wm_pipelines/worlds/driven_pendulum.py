@@ -43,6 +43,7 @@ class DrivenPendulum(ControlledWorld):
     Parameters = DrivenPendulumParameters
     parameters: DrivenPendulumParameters
     action_size = 1
+    velocity_entries = (1,)
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
         """Any angle, up to 1 rad/s, as Gymnasium does: ``[E, 2]``."""

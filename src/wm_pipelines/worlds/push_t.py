@@ -76,6 +76,7 @@ class PushT(ControlledWorld):
     Parameters = PushTParameters
     parameters: PushTParameters
     action_size = 2
+    velocity_entries = (2, 3)
     _table: Table | None = None
 
     def check(self) -> None:

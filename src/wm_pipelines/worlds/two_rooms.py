@@ -80,6 +80,15 @@ class TwoRooms(ControlledWorld):
     def go(self, z: Float, by: Float) -> Float:
         """From places ``[..., 2]`` by displacements ``[..., 2]``, up to the first thing met."""
         z, by = np.broadcast_arrays(np.asarray(z, np.float64), np.asarray(by, np.float64))
+        end = np.asarray(z + by)
+        x, right = np.stack([z[..., 0], end[..., 0]]), self.walls[0, 1, 0]
+        beside = (x.max(0) <= self.walls[0, 0, 0]) | (x.min(0) >= right)
+        met = ~(beside & (np.abs(end) <= self.half).all(-1))  # few of a planner's many: the rest costs nothing
+        end[met] = self._stopped(z[met], by[met])
+        return end
+
+    def _stopped(self, z: Float, by: Float) -> Float:
+        """`go`, of places ``[N, 2]`` from where something may be met."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             share = np.where(by == 0.0, np.inf, (np.copysign(self.half, by) - z) / by).min(-1)
             for low, high in self.walls:
@@ -91,7 +100,19 @@ class TwoRooms(ControlledWorld):
 
     def in_sight(self, z: Float, place: Float) -> NDArray[np.bool_]:
         """Whether nothing is between two places, ``[...]``."""
-        return np.asarray((np.abs(self.go(z, place - z) - place) < 1e-12 * self.half).all(-1))
+        z, place = np.broadcast_arrays(np.asarray(z, np.float64), np.asarray(place, np.float64))
+        (left, _), (right, below) = self.walls[0]
+        above, by, close = self.walls[1, 0, 1], place - z, 1e-12 * self.half
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            one, other = (left - z[..., 0]) / by[..., 0], (right - z[..., 0]) / by[..., 0]
+        # Shares of the way between which it is within the wall's thickness, and how high it is there.
+        inside = np.where((z[..., 0] > left) & (z[..., 0] < right), 1.0, 0.0)
+        still = by[..., 0] == 0.0
+        enters = np.where(still, 0.0, np.clip(np.minimum(one, other), 0.0, 1.0))
+        leaves = np.where(still, inside, np.clip(np.maximum(one, other), 0.0, 1.0))
+        heights = z[..., 1] + np.stack([enters, leaves]) * by[..., 1]
+        through = (heights.min(0) >= below - close) & (heights.max(0) <= above + close)
+        return np.asarray(((leaves <= enters) | through) & (np.abs(place) <= self.half + close).all(-1))
 
     # -- starts and goals
 
@@ -120,7 +141,7 @@ class TwoRooms(ControlledWorld):
         far, near = self._beside_the_door(goal)
         legs = [self._steps(z, goal), self._steps(z, far) + self._steps(far, goal)]
         legs.append(self._steps(z, near) + self._steps(near, far) + self._steps(far, goal))
-        return np.where(self.in_sight(z, goal), legs[0], np.where(self.in_sight(z, far), legs[1], legs[2]))
+        return np.asarray(np.where(self.in_sight(z, goal), legs[0], np.where(self.in_sight(z, far), legs[1], legs[2])))
 
     def _steps(self, a: Float, b: Float) -> Float:
         return np.asarray(np.abs(b - a).max(-1) / self.parameters.stride)

@@ -29,6 +29,9 @@ class ControlConfig(TaskConfig):
     planner: dict[str, Any] = Field(default_factory=dict, description="see control.planners.PlannerConfig")
     objective: dict[str, Any] = Field(default_factory=dict, description="see control.policies.ObjectiveConfig")
     error_steps: list[int] = Field([1, 5, 20], description="steps at which predictions under actions are judged")
+    doses: dict[str, Any] | None = Field(
+        None, description="of what wrong laws do, see control.corruptions.DoseConfig; null: not measured"
+    )
     kept: int = Field(4, ge=1, description="episodes kept for the report")
     imagined_steps: int = Field(60, ge=1, description="length of the imagined futures that are kept for the report")
 
@@ -44,6 +47,7 @@ class Control(Task):
     Config: ClassVar[type[TaskConfig]] = ControlConfig
     shows: ClassVar[tuple[str, ...]] = ("frames|states", "actions", "rewards")
     has_manifest: ClassVar[bool] = True
+    has_doses: ClassVar[bool] = True
     main_metrics: ClassVar[tuple[str, ...]] = (
         "normalised_score", "policy_normalised_score", "return", "success_rate", "planning_gap", "ignores_actions",
         "decision_ms", "train_seconds",
@@ -84,6 +88,31 @@ class Control(Task):
                 objective=self.objective(config),
             )
         return found
+
+    def doses(
+        self, manifest: Mapping[str, Any], episodes: Mapping[str, Episodes], config: ControlConfig
+    ) -> dict[str, Any]:
+        """What planners make of wrong laws from the starts of the test split; see `control.doses`. Empty: not measured.
+
+        Raises:
+            UserError: a dose cannot be, or the manifest belongs to other data.
+        """
+        from wm_pipelines.control.corruptions import DoseConfig
+        from wm_pipelines.control.doses import measure
+        from wm_pipelines.errors import validate
+        from wm_pipelines.laws import laws_of
+
+        if config.doses is None:
+            return {}
+        doses = validate(DoseConfig, config.doses, "control.doses")
+        laws, own = laws_of(episodes["test"].spec), manifest["test"]
+        return measure(laws.plant, laws.energy, own, episodes, doses, self.planner(config), self.objective(config))
+
+    def conclusions(self, results: Results) -> dict[str, Any]:
+        """Dose and response, and which error foretells success best."""
+        from wm_pipelines.tasks.control.dose_report import conclusions
+
+        return conclusions(results)
 
     @staticmethod
     def planner(config: ControlConfig) -> Any:

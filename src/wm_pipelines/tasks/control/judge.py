@@ -21,6 +21,7 @@ from wm_pipelines.control.policies import ObjectiveConfig, OwnPolicy, Planned, o
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.families.base import Acts, Family, GivenLaws, Imagines
 from wm_pipelines.laws import Laws
+from wm_pipelines.metrics.dose import energy_error, law_error, scale
 from wm_pipelines.tasks.judgement import Judgement
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def judge(
     if isinstance(family, Imagines):
         _add_predictions(judged, family, episodes[split], config)
         _keep_imagined(judged, family, episodes[split], config)
+        if family.shown(family.spec)[0] == "states":
+            _add_law_error(judged, family, episodes[split], laws, planner.horizon)
     if manifest is None:
         return judged
     check(manifest, episodes["train"])
@@ -220,6 +223,20 @@ def _keep_imagined(judged: Judgement, family: Any, episodes: Episodes, config: C
     if "rewards" in found and "rewards" in episodes:
         judged.arrays["imagined_rewards"] = found["rewards"][0]
         judged.arrays["real_rewards"] = np.ascontiguousarray(episodes["rewards"][few, seen - 1 : seen - 1 + steps])
+
+
+def _add_law_error(judged: Judgement, family: Any, episodes: Episodes, laws: Laws, horizon: int) -> None:
+    """How wrong the law is where the planner looks, by the yardstick of `control.doses`; of states alone."""
+    truth, context = np.asarray(episodes["states"], np.float64), max(1, getattr(family, "context", 1))
+    last = context - 1 + horizon
+    if last >= truth.shape[1]:
+        return
+    actions = torch.tensor(episodes["actions"])
+    past = {"states": torch.tensor(truth[:, :context]), "actions": actions[:, : context - 1]}
+    found = _rolled(family, past, horizon, actions[:, context - 1 : last], "states")["states"][:, :, -1]
+    judged.add("law_error", law_error(found, truth[:, last], scale(truth)), "1")
+    if laws.energy is not None:
+        judged.add("law_energy_error", energy_error(found, truth[:, last], truth, laws.energy), "1")
 
 
 def _rolled(family: Family, past: Mapping[str, Any], steps: int, actions: Any, view: str) -> dict[str, Float]:

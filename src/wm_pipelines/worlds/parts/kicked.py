@@ -31,6 +31,7 @@ class KickedWorld(ControlledWorld):
     def __init__(self, parameters: WorldParameters, free: SimulatedWorld, masses: Float) -> None:
         super().__init__(parameters)
         self.impulse, self.masses = float(getattr(parameters, "impulse")), masses  # noqa: B009 - of the subclass
+        self.velocity_entries = tuple(range(2 * len(masses), 4 * len(masses)))
         self._free = free
 
     @property
