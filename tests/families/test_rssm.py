@@ -10,6 +10,7 @@ from torch.distributions import Independent, Normal, TransformedDistribution, kl
 from torch.distributions.transforms import TanhTransform
 
 from tests.specs import LEARNING, PENDULUM, pendulum
+from wm_pipelines.blocks.videos import pooled_frames
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Acts, Encodes, Imagines
 from wm_pipelines.families.rssm.behaviour import (
@@ -21,7 +22,7 @@ from wm_pipelines.families.rssm.behaviour import (
     frozen,
     lambda_returns,
 )
-from wm_pipelines.families.rssm.family import Rssm, RssmConfig, balanced_kl, pooled_frames
+from wm_pipelines.families.rssm.family import Rssm, RssmConfig, balanced_kl
 from wm_pipelines.families.rssm.latents import Categorical, Gaussian
 from wm_pipelines.learning.loop import train
 from wm_pipelines.spec import Space, Spec

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.spec import Space
 
 Symmetry = Literal["rows", "columns", "transpose", "time"]
 """Ways to turn a video round without leaving its world."""
@@ -55,3 +59,21 @@ def frame_error(predicted: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Ten
     """Squared error of ``[B, K, C, H, W]`` summed over a frame, in hundreds (gradients of order one), and per pixel."""
     error = (predicted - truth).square()
     return error.sum((2, 3, 4)).mean() / 100, {"pixels": error.mean()}
+
+
+def pooled_frames(frames: Tensor, pool: int) -> Tensor:
+    """Frames ``[E, T, H, W, C]`` uint8 with pixels averaged ``pool`` by ``pool``, rounded."""
+    if pool == 1:
+        return frames
+    rows = frames.unflatten(2, (-1, pool)).sum(3, dtype=torch.int32)
+    return ((rows.unflatten(3, (-1, pool)).sum(4) + pool**2 // 2) // pool**2).to(torch.uint8)
+
+
+def pooled_space(space: Space, pool: int) -> Space:
+    """The space of frames whose pixels are averaged ``pool`` by ``pool``."""
+    if space.kind != "frames" or pool == 1:
+        return space
+    height, width, channels = space.shape
+    if height % pool or width % pool:
+        raise UserError(f"pool {pool} does not divide frames of {height} x {width} pixels; use a divisor of both")
+    return replace(space, shape=(height // pool, width // pool, channels))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.encoders import ENCODERS
+from wm_pipelines.blocks.videos import pooled_frames
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, TrainedConfig, Views
@@ -262,14 +263,6 @@ class Rssm(ImaginingFamily):
         if behaviour is None:
             raise UserError("rssm has no policy of its own; set behaviour: true, in a world with actions and rewards")
         return behaviour.actor.mode(belief)
-
-
-def pooled_frames(frames: Tensor, pool: int) -> Tensor:
-    """Frames ``[E, T, H, W, C]`` uint8 with pixels averaged ``pool`` by ``pool``, rounded."""
-    if pool == 1:
-        return frames
-    rows = frames.unflatten(2, (-1, pool)).sum(3, dtype=torch.int32)
-    return ((rows.unflatten(3, (-1, pool)).sum(4) + pool**2 // 2) // pool**2).to(torch.uint8)
 
 
 def log_loss(error: Tensor, deviation: float) -> Tensor:

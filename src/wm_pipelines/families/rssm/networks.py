@@ -8,7 +8,6 @@ Modules draw their weights from torch's global generator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, silu
 
 from wm_pipelines.blocks.encoders import decoder, encoder
-from wm_pipelines.errors import UserError
+from wm_pipelines.blocks.videos import pooled_space
 from wm_pipelines.families.rssm.latents import Latent
 from wm_pipelines.spec import Space
 
@@ -179,13 +178,3 @@ def perceptron(inputs: int, hidden: int, outputs: int, layers: int = 1) -> nn.Se
     for k in range(layers):
         parts += [nn.Linear(hidden if k else inputs, hidden), nn.SiLU()]
     return nn.Sequential(*parts, nn.Linear(hidden, outputs))
-
-
-def pooled_space(space: Space, pool: int) -> Space:
-    """The space of frames whose pixels are averaged ``pool`` by ``pool``."""
-    if space.kind != "frames" or pool == 1:
-        return space
-    height, width, channels = space.shape
-    if height % pool or width % pool:
-        raise UserError(f"pool {pool} does not divide frames of {height} x {width} pixels; use a divisor of both")
-    return replace(space, shape=(height // pool, width // pool, channels))
