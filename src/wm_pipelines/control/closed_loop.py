@@ -39,7 +39,7 @@ class Course:
     def returns(self) -> Float:
         """Sum of rewards, ``[E]``."""
         assert self.rewards is not None
-        return self.rewards.sum(1)
+        return np.asarray(self.rewards.sum(1))
 
     @property
     def succeeded(self) -> Float:
