@@ -39,13 +39,13 @@ class Course:
     def returns(self) -> Float:
         """Sum of rewards, ``[E]``."""
         assert self.rewards is not None
-        return self.rewards.sum(1)
+        return np.asarray(self.rewards.sum(1))
 
     @property
     def succeeded(self) -> Float:
         """1 where the goal was reached within the budget, else 0: ``[E]``."""
         assert self.reached is not None
-        return self.reached.any(1).astype(np.float64)
+        return np.asarray(self.reached.any(1), np.float64)
 
     @property
     def score(self) -> Float:

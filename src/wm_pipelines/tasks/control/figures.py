@@ -98,8 +98,8 @@ def _score(row: Mapping[str, Any], place: Mapping[str, float], palette: Palette)
     whiskers = {}
     if np.isfinite([row["ci_low"], row["ci_high"]]).all():
         ends = (row["ci_high"] - row["value"], row["value"] - row["ci_low"])
-        whiskers = {"error_x": dict(zip(("array", "arrayminus"), map(plots.numbers, ([e] for e in ends)), strict=True))}
-        whiskers["error_x"] |= {"thickness": 1.4, "width": 4, "color": palette.colour(model)}
+        sizes = dict(zip(("array", "arrayminus"), (plots.numbers([end]) for end in ends), strict=True))
+        whiskers = {"error_x": {**sizes, "thickness": 1.4, "width": 4, "color": palette.colour(model)}}
     who = "own policy" if own else "planned"
     return {
         "type": "scatter", "mode": "markers", "x": plots.numbers([row["value"]]),
@@ -170,16 +170,18 @@ def courses(arrays: Arrays, spec: Spec, models: Sequence[str]) -> dict[str, Any]
 
 def imagined(arrays: Arrays, spec: Spec, models: Sequence[str]) -> dict[str, Any] | None:
     """What models imagine under the actions of held-out episodes, beside what followed; None without a drawing."""
-    clips, real = {}, None
+    clips: dict[str, NDArray[np.uint8]] = {}
+    reals: dict[str, NDArray[np.uint8]] = {}
     for model in models:
         own = arrays.get(model, {})
-        found = [_looked_at(spec, own, f"{which}_{{}}") for which in ("imagined", "real")]
-        if any(one is None for one in found):
-            continue
-        clips[model], truth = found
-        real = truth if real is None or truth.shape[1] < real.shape[1] else real
-    if real is None:
+        future, real_one = (_looked_at(spec, own, f"{which}_{{}}") for which in ("imagined", "real"))
+        if future is not None and real_one is not None:
+            clips[model], reals[model] = future, real_one
+    if not clips:
         return None
+    latest = max(_first_row(arrays[m]) for m in clips)  # where the last of them has begun to imagine
+    clips = {m: a[:, latest - _first_row(arrays[m]) :] for m, a in clips.items()}
+    real = next(reals[m] for m in clips if _first_row(arrays[m]) == latest)
     rows = min(real.shape[1], *(a.shape[1] for a in clips.values()))
     count = min(_STARTS, len(real))
     keep = thinned(rows, _FRAMES_EACH)
@@ -190,6 +192,11 @@ def imagined(arrays: Arrays, spec: Spec, models: Sequence[str]) -> dict[str, Any
         f"From the beginning of {count} held-out episode{'s' * (count > 1)}, {spec.step * (rows - 1):.3g} s each, "
         "under the actions taken there, without looking at the world again. First seed.",
     )  # fmt: skip
+
+
+def _first_row(own: Mapping[str, NDArray[Any]]) -> int:
+    """Row of the episode at which what was kept begins: the last that the model saw."""
+    return int(own["imagined_from"][0]) if "imagined_from" in own else 0
 
 
 def _looked_at(spec: Spec, own: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.uint8] | None:
@@ -234,12 +241,14 @@ def imagined_entries(arrays: Arrays, spec: Spec, models: Sequence[str], palette:
     figure.update_yaxes(shape["yaxis"] | {"title": {"text": ""}})
     for i, title in enumerate([*titles, *["reward"] * rewarded]):
         kind, entry = ("rewards", ...) if i == size else ("states", (..., i))
-        true = next(a[f"real_{kind}"] for a in own.values() if f"real_{kind}" in a)[0][entry]
+        truest = min((m for m in own if f"real_{kind}" in own[m]), key=lambda m: _first_row(own[m]))
+        true = own[truest][f"real_{kind}"][0][entry]
         for model in model_order(own):
             if f"imagined_{kind}" in own[model]:
                 y = own[model][f"imagined_{kind}"][0][entry]
-                figure.add_trace(plots.line(spec.step * np.arange(len(y)), y, model, palette), row=i + 1, col=1)
-        time = spec.step * np.arange(len(true))
+                time = spec.step * (_first_row(own[model]) + np.arange(len(y)))
+                figure.add_trace(plots.line(time, y, model, palette), row=i + 1, col=1)
+        time = spec.step * (_first_row(own[truest]) + np.arange(len(true)))
         style = {"color": INK, "width": 2.5, "dash": "dot"}
         figure.add_trace(plots.truth_line(time, true, line=style), row=i + 1, col=1)
         figure.update_yaxes({"title": {"text": title}, "range": _around(true)}, row=i + 1, col=1)

@@ -219,6 +219,7 @@ def _keep_imagined(judged: Judgement, family: Any, episodes: Episodes, config: C
     if view == "frames":
         future = (255 * future).round().astype(np.uint8)
     judged.arrays[f"imagined_{view}"] = np.concatenate([real[:, :1], future], 1)
+    judged.arrays["imagined_from"] = np.array([seen - 1])
     judged.arrays[f"real_{view}"] = np.ascontiguousarray(real)
     if "rewards" in found and "rewards" in episodes:
         judged.arrays["imagined_rewards"] = found["rewards"][0]
