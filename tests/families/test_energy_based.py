@@ -16,7 +16,7 @@ from wm_pipelines.learning.loop import train
 FLOAT32 = LEARNING.model_copy(update={"precision": "32-true"})
 SMALL = {"hidden": 24, "rows": 4}
 CD = {"objective": "contrastive_divergence", "smallest": 0.2, "largest": 2.0, "levels": 1}
-CD |= {"langevin_steps": 8, "alpha": 0.8}
+CD |= {"langevin_steps": 20, "alpha": 0.3}
 
 
 def schedule(steps, batch_size=20, learning_rate=1e-2):

@@ -11,8 +11,8 @@ sigma; a sample follows Langevin dynamics at temperature 1. ``u`` is the change 
 `parts.transitions`; the energy is in energy.py.
 
 Beyond the papers: the gradient of a scalar energy is the score, not a network of its own; descents start from m;
-errors of denoising weigh the same at all sigma below ``balance``; the chains of contrastive divergence start anew, from
-noise about m, at every step and not from a buffer, and are as short in use as in training (Nijkamp et al., *Learning
+errors of denoising weigh the same at all sigma below ``balance``; the chains of contrastive divergence start anew from
+noise at every step and not from a buffer, and are as short in use as in training (Nijkamp et al., *Learning
 non-convergent non-persistent short-run MCMC*, NeurIPS 2019).
 """
 
@@ -128,11 +128,12 @@ class EnergyBased(TransitionFamily):
         return descend(u, [(smallest, _slope(transition, c, smallest))])
 
     def _outset(self, energy: Energy, c: Tensor, normal: Callable[[], Tensor]) -> Tensor:
-        """Where a chain starts: noise about m; under score matching about what the largest sigma makes of m."""
-        largest, u = self.config.largest, energy.mean(c)
-        if self.config.objective == "score_matching":
-            u = descend(u, [(largest, _slope(energy, c, largest))])
-        return u + largest * normal()
+        """Where a chain starts: noise; under score matching about what the largest sigma makes of m."""
+        noise = self.config.largest * normal()
+        if self.config.objective == "contrastive_divergence":
+            return noise
+        largest = self.config.largest
+        return descend(energy.mean(c), [(largest, _slope(energy, c, largest))]) + noise
 
     def _chain(self, energy: Energy, c: Tensor, u: Tensor, normal: Callable[[], Tensor]) -> Tensor:
         """Langevin dynamics from ``u`` at every sigma in turn."""
