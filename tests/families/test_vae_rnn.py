@@ -140,8 +140,8 @@ def test_vs_loss_is_the_negative_lower_bound():
 
 
 def test_v_is_trained_first_and_frozen_while_m_is_trained():
-    family, views = built(vae_share=0.5), driven()
-    family.examples(views)
+    family = built(vae_share=0.5)
+    views = family.examples(driven())
     member = family.members[0].requires_grad_(True)
     for progress, moved, resting in ((0.0, "v", "m"), (0.49, "v", "m"), (0.5, "m", "v"), (0.99, "m", "v")):
         family.zero_grad(set_to_none=True)

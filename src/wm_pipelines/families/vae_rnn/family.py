@@ -90,8 +90,8 @@ class VAERNN(ImaginingFamily):
     name: ClassVar[str] = "vae_rnn"
     Config: ClassVar[type[FamilyConfig]] = VAERNNConfig
     config: VAERNNConfig
-    _starts: Tensor
-    _firsts: Tensor
+    _observed: Tensor  # training observations, of which all codes are
+    _coded: dict[int, Tensor]
     _noises: Tensor
 
     @classmethod
@@ -125,7 +125,7 @@ class VAERNN(ImaginingFamily):
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Views) -> Views:
-        """Whole episodes; units are learned, and the observations kept that dreams begin with."""
+        """Whole episodes and their numbers, by which codes are found again; units are learned."""
         examples = super().examples(episodes)
         view = examples[self.view]
         self.learn_exponents(view)
@@ -135,10 +135,8 @@ class VAERNN(ImaginingFamily):
             member.v.learn_units(units)
             if self.rewarded:
                 member.m.learn_rewards(examples["rewards"])
-        rows = torch.linspace(0, view.shape[0] * view.shape[1] - 1, _STARTS).long()
-        self.register_buffer("_starts", view.flatten(0, 1)[rows], persistent=False)
-        self.register_buffer("_firsts", view[torch.arange(_JUDGED) % len(view), 0], persistent=False)
-        return examples
+        self._observed, self._coded = view, {}
+        return {**examples, "episode": torch.arange(len(view))}
 
     def member_loss(
         self, member: Any, batch: Views, generator: torch.Generator, progress: float
@@ -164,13 +162,11 @@ class VAERNN(ImaginingFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """``-log p(z_{t+1} | z_<=t, a_<=t)`` per number of z, and the reward's squared error; ``z`` are samples."""
         c = self.config
-        length = min(c.piece + 1, batch[self.view].shape[1])
-        cut = self._rows(batch, c.pieces, length, generator)
-        x = self.inputs(cut)
-        with torch.no_grad():
-            codes = [member.v.encode(part) for part in x.flatten(0, 1).split(_AT_ONCE)]
-            mu, log_std = (torch.cat(part) for part in zip(*codes, strict=True))
-            z = self._sampled(mu, log_std, c.pieces * length, generator).unflatten(0, x.shape[:2])
+        codes = self._codes(member)[batch["episode"]]
+        length = min(c.piece + 1, codes.shape[1])
+        cut = self._rows({**batch, self.view: codes}, c.pieces, length, generator)
+        mu, log_std = cut[self.view].flatten(0, 1).chunk(2, -1)
+        z = self._sampled(mu, log_std, c.pieces * length, generator).unflatten(0, (-1, length))
         actions = cut["actions"].to(z) if self.action_size else self.no_actions(z, len(z), length - 1)
         mixture, reward = member.m(z[:, :-1], actions)
         nll = -mixture.log_prob(z[:, 1:]).mean()
@@ -179,6 +175,16 @@ class VAERNN(ImaginingFamily):
         wanted = (cut["rewards"] - member.m.reward_mean) / member.m.reward_std
         error = (reward - wanted).square().mean()
         return nll + c.reward_weight * error, {"nll": nll, "reward": error}
+
+    @torch.no_grad()
+    def _codes(self, member: WorldModel) -> Tensor:
+        """``mu, log sigma`` of all training observations, ``[E, T, 2 D]``: found once, when V is frozen."""
+        if id(member) not in self._coded:
+            device = member.v.centre.device
+            rows = self._observed.flatten(0, 1).split(_AT_ONCE)
+            codes = [torch.cat(member.v.encode(self.inputs({self.view: part.to(device)})), -1) for part in rows]
+            self._coded[id(member)] = torch.cat(codes).unflatten(0, self._observed.shape[:2])
+        return self._coded[id(member)]
 
     def _rows(self, batch: Views, count: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
         """``count`` pieces of each episode from random starts: ``[B, T, …] -> [B count, length, …]``.
@@ -210,25 +216,25 @@ class VAERNN(ImaginingFamily):
         if not (self.action_size and self.rewarded):
             return None
         c = self.config
+        self._coded = {}  # codes of the weights as they are kept
         for seed, member in zip(self.seeds, self._evaluated(), strict=True):
             assert isinstance(member, WorldModel)
             assert member.c is not None
+            mu = self._codes(member)[..., : c.latent]
+            some = torch.linspace(0, len(mu) * mu.shape[1] - 1, _STARTS).long()
             train_in_dreams(
-                member.m, member.c, self._codes(member, self._starts),
+                member.m, member.c, mu.flatten(0, 1)[some],
                 steps=c.dream_steps, temperature=c.temperature, rollouts=c.rollouts,
                 population=c.population, generations=c.generations, spread=c.spread, seed=seed,
             )  # fmt: skip
             weights, generator = member.c.weights[None], torch.Generator().manual_seed(seed)
-            firsts = self._codes(member, self._firsts)
+            firsts = mu[torch.arange(_JUDGED) % len(mu), 0]
             found = dream(member.m, member.c, weights, firsts, self.spec.rows - 1, c.temperature, generator)
             member.c.dream_return.copy_(found.mean())
         return {"dream_return": torch.stack(self._dream_returns())}
 
     def _dream_returns(self) -> list[Tensor]:
         return [c.dream_return for c in (self._model(s).c for s in range(len(self.seeds))) if c is not None]
-
-    def _codes(self, member: WorldModel, view: Tensor) -> Tensor:
-        return torch.cat([member.v.encode(self.inputs({self.view: part}))[0] for part in view.split(_AT_ONCE)])
 
     def extra_summary(self) -> dict[str, Any]:
         """``dream_return`` of every seed, over ``dream_return_steps`` steps at ``dream_temperature``."""
