@@ -152,6 +152,12 @@ def prepared(plant, step, starts=8, steps=12):
     return episodes, drawn
 
 
+def again(drawn, planner):
+    """The manifest as if another planner had been given."""
+    changed = {**drawn, "planner": planner.model_dump(mode="json")}
+    return changed | {"hash": manifest.digest(changed)}
+
+
 @pytest.fixture
 def measured(pendulum):
     episodes, drawn = prepared(pendulum, STEP)
@@ -180,6 +186,7 @@ def test_the_law_error_is_that_of_the_velocities_and_angles_kicked(pendulum):
     """After one step a kick of k spreads is an error of the speed alone: k sigma / spread, over three entries."""
     episodes, drawn = prepared(pendulum, STEP, starts=2, steps=1)
     short = PLANNER.model_copy(update={"horizon": 1})
+    drawn = again(drawn, short)
     row = measure(pendulum, None, drawn, episodes, DoseConfig(kick=[0.2]), short, OBJECTIVE)["doses"][0]
     ratio = episodes["train"]["states"][..., 2].std() / episodes["test"]["states"][..., 2].std()
     np.testing.assert_allclose(row["law_error"], 0.2 * ratio / np.sqrt(3))
@@ -200,8 +207,10 @@ def test_what_cannot_be_is_refused_in_one_line(pendulum, monkeypatch):
             validate(DoseConfig, doses, "control.doses")
     episodes, drawn = prepared(pendulum, STEP, starts=2, steps=1)
     long = PLANNER.model_copy(update={"horizon": 31})
-    with pytest.raises(UserError, match="have 30 steps, the planner looks 31 ahead"):
+    with pytest.raises(UserError, match="drawn with another planner"):
         measure(pendulum, None, drawn, episodes, DoseConfig(kick=[1]), long, OBJECTIVE)
+    with pytest.raises(UserError, match="have 30 steps, the planner looks 31 ahead"):
+        measure(pendulum, None, again(drawn, long), episodes, DoseConfig(kick=[1]), long, OBJECTIVE)
     monkeypatch.setattr(DrivenPendulum, "plant_state", lambda self, seen: None)
     with pytest.raises(UserError, match="does not tell its plant state"):
         measure(pendulum, None, drawn, episodes, DoseConfig(kick=[1]), PLANNER, OBJECTIVE)

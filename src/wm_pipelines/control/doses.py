@@ -48,10 +48,13 @@ def measure(
         planner, objective: the manifest's own.
 
     Raises:
-        UserError: the manifest belongs to other data, episodes are shorter than the horizon, or they show too little.
+        UserError: the manifest belongs to other data or another planner, episodes are shorter than the horizon, or
+            they show too little.
     """
     train, held_out = episodes["train"], episodes[manifest["split"]]
     check(manifest, train)
+    if manifest["planner"] != planner.model_dump(mode="json"):
+        raise UserError(f"the manifest of '{manifest['world']}' was drawn with another planner; draw it again")
     sigma = scale(_plant_states(plant, train["states"]))
     errors = _Errors(plant, energy, held_out, planner.horizon)
     goals = None if manifest["goals"] is None else np.array(manifest["goals"])
