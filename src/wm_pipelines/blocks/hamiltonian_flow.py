@@ -86,7 +86,7 @@ class HamiltonianFlow:
 
         return gradient
 
-    def _force(self) -> Callable[[Tensor], Tensor]:
+    def _force_function(self) -> Callable[[Tensor], Tensor]:
         gradient = self._part_gradient("q")
         return lambda q: -gradient(q)
 
@@ -165,7 +165,7 @@ class HamiltonianFlow:
         if self.separable:
             velocity = self._part_gradient("p")
             scheme = "kahan_li8" if self.config.tolerance < _FINE else "kahan_li6"
-            return rollout_separable(start, step, steps, velocity, self._force(), scheme, substeps)
+            return rollout_separable(start, step, steps, velocity, self._force_function(), scheme, substeps)
         return self._roll_implicit(start, step, steps, substeps)
 
     def _roll_implicit(self, start: Tensor, step: float, steps: int, substeps: int) -> Tensor:

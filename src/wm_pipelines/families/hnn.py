@@ -118,7 +118,7 @@ class HNN(HamiltonianFamily):
     def _explicit_step(self, z: Tensor, step: Any) -> Tensor:
         q, p = z.chunk(2, dim=-1)
         scheme = _SPLITTING_OF_ORDER[self.config.order]
-        q, p = splitting_step(q, p, step, self._part_gradient("p"), self._force(), scheme)
+        q, p = splitting_step(q, p, step, self._part_gradient("p"), self._force_function(), scheme)
         return torch.cat([q, p], dim=-1)
 
     def _implicit_step(self, z: Tensor, step: Tensor) -> Tensor:
