@@ -15,7 +15,7 @@ class QuadraticTerm(Term):
     """``sum_{i <= j} p_i p_j A_ij(q)``: the kinetic energy of a mechanism whose inertia depends on its pose."""
 
     def __init__(self, inputs: Coordinates, psi: RandomFeatures, dof: int, seeds: int) -> None:
-        self.rows, self.columns = torch.triu_indices(dof, dof).tolist()
+        self.rows, self.columns = torch.triu_indices(dof, dof)
         unit = torch.eye(dof, dtype=torch.float64)
         self._units = unit[:, self.rows], unit[:, self.columns]
         super().__init__("z", inputs, psi, seeds)
@@ -32,7 +32,7 @@ class QuadraticTerm(Term):
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``q [S, N, d]``, ``p_i p_j [S, N, I]`` and its gradient ``[S, N, d, I]``."""
         q, p = z.chunk(2, dim=-1)
-        first, second = p[..., self.rows], p[..., self.columns]
+        first, second = p.index_select(-1, self.rows), p.index_select(-1, self.columns)
         slope = self._units[0] * second[..., None, :] + self._units[1] * first[..., None, :]
         return q, first * second, slope
 
@@ -64,9 +64,9 @@ class QuadraticTerm(Term):
             values, slopes = self.features.with_slopes(u.flatten(1, 2))
             values, slopes = values.unflatten(1, u.shape[1:3]), slopes.unflatten(1, u.shape[1:3])
             inertia = (values * weights.mT).sum(2) @ matrix.mT  # [S, N, I]
-            g = (slopes * (products @ matrix)[:, :, None]) @ back[:, None]
+            g = ((slopes * (products @ matrix)[:, :, None]).flatten(1, 2) @ back).unflatten(1, u.shape[1:3])
             dq = pullback((g * weights.mT)[..., None])[..., 0]
-            return torch.cat([dq, (slope @ inertia[..., None])[..., 0]], dim=-1)
+            return torch.cat([dq, (slope * inertia[:, :, None]).sum(-1)], dim=-1)
 
         return gradient
 
