@@ -146,6 +146,7 @@ class _Gradient:
             lr=self.schedule.learning_rate,
             betas=self.schedule.betas,
             weight_decay=self.schedule.weight_decay,
+            fused=True,  # one pass: of small networks, a tenth to a fifth of a step
         )
         self.module, self.optimizer = self.fabric.setup(self.family, optimizer)
         self.module.mark_forward_method("loss")
