@@ -165,6 +165,12 @@ class Control(Task):
         own = None if manifest is None else manifest[split]
         return judge(model, episodes, split, laws, config, self.planner(config), self.objective(config), own)
 
+    def figures(self, results: Results) -> dict[str, Any]:
+        """What wrong laws do to planning, world by world."""
+        from wm_pipelines.tasks.control.dose_report import dose_figures
+
+        return dose_figures(results)
+
     def page(self, results: Results) -> str:
         """Scores, tables, courses in motion, learning curves."""
         from wm_pipelines.tasks.control.report import page

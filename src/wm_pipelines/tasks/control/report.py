@@ -24,6 +24,7 @@ from wm_pipelines.reporting.style import (
 from wm_pipelines.reporting.summary import competes, main_split, on_main_split
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.control import figures as draw
+from wm_pipelines.tasks.control.dose_report import dose_section
 
 Row = Mapping[str, Any]
 _TITLE = "Acting in imagined worlds"
@@ -68,6 +69,7 @@ def page(results: Results) -> str:
         title=_TITLE,
         answers=answers(table),
         worlds=[_section(results, world, f"world-{i}", table, palette) for i, world in enumerate(worlds)],
+        doses=dose_section(results),
         glossary=_glossary(results.scores),
         seeds=int(results.scores["seed"].nunique()),
     )
