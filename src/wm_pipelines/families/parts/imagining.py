@@ -137,12 +137,12 @@ class ImaginingFamily(MemberFamily):
     @torch.no_grad()
     def update(self, belief: Tensor, action: Tensor, observation: Views, seed: int) -> Tensor:
         """See `Imagines`."""
-        return self.member_update(self._at(seed), belief, action, self.inputs(observation))
+        return self.member_update(self._at(seed), belief, action.to(belief.dtype), self.inputs(observation))
 
     @torch.no_grad()
     def imagine(self, belief: Tensor, actions: Tensor, seed: int) -> Imagined:
         """See `Imagines`."""
-        return self.member_imagine(self._at(seed), belief, actions)
+        return self.member_imagine(self._at(seed), belief, actions.to(belief.dtype))
 
     @torch.no_grad()
     def features(self, observation: Views, seed: int) -> Tensor:
