@@ -72,7 +72,8 @@ class ImaginingFamily(MemberFamily):
 
     def inputs(self, views: Views) -> Tensor:
         """What networks take of the observed view ``[…]``; vectors in coarse units that float32 can hold."""
-        return ENCODERS[self.space.kind].inputs(self.in_units(views[self.view]))
+        x = ENCODERS[self.space.kind].inputs(self.in_units(views[self.view]))
+        return x.to(next(self.members.parameters()).dtype) if self.space.kind == "vector" else x
 
     def in_units(self, view: Tensor) -> Tensor:
         """Vectors that float32 can hold, kilograms of planets as well; frames as they are."""
