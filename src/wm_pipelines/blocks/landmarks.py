@@ -1,20 +1,24 @@
-"""How many steps apart two observations are, from what training episodes went through: a graph over landmarks.
+"""How many steps apart two observations are, from what training episodes went through: a graph over their rows.
 
-Landmarks are spread over the features of the training episodes (farthest-point sampling, Gonzalez 1985); two are
-neighbours where an episode stepped from the cell of one to the cell of the other; the distance of two landmarks is the
-shortest path between them (Savinov et al., *Semi-parametric topological memory*, ICLR 2018; Eysenbach et al., *Search
-on the replay buffer*, NeurIPS 2019). A straight line through a wall is short in features, and long in this graph.
+Rows that followed each other are one step apart; rows that nearly coincide in features, as far as they differ there, in
+units of a mean step. The distance of two landmarks, rows that are spread over all (farthest-point sampling, Gonzalez
+1985), is the shortest path between them (Savinov et al., *Semi-parametric topological memory*, ICLR 2018; Eysenbach et
+al., *Search on the replay buffer*, NeurIPS 2019). A straight line through a wall is short in features, and long in this
+graph.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor, nn
 
 _VOTES = 3  # landmarks whose distances are averaged
+_ROWS = 20_000  # of training episodes that make the graph, at most
+_NEIGHBOURS = 10  # rows that a row may coincide with
+_SAME = 0.5  # mean steps within which two rows nearly coincide: a wall is to be thicker than that
 
 
 class LandmarkGraph(nn.Module):
@@ -40,19 +44,28 @@ class LandmarkGraph(nn.Module):
 
         Where no path leads, the distance is twice the longest there is.
         """
-        count, rows = len(self.at), episodes.flatten(0, 1)
-        chosen = spread_out(rows, count)
+        episodes = episodes[: max(1, _ROWS // episodes.shape[1])]
+        rows = episodes.flatten(0, 1)
+        self.unit.copy_((episodes[:, 1:] - episodes[:, :-1]).norm(dim=-1).mean().clamp_min(1e-12))
+        chosen = spread_out(rows, len(self.at))
         self.at.copy_(rows[chosen])
-        cell = nearest(rows, self.at, 1)[1][:, 0].unflatten(0, episodes.shape[:2])
-        source, target = cell[:, :-1].flatten().numpy(), cell[:, 1:].flatten().numpy()
-        moved = source != target
-        edges = coo_matrix((np.ones(int(moved.sum())), (source[moved], target[moved])), shape=(count, count)).tocsr()
-        edges.data[:] = 1.0  # seen once or often: one step
-        steps = dijkstra(edges, directed=False)
+        steps = dijkstra(self._graph(episodes, rows), directed=False, indices=chosen.numpy())[:, chosen.numpy()]
         finite = np.isfinite(steps)
         steps[~finite] = 2.0 * steps[finite].max(initial=1.0)
         self.between.copy_(torch.from_numpy(steps))
-        self.unit.copy_((episodes[:, 1:] - episodes[:, :-1]).norm(dim=-1).mean().clamp_min(1e-12))
+
+    def _graph(self, episodes: Tensor, rows: Tensor) -> csr_matrix:
+        """Steps between rows that followed each other or nearly coincide, ``[E T, E T]``."""
+        number = torch.arange(len(rows)).unflatten(0, episodes.shape[:2])
+        distance, other = nearest(rows, rows, min(_NEIGHBOURS + 1, len(rows)))
+        close = (distance < _SAME * self.unit) & (other != torch.arange(len(rows))[:, None])
+        source = torch.cat([number[:, :-1].flatten(), torch.nonzero(close)[:, 0]])
+        target = torch.cat([number[:, 1:].flatten(), other[close]])
+        # 0 would count as no edge at all.
+        apart = torch.cat([torch.ones(number[:, 1:].numel()), (distance[close] / self.unit).clamp_min(1e-3)])
+        pairs, edge = torch.stack([source, target]).unique(dim=1, return_inverse=True)
+        least = torch.full((pairs.shape[1],), torch.inf).scatter_reduce(0, edge, apart.float(), "amin")
+        return coo_matrix((least.numpy(), (pairs[0].numpy(), pairs[1].numpy())), shape=(len(rows), len(rows))).tocsr()
 
     def forward(self, features: Tensor, goal: Tensor) -> Tensor:
         """Steps from ``features [..., D]`` to ``goal [..., D]``, ``[...]``; both shapes alike.
@@ -64,7 +77,7 @@ class LandmarkGraph(nn.Module):
         unique, which = torch.unique(goals, dim=0, return_inverse=True)
         home = nearest(unique, self.at, 1)[1][:, 0][which]
         distance, near = nearest(flat, self.at, min(_VOTES, len(self.at)))
-        weights = 1.0 / (distance + 1e-3 * self.unit)
+        weights = 1.0 / (distance + 1e-3 * self.unit).square()
         steps = (weights * self.between[near, home[:, None]]).sum(1) / weights.sum(1)
         straight = (flat - goals).norm(dim=1) / self.unit
         return (steps + 0.1 * straight.clamp_max(10.0)).unflatten(0, features.shape[:-1])
@@ -72,7 +85,7 @@ class LandmarkGraph(nn.Module):
 
 def nearest(points: Tensor, centres: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Distances and indices ``[N, count]`` of the nearest centres ``[L, D]`` of points ``[N, D]``."""
-    found = [torch.cdist(part, centres).topk(count, dim=1, largest=False) for part in points.split(8192)]
+    found = [torch.cdist(part, centres).topk(count, dim=1, largest=False) for part in points.split(2048)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
