@@ -59,8 +59,8 @@ def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, A
         "seconds": _seconds(scores, results),
         "best": contest(scores, _values_by_episode(results)),
     }
-    if conclusions := task.conclusions(results_of(scores, {}, collected)):
-        made_from["conclusions"] = conclusions
+    if task.has_doses:
+        made_from["conclusions"] = task.conclusions(results_of(scores, made_from, collected))
     return scores, made_from
 
 

@@ -142,7 +142,7 @@ class Task(ABC):
         raise TypeError(f"task {self.name} has no doses")
 
     def conclusions(self, results: Results) -> dict[str, Any]:
-        """What follows from all results together, JSON types, kept with the task's part; here: nothing."""
+        """What follows from doses and results together, JSON types, kept with the task's part; here: nothing."""
         del results
         return {}
 
