@@ -18,6 +18,7 @@ from torch import Tensor, nn
 _VOTES = 3  # landmarks whose distances are averaged
 _ROWS = 20_000  # of training episodes that make the graph, at most
 _NEIGHBOURS = 10  # rows that a row may coincide with
+_JUMP = 3.0  # steps between the landmarks of rows that follow each other: more than that is a jump
 _SAME = 0.5  # mean steps within which two rows nearly coincide: a wall is to be thicker than that
 
 
@@ -67,20 +68,21 @@ class LandmarkGraph(nn.Module):
         least = torch.full((pairs.shape[1],), torch.inf).scatter_reduce(0, edge, apart.float(), "amin")
         return coo_matrix((least.numpy(), (pairs[0].numpy(), pairs[1].numpy())), shape=(len(rows), len(rows))).tocsr()
 
-    def forward(self, features: Tensor, goal: Tensor) -> Tensor:
-        """Steps from ``features [..., D]`` to ``goal [..., D]``, ``[...]``; both shapes alike.
+    def forward(self, path: Tensor, goal: Tensor) -> Tensor:
+        """Steps from each row of imagined paths ``[N, H, D]`` to goals ``[N, D]``: ``[N, H]``.
 
         The mean over the nearest landmarks, weighted by nearness; what decides within a cell is the straight line, in
-        units of a mean step.
+        units of a mean step. A jump that no episode ever made, through a wall, say, counts as the steps that it leaves
+        out: what a model imagines there is wrong.
         """
-        flat, goals = features.flatten(0, -2), goal.flatten(0, -2)
-        unique, which = torch.unique(goals, dim=0, return_inverse=True)
-        home = nearest(unique, self.at, 1)[1][:, 0][which]
-        distance, near = nearest(flat, self.at, min(_VOTES, len(self.at)))
+        distance, near = nearest(path.flatten(0, 1), self.at, min(_VOTES, len(self.at)))
         weights = 1.0 / (distance + 1e-3 * self.unit).square()
-        steps = (weights * self.between[near, home[:, None]]).sum(1) / weights.sum(1)
-        straight = (flat - goals).norm(dim=1) / self.unit
-        return (steps + 0.1 * straight.clamp_max(10.0)).unflatten(0, features.shape[:-1])
+        home = nearest(goal, self.at, 1)[1].expand(-1, path.shape[1]).flatten()
+        steps = ((weights * self.between[near, home[:, None]]).sum(1) / weights.sum(1)).unflatten(0, path.shape[:2])
+        at = near[:, 0].unflatten(0, path.shape[:2])
+        left_out = (self.between[at[:, :-1], at[:, 1:]] - _JUMP).clamp_min(0.0).cumsum(1)
+        straight = (path - goal[:, None]).norm(dim=2) / self.unit
+        return steps + torch.nn.functional.pad(left_out, (1, 0)) + 0.1 * straight.clamp_max(10.0)
 
 
 def nearest(points: Tensor, centres: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -102,6 +102,21 @@ class Planned(_Believing):
         super().__init__(model, seed)
         self.planner, self.objective = Planner(planner, action, draw), objective
         self.goal = None if goal is None else model.features(goal, seed)
+        self.here = torch.empty(0)
+
+    def begin(self, observation: Views, plant_states: Float) -> None:
+        """See `Policy`."""
+        super().begin(observation, plant_states)
+        self._look(observation)
+
+    def observe(self, action: Tensor, observation: Views, plant_states: Float) -> None:
+        """See `Policy`."""
+        super().observe(action, observation, plant_states)
+        self._look(observation)
+
+    def _look(self, observation: Views) -> None:
+        if self.goal is not None:
+            self.here = self.model.features(observation, self.seed)
 
     def act(self) -> Tensor:
         """See `Policy`."""
@@ -117,15 +132,15 @@ class Planned(_Believing):
         if self.goal is None:
             assert imagined.rewards is not None, "a planner was asked for rewards of a model that predicts none"
             return imagined.rewards.sum(-1).unflatten(0, (-1, count))
-        goal = self.goal.repeat_interleave(count, 0)[:, None].expand_as(imagined.features)
-        distance = self._distance(imagined.features, goal)
-        return -reduced(distance, self.objective.goal).unflatten(0, (-1, count))
+        here, goal = (z.repeat_interleave(count, 0) for z in (self.here, self.goal))
+        path = torch.cat([here[:, None], imagined.features], 1)
+        return -reduced(self._distance(path, goal)[:, 1:], self.objective.goal).unflatten(0, (-1, count))
 
-    def _distance(self, features: Tensor, goal: Tensor) -> Tensor:
-        """``[N, H]``."""
+    def _distance(self, path: Tensor, goal: Tensor) -> Tensor:
+        """From rows of paths ``[N, H, D]``, of which the first is real, to goals ``[N, D]``: ``[N, H]``."""
         if self.objective.steps and isinstance(self.model, MeasuresSteps) and self.model.measures_steps:
-            return self.model.steps_between(features, goal, self.seed)
-        return (features - goal).square().sum(-1)
+            return self.model.steps_left(path, goal, self.seed)
+        return (path - goal[:, None]).square().sum(-1)
 
 
 class TruePlanned:

@@ -283,14 +283,14 @@ class Imagines(Believes, Protocol):
 
 @runtime_checkable
 class MeasuresSteps(Imagines, Protocol):
-    """A family that knows how many steps lie between two observations."""
+    """A family that knows how many steps a goal is away."""
 
     @property
     def measures_steps(self) -> bool:
         """Whether this configuration does."""
 
-    def steps_between(self, features: Tensor, goal: Tensor, seed: int) -> Tensor:
-        """Steps from features ``[..., D]`` to those of a goal ``[..., D]``: ``[...]``."""
+    def steps_left(self, path: Tensor, goal: Tensor, seed: int) -> Tensor:
+        """Steps from each row of paths of features ``[N, H, D]`` to goals ``[N, D]``: ``[N, H]``."""
 
 
 @runtime_checkable

@@ -122,9 +122,9 @@ class ImaginingFamily(MemberFamily):
         return super().finish()
 
     @torch.no_grad()
-    def steps_between(self, features: Tensor, goal: Tensor, seed: int) -> Tensor:
+    def steps_left(self, path: Tensor, goal: Tensor, seed: int) -> Tensor:
         """See `MeasuresSteps`."""
-        return self._graph(self._at(seed))(features, goal)
+        return self._graph(self._at(seed))(path, goal)
 
     @staticmethod
     def _graph(member: Any) -> LandmarkGraph:
