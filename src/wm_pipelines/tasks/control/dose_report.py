@@ -151,8 +151,8 @@ def models(results: Results) -> Judged:
 def _judged(table: pd.DataFrame) -> Judged:
     known = [name for name in _FORETELL if name in table and table[name].notna().any()]
     predictors = {name: table[name].to_numpy(np.float64) for name in known}
-    labels = (table[name].to_numpy(dtype=str) for name in ("world", "family"))
-    return Judged(*labels, table["success"].to_numpy(np.float64), predictors)
+    world, family = (table[name].to_numpy(dtype=str) for name in ("world", "family"))
+    return Judged(world, family, table["success"].to_numpy(np.float64), predictors)
 
 
 def correlations(results: Results) -> dict[str, dict[str, Summary]]:
