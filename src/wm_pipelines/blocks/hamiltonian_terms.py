@@ -387,6 +387,7 @@ class Term(nn.Module):
 
     def _perceptron_slope(self, u: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
+            assert isinstance(self.psi, EnsembleMLP)
             along = self.inputs.weights.mT.expand(*u.shape[:3], -1).flatten(1, 2)
             return self.psi.pulled_back(u.flatten(1, 2), along).unflatten(1, u.shape[1:3])
         u = u if u.requires_grad else u.detach().requires_grad_()

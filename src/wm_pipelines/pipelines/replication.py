@@ -21,6 +21,7 @@ from wm_pipelines.mappings import Settings
 from wm_pipelines.pipelines import nodes
 from wm_pipelines.pipelines.binding import Bound
 from wm_pipelines.pipelines.combinations import Combinations, combinations
+from wm_pipelines.registry import tasks
 from wm_pipelines.worlds.making import WorldConfig
 
 logger = logging.getLogger(__name__)
@@ -87,14 +88,18 @@ def replicate(
     """
     if world.paper_files is not None:
         raise UserError(f"'{world_name}' reads the paper's files: they are one draw of the data; leave out paper_files")
-    names = {"task_name": task_name, "family_name": family_name, "world_name": world_name}
+    names: dict[str, Any] = {"task_name": task_name, "family_name": family_name, "world_name": world_name}
     parts = []
     for done in range(replication.draws):
         seed = replication.first_seed + done
         episodes = nodes.ingest(world.model_copy(update={"seed": seed}), world_name=world_name)
         place = checkpoints / "replication" / f"seed_{seed}"
         models, training = nodes.train(episodes, family, learning, [seed], place, **names)
-        parts.append(nodes.evaluate(models, episodes, training, evaluation, **names)["scores"])
+        drawn = tasks.get(task_name).has_manifest
+        manifest = (
+            nodes.draw_manifest(episodes, evaluation, task_name=task_name, world_name=world_name) if drawn else None
+        )
+        parts.append(nodes.evaluate(models, episodes, training, evaluation, manifest, **names)["scores"])
         logger.info("%s on %s: %d of %d draws.", family_name, world_name, done + 1, replication.draws)
     return pd.concat(parts, ignore_index=True)
 

@@ -62,7 +62,7 @@ class Behaviour(nn.Module):
 
     def __init__(self, belief: int, hidden: int, actions: int, features: int, doubters: int) -> None:
         super().__init__()
-        seeds = torch.randint(2**31, (doubters,)).tolist()
+        self.count, seeds = doubters, torch.randint(2**31, (doubters,)).tolist()
         self.doubters = EnsembleMLP((belief + actions, hidden, features), seeds).float()
         self.actor = Actor(belief, hidden, actions)
         self.critic = perceptron(belief, hidden, 1, layers=2)
@@ -71,7 +71,7 @@ class Behaviour(nn.Module):
     def guesses(self, belief: Tensor, action: Tensor) -> Tensor:
         """What each of the ensemble says of the next features: ``[K, ..., D]``."""
         known = torch.cat([belief, action], -1)
-        return self.doubters(known.expand(len(self.doubters.layers[0].weight), *known.shape))
+        return self.doubters(known.expand(self.count, *known.shape))
 
     def doubt(self, belief: Tensor, action: Tensor) -> Tensor:
         """Their standard deviation, mean over features: ``[...]``."""

@@ -227,11 +227,12 @@ def square(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 @contextmanager
 def damage_told(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """What goes wrong while a file is read becomes one line about it."""
+    known: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, *errors)
     try:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, *errors) as error:
+    except known as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"cannot read '{path}': {reason}; is the data set whole?") from error
 

@@ -162,7 +162,8 @@ class Trajectory:
     def part(self, start: int, stop: int) -> Trajectory:
         """Rows ``start`` to ``stop - 1``."""
         names = ("time", "state", "derivative", "actions", "rewards")
-        return replace(self, **{n: None if (a := getattr(self, n)) is None else a[start:stop] for n in names})
+        rows: dict[str, Any] = {n: None if (a := getattr(self, n)) is None else a[start:stop] for n in names}
+        return replace(self, **rows)
 
 
 def project_path(path: str) -> Path:
