@@ -120,11 +120,12 @@ def test_the_divergence_is_torchs():
 def test_vs_loss_is_the_negative_lower_bound():
     """Without the constant ``n log(s sqrt(2 pi))`` of the density of what is decoded."""
     family, views = built(observation_std=0.5, vae_rows=1), driven(5, rows=2)
-    family.examples(views)
-    member, one = family.members[0], {name: view[:, :1] for name, view in views.items()}
+    views = {"states": views["states"][:, :1], "actions": views["actions"][:, :0], "rewards": views["rewards"]}
+    one = family.examples(views)
+    member = family.members[0]
     loss, terms = family.member_loss(member, one, torch.Generator().manual_seed(0), 0.0)
     member.v.train()
-    x = family.inputs(one)[:, 0]
+    x = family.inputs(views)[:, 0]
     mu, log_std = member.v.encode(x)
     generator = torch.Generator().manual_seed(0)
     torch.randint(1, (5, 1), generator=generator)
@@ -135,6 +136,7 @@ def test_vs_loss_is_the_negative_lower_bound():
     torch.testing.assert_close(loss, -density - constant + divergence(mu, log_std).mean())
     assert set(terms) == {"reconstruction", "kl"}
     tolerant = built(kl_tolerance=100.0)
+    tolerant.examples(views)
     loss, terms = tolerant.member_loss(tolerant.members[0], one, torch.Generator().manual_seed(0), 0.0)
     assert terms["kl"] == 300  # nothing is gained below what is tolerated
 

@@ -125,7 +125,10 @@ class VAERNN(ImaginingFamily):
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Views) -> Views:
-        """Whole episodes and their numbers, by which codes are found again; units are learned."""
+        """Numbers of whole episodes, by which observations and codes are found, actions, rewards; units are learned.
+
+        Whole films of which single frames are shown, or codes alone, would be copied for every step.
+        """
         examples = super().examples(episodes)
         view = examples[self.view]
         self.learn_exponents(view)
@@ -135,8 +138,10 @@ class VAERNN(ImaginingFamily):
             member.v.learn_units(units)
             if self.rewarded:
                 member.m.learn_rewards(examples["rewards"])
-        self._observed, self._coded = view, {}
-        return {**examples, "episode": torch.arange(len(view))}
+        self.register_buffer("_observed", view, persistent=False)
+        self._coded = {}
+        taken = {name: examples[name] for name in ("actions", "rewards") if name in examples}
+        return {"episode": torch.arange(len(view)), **taken}
 
     def member_loss(
         self, member: Any, batch: Views, generator: torch.Generator, progress: float
@@ -151,7 +156,10 @@ class VAERNN(ImaginingFamily):
     def _vae_loss(self, v: VAE, batch: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """``-log p(x | z)`` without its constant, ``+ KL(q(z | x) || N(0, 1))`` beyond what is tolerated."""
         c = self.config
-        x = self.inputs(self._rows(batch, c.vae_rows, 1, generator)).flatten(0, 1)
+        rows, episode = self._rows(len(batch["episode"]), c.vae_rows, 1, generator), batch["episode"]
+        x = self.inputs(
+            {self.view: self._observed[episode.repeat_interleave(c.vae_rows), rows[:, 0].to(episode.device)]}
+        )
         mu, log_std = v.encode(x)
         error = v.error(x, self._sampled(mu, log_std, c.vae_rows, generator)).mean()
         kl = divergence(mu, log_std).clamp(min=c.kl_tolerance * c.latent).mean()
@@ -162,11 +170,13 @@ class VAERNN(ImaginingFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """``-log p(z_{t+1} | z_<=t, a_<=t)`` per number of z, and the reward's squared error; ``z`` are samples."""
         c = self.config
-        codes = self._codes(member)[batch["episode"]]
+        codes, episode = self._codes(member), batch["episode"].repeat_interleave(c.pieces)
         length = min(c.piece + 1, codes.shape[1])
-        cut = self._rows({**batch, self.view: codes}, c.pieces, length, generator)
-        mu, log_std = cut[self.view].flatten(0, 1).chunk(2, -1)
+        rows = self._rows(len(batch["episode"]), c.pieces, length, generator).to(codes.device)
+        mu, log_std = codes[episode[:, None], rows].flatten(0, 1).chunk(2, -1)
         z = self._sampled(mu, log_std, c.pieces * length, generator).unflatten(0, (-1, length))
+        of = torch.arange(len(batch["episode"]), device=z.device).repeat_interleave(c.pieces)[:, None]
+        cut = {name: batch[name][of, rows[:, :-1]] for name in ("actions", "rewards") if name in batch}
         actions = cut["actions"].to(z) if self.action_size else self.no_actions(z, len(z), length - 1)
         mixture, reward = member.m(z[:, :-1], actions)
         nll = -mixture.log_prob(z[:, 1:]).mean()
@@ -180,28 +190,16 @@ class VAERNN(ImaginingFamily):
     def _codes(self, member: WorldModel) -> Tensor:
         """``mu, log sigma`` of all training observations, ``[E, T, 2 D]``: found once, when V is frozen."""
         if id(member) not in self._coded:
-            device = member.v.centre.device
             rows = self._observed.flatten(0, 1).split(_AT_ONCE)
-            codes = [torch.cat(member.v.encode(self.inputs({self.view: part.to(device)})), -1) for part in rows]
+            codes = [torch.cat(member.v.encode(self.inputs({self.view: part})), -1) for part in rows]
             self._coded[id(member)] = torch.cat(codes).unflatten(0, self._observed.shape[:2])
         return self._coded[id(member)]
 
-    def _rows(self, batch: Views, count: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """``count`` pieces of each episode from random starts: ``[B, T, …] -> [B count, length, …]``.
-
-        Of actions and rewards those between the rows.
-        """
-        view = batch[self.view]
-        shape = (workers.everyone(len(view)), count)
-        first = workers.mine(torch.randint(view.shape[1] - length + 1, shape, generator=generator))
-        rows = (first[..., None] + torch.arange(length)).flatten(1).to(view.device)
-        episode = torch.arange(len(view), device=view.device)[:, None]
-        found = {self.view: view[episode, rows].unflatten(1, (count, length)).flatten(0, 1)}
-        between = rows.unflatten(1, (count, length))[..., :-1].flatten(1)
-        for name in ("actions", "rewards"):
-            if name in batch and length > 1:
-                found[name] = batch[name][episode, between].unflatten(1, (count, length - 1)).flatten(0, 1)
-        return found
+    def _rows(self, episodes: int, count: int, length: int, generator: torch.Generator) -> Tensor:
+        """Rows of ``count`` pieces of each episode from random starts: ``[B count, length]``."""
+        shape = (workers.everyone(episodes), count)
+        first = workers.mine(torch.randint(self._observed.shape[1] - length + 1, shape, generator=generator))
+        return (first[..., None] + torch.arange(length)).flatten(0, 1)
 
     @staticmethod
     def _sampled(mu: Tensor, log_std: Tensor, each: int, generator: torch.Generator) -> Tensor:
