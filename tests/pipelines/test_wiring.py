@@ -72,6 +72,7 @@ def test_every_world_meets_every_family_of_its_task(pipelines):
         pairs = {f"{name}.{family}.{verb}_{world}" for family in c.families for world in c.worlds for verb in VERBS}
         others = {f"{name}.leaderboard.gather", f"{name}.report.report"}
         others |= {f"{name}.manifest.draw_{world}" for world in c.worlds if tasks.get(name).has_manifest}
+        others |= {f"{name}.manifest.dose_{world}" for world in c.worlds if tasks.get(name).has_doses}
         others |= {f"board.{node}" for node in ("leaderboard", "first_page", "figure_library")}
         assert names(pipelines[pipeline]) == pairs | others | {f"{world}.ingest" for world in c.worlds}
 
