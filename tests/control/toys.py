@@ -113,6 +113,8 @@ class Policy(Model):
     imagine = features = None
     gain = 2.0
 
+    behaves = True
+
     def act(self, belief, seed):
         return -self.gain * belief.sum(-1, keepdim=True)
 

@@ -60,7 +60,7 @@ def test_every_row_says_what_the_family_was_shown_and_told(table):
         "fields": {"interior"},
         "images": {"frames"},
         "videos": {"frames"},
-        "control": {"states"},
+        "control": {"actions", "states", "states+actions+rewards"},
     }
     told = {family: set(own["knows"]) for family, own in table.groupby("family")}
     for family in ("persistence", "latent_dynamics", "sequence", "raw_pixels", "ijepa", "vjepa", "mae", "contrastive"):

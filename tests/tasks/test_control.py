@@ -208,7 +208,7 @@ def test_a_manifest_of_other_episodes_is_refused(line):
 
 def test_without_a_manifest_predictions_alone_are_judged(line):
     metrics = {row["metric"] for row in line.judged(manifest=False).rows}
-    assert metrics == {"mse", "action_sensitivity", "ignores_actions", "reward_mse"}
+    assert metrics == {"mse", "action_sensitivity", "ignores_actions", "reward_mse", "law_error"}
 
 
 # ---------------------------------------------------------------- goals

@@ -21,7 +21,7 @@ from wm_pipelines.control.corruptions import (
     DoseConfig,
     WronglyPlanned,
 )
-from wm_pipelines.control.manifest import Manifest, check, course_of
+from wm_pipelines.control.manifest import Manifest, check, course_of, judged_on
 from wm_pipelines.control.planners import PlannerConfig
 from wm_pipelines.control.policies import ObjectiveConfig
 from wm_pipelines.episodes import Episodes
@@ -57,7 +57,7 @@ def measure(
         raise UserError(f"the manifest of '{manifest['world']}' was drawn with another planner; draw it again")
     sigma = scale(_plant_states(plant, train["states"]))
     errors = _Errors(plant, energy, held_out, planner.horizon)
-    goals = None if manifest["goals"] is None else np.array(manifest["goals"])
+    _, goals = judged_on(manifest)
     found = []
     for corruption, dose in _harmful(doses):
         policy = WronglyPlanned(Corrupted(plant, corruption, dose, sigma), train.spec.step, planner, objective, goals)

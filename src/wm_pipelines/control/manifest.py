@@ -30,26 +30,27 @@ def draw(
     train: Episodes,
     *,
     starts: int,
-    judged: int,
     steps: int,
     seed: int,
     split: str,
     planner: PlannerConfig,
     objective: ObjectiveConfig,
+    judged: int | None = None,
 ) -> dict[str, Any]:
     """Draw starts and goals of a world, and let the reference policies act from them.
 
     Args:
-        plant: the world of the split. train: its training episodes. starts: how many. judged: of these, the first so
-            many are acted from. steps: the budget.
+        plant: the world of the split. train: its training episodes. starts: how many. steps: the budget.
         seed: of the draws. split: which of the world's splits, for its own stream of random numbers.
-        planner, objective: of the planner on the true world.
+        planner, objective: of the planner on the true world. judged: how many of the starts are acted from, the first
+            ones; None: all.
 
     Raises:
         UserError: hardly any goals are unsolved at the start.
     """
     rng = np.random.default_rng([seed, *hashlib.sha256(f"manifest {split}".encode()).digest()[:8]])
     z0, goals, solved = _unsolved(plant, rng, starts)
+    judged = min(judged or starts, starts)
     content: dict[str, Any] = {
         "world": train.spec.name,
         "split": split,
