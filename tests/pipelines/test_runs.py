@@ -137,7 +137,7 @@ def test_control_stands_between_random_actions_and_the_planner_on_the_true_world
     judged = {"return", "over_random", "planning_gap", "optimism", "mse", "reward_mse", "action_sensitivity"}
     assert judged | {"ignores_actions", "decision_ms"} <= set(rows[rows["family"] == "latent_dynamics"]["metric"])
     drawn = json.loads((finished.data / "05_model_input/control/driven_pendulum_manifest.json").read_text())
-    assert {split: len(own["starts"]) for split, own in drawn.items()} == {
+    assert {split: own["judged"] for split, own in drawn.items()} == {
         "test": 4, "transfer_friction": 2, "transfer_length": 2, "transfer_mass": 2,
     }  # fmt: skip
 
