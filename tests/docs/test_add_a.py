@@ -45,8 +45,7 @@ def added(page: str, folder: Path, listed: dict, **parameters) -> Iterator[Proje
         else:
             path.write_text(text)
             names += [path] if path.suffix == ".py" else []
-    others = dict.fromkeys({"physics", "fields", "images", "videos"} - set(listed))
-    project.configure("globals.yml", {"data_root": "data/docs", "tasks": {**listed, **others}})
+    project.list_only(listed)
     project.configure("parameters.yml", parameters)
     with pytest.MonkeyPatch.context() as patch:
         for package in PLACES:

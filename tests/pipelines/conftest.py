@@ -57,6 +57,12 @@ class Project:
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(deep_merge(before or {}, content)))
 
+    def list_only(self, tasks: dict[str, Any]) -> None:
+        """Of the tasks that the project ships, these alone run in this environment."""
+        base = yaml.safe_load((ROOT / "conf/base/globals.yml").read_text())
+        others = dict.fromkeys(set(base["tasks"]) - set(tasks))
+        self.configure("globals.yml", {"data_root": f"data/{self.env}", "tasks": {**tasks, **others}})
+
     def kedro(self, command: str, *arguments: str) -> Result:
         """A command of this project in this process."""
         with self.here():

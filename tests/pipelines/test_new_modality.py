@@ -173,8 +173,7 @@ def ran(registered, tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("toy"), env="toy")
     learning = {"precision": "32-true", "progress": False, "log_every": 10}
     listed = {"worlds": ["carousel"], "families": ["next_cells"], "seeds": [0, 1], "learning": learning}
-    others = dict.fromkeys(("physics", "fields", "images", "videos"))
-    project.configure("globals.yml", {"data_root": "data/toy", "tasks": {"cells": listed, **others}})
+    project.list_only({"cells": listed})
     family = {
         "schedule": {"steps": 150, "batch_size": 16, "learning_rate": 0.01},
         "variants": {"plain": {}, "informed": {"informed": True, "schedule": {"steps": 5}}},

@@ -43,6 +43,7 @@ def judge_models(
     """
     began, task = perf_counter(), tasks.get(task_name)()
     config = task.config(evaluation, world)
+    drawn = {"manifest": manifest} if task.has_manifest else {}
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Any] = {}
     not_applicable = dict(models.not_applicable)
@@ -62,7 +63,7 @@ def judge_models(
                 logger.info("%s is not judged on '%s': it %s.", called, split, reason)
                 refused.append(reason)
                 continue
-            judged = judge_on_one_thread(task, restored, episodes, split, laws, config, manifest=manifest)
+            judged = judge_on_one_thread(task, restored, episodes, split, laws, config, **drawn)
             _call_flagged(judged, called)
             rows += [{**told, **row} for row in judged.rows]
             arrays |= {f"{variant}/{split}/{name}": array for name, array in judged.arrays.items()}
