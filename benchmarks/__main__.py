@@ -16,6 +16,9 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "jepa_step": [],
     "momentum_gnn_scaling": [],
     "driven_pendulum": [],
+    "planning": [],
+    "branching_future": [],
+    "energy_descent": [],
     "interval_coverage": [],
     "greydanus2019": None,
 }

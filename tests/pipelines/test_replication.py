@@ -59,17 +59,7 @@ def test_median_and_range_are_over_draws():
 
 @pytest.mark.pipeline
 def test_the_pipeline_writes_the_table_of_all_families_and_worlds(project: Project):
-    project.configure(
-        "globals.yml",
-        {
-            "tasks": {
-                "physics": {"worlds": ["mass_spring"], "families": ["persistence", "mlp"]},
-                "fields": None,
-                "images": None,
-                "videos": None,
-            }
-        },
-    )
+    project.list_only({"physics": {"worlds": ["mass_spring"], "families": ["persistence", "mlp"]}})
     done = project.run("--pipeline=replication", "--params=replication.draws=2")
     table = pd.read_csv(project.reports / "replications.csv")
     assert set(table["family"]) == {"persistence", "mlp"}
