@@ -19,9 +19,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
-from wm_pipelines.blocks.videos import frame_error, pooled_frames, pooled_space, random_start, roll_out_length, turned
+from wm_pipelines.blocks.videos import frame_error, random_start, roll_out_length, turned
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, Views
 from wm_pipelines.families.latent_dynamics.frame_predictor import FramePredictor
@@ -95,33 +94,18 @@ class LatentDynamics(Predictor, ImaginingFamily):
         """The networks of one kind of latent."""
         c = self.config
         if c.transition == "vector":
-            space = pooled_space(self.space, c.pool)
             driven = (self.action_size, self.rewarded, c.ensemble, c.landmarks)
-            return VectorPredictor(space, c.widths, c.latent, c.context, c.hidden, c.stochastic, *driven)
+            return VectorPredictor(self.seen_space, c.widths, c.latent, c.context, c.hidden, c.stochastic, *driven)
         height, width, channels = self.space.shape
         net = FramePredictor(
             (height, width), channels, c.patch, c.maps, c.context, c.widths, c.blocks, c.reach, c.stochastic
         )
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
 
-    def inputs(self, views: Views) -> Tensor:
-        """What networks take: frames pooled, where they are not yet."""
-        x = super().inputs(views)
-        small = self.space.kind != "frames" or self.config.pool == 1 or x.shape[-2] < self.space.shape[0]
-        return x if small else avg_pool2d(x.flatten(0, -4), self.config.pool).unflatten(0, x.shape[:-3])
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """`inputs` the other way round: every pooled pixel fills its place."""
-        if self.space.kind == "frames":
-            x = x.repeat_interleave(self.config.pool, -2).repeat_interleave(self.config.pool, -1)
-        return super().outputs(x)
-
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Views) -> Views:
         """Whole episodes; of vectors also what observations are centred by and divided by."""
-        if self.space.kind == "frames":
-            episodes = {**episodes, self.view: pooled_frames(episodes[self.view], self.config.pool)}
         examples = super().examples(episodes)
         self.learn_exponents(examples[self.view])
         for member in self.members:

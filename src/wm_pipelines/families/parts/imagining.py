@@ -15,12 +15,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
 
 from wm_pipelines.blocks.encoders import DECODERS, ENCODERS
 from wm_pipelines.blocks.landmarks import LandmarkGraph
+from wm_pipelines.blocks.videos import pooled_frames, pooled_space
 from wm_pipelines.families.base import FamilyConfig, Imagined, Views
 from wm_pipelines.families.parts.members import MemberFamily
-from wm_pipelines.spec import Spec
+from wm_pipelines.spec import Space, Spec
 
 
 class ImaginingFamily(MemberFamily):
@@ -28,6 +30,8 @@ class ImaginingFamily(MemberFamily):
 
     Subclasses give `make_member`, `member_loss`, `member_start`, `member_update`, `member_imagine`, `member_features`
     and `member_decode`.
+
+    Where its configuration has a ``pool``, networks see frames whose pixels are averaged pool by pool.
 
     A member with a `LandmarkGraph` as its attribute ``graph`` measures goals in steps; it is built after training.
 
@@ -70,17 +74,33 @@ class ImaginingFamily(MemberFamily):
 
     # ------------------------------------------------------------ observations and actions
 
+    @property
+    def pool(self) -> int:
+        """Pixels along a side of a frame that networks see as one."""
+        return getattr(self.config, "pool", 1) if self.space.kind == "frames" else 1
+
+    @property
+    def seen_space(self) -> Space:
+        """The space of what networks take."""
+        return pooled_space(self.space, self.pool)
+
     def inputs(self, views: Views) -> Tensor:
-        """What networks take of the observed view ``[…]``; vectors in coarse units that float32 can hold."""
+        """What networks take of the view ``[…]``: frames pooled, if they are not yet; vectors in coarse units."""
         x = ENCODERS[self.space.kind].inputs(self.in_units(views[self.view]))
-        return x.to(next(self.members.parameters()).dtype) if self.space.kind == "vector" else x
+        if self.space.kind == "vector":
+            return x.to(next(self.members.parameters()).dtype)
+        if self.pool == 1 or x.shape[-2] < self.space.shape[0]:
+            return x
+        return avg_pool2d(x.flatten(0, -4), self.pool).unflatten(0, x.shape[:-3])
 
     def in_units(self, view: Tensor) -> Tensor:
         """Vectors that float32 can hold, kilograms of planets as well; frames as they are."""
         return (view / self._unit.to(view.device)).to(view.dtype) if self.space.kind == "vector" else view
 
     def outputs(self, x: Tensor) -> Tensor:
-        """`inputs` the other way round; vectors float64."""
+        """`inputs` the other way round; what was averaged is interpolated, vectors are float64."""
+        if self.pool > 1:
+            x = interpolate(x.flatten(0, -4), scale_factor=self.pool, mode="bilinear").unflatten(0, x.shape[:-3])
         view = DECODERS[self.space.kind].view(x)
         return view * self._unit.to(view.device) if self.space.kind == "vector" else view.clamp(0, 1)
 
@@ -101,7 +121,9 @@ class ImaginingFamily(MemberFamily):
     # ------------------------------------------------------------ what follows from it
 
     def examples(self, episodes: Views) -> Views:
-        """Whole episodes; remembered where a graph of them is built."""
+        """Whole episodes, frames pooled; remembered where a graph of them is built."""
+        if self.pool > 1:
+            episodes = {**episodes, self.view: pooled_frames(episodes[self.view], self.pool)}
         examples = super().examples(episodes)
         if self.measures_steps:
             self.register_buffer("_experience", examples[self.view], persistent=False)

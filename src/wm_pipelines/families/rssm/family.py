@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.encoders import ENCODERS
-from wm_pipelines.blocks.videos import pooled_frames
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, TrainedConfig, Views
@@ -115,7 +114,7 @@ class Rssm(ImaginingFamily):
             Categorical(c.stochastic, c.classes) if c.classes else Gaussian(c.stochastic, c.least_deviation)
         )
         world = WorldModel(
-            self.space, self.action_size, latent, c.deterministic, c.hidden, c.widths, c.features, c.pool, self.rewarded
+            self.seen_space, self.action_size, latent, c.deterministic, c.hidden, c.widths, c.features, self.rewarded
         )
         belief = c.deterministic + latent.features
         if not self.behaves:
@@ -125,13 +124,10 @@ class Rssm(ImaginingFamily):
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Views) -> Views:
-        """Whole episodes, frames pooled; the units of observations and rewards are learned."""
-        examples = dict(super().examples(episodes))
-        if self.space.kind == "frames":
-            examples[self.view] = view = pooled_frames(examples[self.view], self.config.pool)
-        else:
-            self.learn_exponents(examples[self.view])
-            view = self.inputs(examples)
+        """Whole episodes; the units of observations and rewards are learned."""
+        examples = super().examples(episodes)
+        self.learn_exponents(examples[self.view])
+        view = self.inputs(examples) if self.space.kind == "vector" else examples[self.view]
         centre, scale = ENCODERS[self.space.kind].units(view)
         for member in self.members:
             assert isinstance(member, RssmMember)
@@ -242,7 +238,7 @@ class Rssm(ImaginingFamily):
 
     def member_features(self, member: Any, x: Tensor) -> Tensor:
         """What the encoder says."""
-        return member.world.encode(member.world.standardised(member.world.pooled(x)))
+        return member.world.encode(member.world.standardised(x))
 
     def member_decode(self, member: Any, features: Tensor) -> Tensor:
         """See `ImaginingFamily`."""

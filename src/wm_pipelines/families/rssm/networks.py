@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, silu
+from torch.nn.functional import silu
 
 from wm_pipelines.blocks.encoders import decoder, encoder
-from wm_pipelines.blocks.videos import pooled_space
 from wm_pipelines.families.rssm.latents import Latent
 from wm_pipelines.spec import Space
 
@@ -37,11 +36,8 @@ class WorldModel(nn.Module):
 
     Args:
         space: of an observation. actions: ``A``. latent: kind of ``s``. deterministic: size of ``h``. hidden: width of
-            the perceptrons. widths: of encoder and decoder. features: ``D``, of an encoded observation. pool: pixels
-            along a side that are averaged to one before the encoder. rewarded: predict rewards.
-
-    Raises:
-        UserError: the frames do not divide into pools.
+            the perceptrons. widths: of encoder and decoder. features: ``D``, of an encoded observation. rewarded:
+            predict rewards.
     """
 
     centre: Tensor
@@ -58,13 +54,10 @@ class WorldModel(nn.Module):
         hidden: int,
         widths: Sequence[int],
         features: int,
-        pool: int,
         rewarded: bool,
     ) -> None:
         super().__init__()
         self.latent, self.deterministic = latent, deterministic
-        self.pool = pool if space.kind == "frames" else 1
-        space = pooled_space(space, self.pool)
         belief = deterministic + latent.features
         self.h0 = nn.Parameter(torch.zeros(deterministic))
         self.enc = encoder(space, widths, features)
@@ -85,7 +78,7 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def learn_units(self, centre: Tensor, scale: Tensor, rewards: Tensor | None) -> None:
-        """Keep what pooled observations are centred by and divided by; of rewards ``[E, T]`` mean and spread."""
+        """Keep what observations are centred by and divided by; of rewards ``[E, T]`` mean and spread."""
         self.centre.copy_(centre)
         self.scale.copy_(scale)
         if rewards is not None:
@@ -95,13 +88,9 @@ class WorldModel(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- observations
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """Frames ``[N, C, H, W]`` with pixels averaged; vectors as they are."""
-        return avg_pool2d(x, self.pool) if self.pool > 1 else x
-
-    def standardised(self, pooled: Tensor) -> Tensor:
-        """Pooled observations ``[N, …]`` in the units in which they are encoded and compared."""
-        return (pooled.to(self.centre.dtype) - self.centre) / self.scale
+    def standardised(self, x: Tensor) -> Tensor:
+        """Observations ``[N, …]`` in the units in which they are encoded and compared."""
+        return (x.to(self.centre.dtype) - self.centre) / self.scale
 
     def encode(self, standardised: Tensor) -> Tensor:
         """Features ``[N, D]`` of observations in those units."""
@@ -112,9 +101,8 @@ class WorldModel(nn.Module):
         return self.dec(features)
 
     def observed(self, standardised: Tensor) -> Tensor:
-        """From those units back to observations ``[N, …]``; what was averaged is interpolated."""
-        x = self.centre + self.scale * standardised
-        return interpolate(x, scale_factor=self.pool, mode="bilinear") if self.pool > 1 else x
+        """From those units back to observations ``[N, …]``."""
+        return self.centre + self.scale * standardised
 
     # ----------------------------------------------------------------------------------------------------- dynamics
 

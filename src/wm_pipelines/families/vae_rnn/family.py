@@ -47,6 +47,7 @@ class VAERNNConfig(TrainedConfig):
     # V
     vae_share: float = Field(0.4, gt=0, lt=1, description="share of training in which V is trained, before M")
     vae_rows: int = Field(8, ge=1, description="observations of each episode of a batch that V is trained on")
+    pool: int = Field(1, ge=1, description="pixels along a side of a frame that are averaged to one")
     widths: tuple[Positive, ...] = Field(
         (16, 32, 64), min_length=1, description="channels per level of the convolutions; hidden layers for states"
     )
@@ -112,7 +113,7 @@ class VAERNN(ImaginingFamily):
     def make_member(self) -> nn.Module:
         """The networks of one seed."""
         c = self.config
-        v = VAE(self.space, c.widths, c.features, c.latent)
+        v = VAE(self.seen_space, c.widths, c.features, c.latent)
         m = MDNRNN(c.latent, self.action_size, c.hidden, c.components, self.rewarded, c.recurrence == "trained")
         acts = self.action_size and self.rewarded
         return WorldModel(v, m, Controller(c.latent + c.hidden, self.action_size) if acts else None)
