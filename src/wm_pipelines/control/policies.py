@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from wm_pipelines.control.planners import Planner, PlannerConfig
-from wm_pipelines.families.base import Acts, Imagines, MeasuresSteps, Views
+from wm_pipelines.control.waypoints import Guide, LandmarkGraph
+from wm_pipelines.families.base import Acts, Imagines, Views
 from wm_pipelines.mappings import Settings
 
 Float = NDArray[np.float64]
@@ -26,10 +27,11 @@ Where = Literal["last", "mean", "closest"]
 class ObjectiveConfig(Settings):
     """What plans are scored by: rewards where a world gives any, else the distance to the goal in features."""
 
-    goal: Where = Field(
-        "mean", description="of the distances to the goal along a plan: the last, their mean, the smallest"
+    goal: Where = Field("mean", description="of the squared distances along a plan: the last, their mean, the smallest")
+    landmarks: int = Field(
+        0, ge=0, description="rows of training episodes among which the way to a goal is searched; 0: straight to it"
     )
-    steps: bool = Field(True, description="in steps, of models that measure them; else squared distances of features")
+    reach: float = Field(3.0, gt=0, description="steps to the next waypoint on that way, at most")
 
 
 class Policy(Protocol):
@@ -85,6 +87,7 @@ class Planned(_Believing):
     Args:
         model: it. seed: which of its seeds. planner: its settings. action: ``A``. objective: how plans are scored.
         goal: observations ``[E, …]`` to reach; None: rewards are wanted. draw: seed of the planner's candidates.
+        graph: of the model's features, to find waypoints in; None: straight to the goal.
     """
 
     model: Imagines
@@ -98,11 +101,13 @@ class Planned(_Believing):
         objective: ObjectiveConfig,
         goal: Views | None = None,
         draw: int = 0,
+        graph: LandmarkGraph | None = None,
     ) -> None:
         super().__init__(model, seed)
         self.planner, self.objective = Planner(planner, action, draw), objective
         self.goal = None if goal is None else model.features(goal, seed)
-        self.here = torch.empty(0)
+        self.guide = None if self.goal is None or graph is None else Guide(graph, self.goal, objective.reach)
+        self.target = self.goal
 
     def begin(self, observation: Views, plant_states: Float) -> None:
         """See `Policy`."""
@@ -115,8 +120,8 @@ class Planned(_Believing):
         self._look(observation)
 
     def _look(self, observation: Views) -> None:
-        if self.goal is not None:
-            self.here = self.model.features(observation, self.seed)
+        if self.guide is not None:
+            self.target = self.guide.waypoint(self.model.features(observation, self.seed))
 
     def act(self) -> Tensor:
         """See `Policy`."""
@@ -132,15 +137,9 @@ class Planned(_Believing):
         if self.goal is None:
             assert imagined.rewards is not None, "a planner was asked for rewards of a model that predicts none"
             return imagined.rewards.sum(-1).unflatten(0, (-1, count))
-        here, goal = (z.repeat_interleave(count, 0) for z in (self.here, self.goal))
-        path = torch.cat([here[:, None], imagined.features], 1)
-        return -reduced(self._distance(path, goal)[:, 1:], self.objective.goal).unflatten(0, (-1, count))
-
-    def _distance(self, path: Tensor, goal: Tensor) -> Tensor:
-        """From rows of paths ``[N, H, D]``, of which the first is real, to goals ``[N, D]``: ``[N, H]``."""
-        if self.objective.steps and isinstance(self.model, MeasuresSteps) and self.model.measures_steps:
-            return self.model.steps_left(path, goal, self.seed)
-        return (path - goal[:, None]).square().sum(-1)
+        assert self.target is not None
+        missing = imagined.features - self.target.repeat_interleave(count, 0)[:, None]
+        return -reduced(missing.square().sum(-1), self.objective.goal).unflatten(0, (-1, count))
 
 
 class TruePlanned:
@@ -224,6 +223,17 @@ class Fixed:
         if self.kind == "zero":
             return torch.zeros(self._starts, self.action)
         return 2 * torch.rand(self._starts, self.action, generator=self._generator) - 1
+
+
+def graph_of(model: Imagines, seed: int, train: Views, objective: ObjectiveConfig) -> LandmarkGraph | None:
+    """Landmarks among the observations ``[E, T, …]`` of training episodes; None where none are wanted."""
+    if not objective.landmarks:
+        return None
+    episodes = range(len(next(iter(train.values()))))
+    return LandmarkGraph(
+        torch.stack([model.features({name: view[e] for name, view in train.items()}, seed) for e in episodes]),
+        objective.landmarks,
+    )
 
 
 def reduced(distances: Tensor, where: Where) -> Tensor:

@@ -282,18 +282,6 @@ class Imagines(Believes, Protocol):
 
 
 @runtime_checkable
-class MeasuresSteps(Imagines, Protocol):
-    """A family that knows how many steps a goal is away."""
-
-    @property
-    def measures_steps(self) -> bool:
-        """Whether this configuration does."""
-
-    def steps_left(self, path: Tensor, goal: Tensor, seed: int) -> Tensor:
-        """Steps from each row of paths of features ``[N, H, D]`` to goals ``[N, D]``: ``[N, H]``."""
-
-
-@runtime_checkable
 class Samples(Protocol):
     """A family that imagines more than one future of a belief: draws from its own distribution of them."""
 

@@ -50,7 +50,6 @@ class LatentDynamicsConfig(PredictorConfig):
     latent: int = Field(32, ge=1, description="features of an observation")
     hidden: int = Field(256, ge=1, description="width of f")
     latent_weight: float = Field(0.1, ge=0, description="of the error of predicted latents")
-    landmarks: int = Field(0, ge=0, description="of a graph that goals are measured by, in steps; 0: by latents")
     ensemble: int = Field(1, ge=1, description="how many f there are")
     reward_weight: float = Field(1.0, ge=0, description="of the squared error of standardised rewards")
     # transition: local
@@ -94,7 +93,7 @@ class LatentDynamics(Predictor, ImaginingFamily):
         """The networks of one kind of latent."""
         c = self.config
         if c.transition == "vector":
-            driven = (self.action_size, self.rewarded, c.ensemble, c.landmarks)
+            driven = (self.action_size, self.rewarded, c.ensemble)
             return VectorPredictor(self.seen_space, c.widths, c.latent, c.context, c.hidden, c.stochastic, *driven)
         height, width, channels = self.space.shape
         net = FramePredictor(

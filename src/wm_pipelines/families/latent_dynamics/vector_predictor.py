@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from wm_pipelines.blocks.encoders import decoder, encoder
-from wm_pipelines.blocks.landmarks import LandmarkGraph
 from wm_pipelines.blocks.latent_transition import LatentTransition, differences, perceptron
 from wm_pipelines.spec import Space
 
@@ -27,7 +26,7 @@ class VectorPredictor(nn.Module):
         space: of one observation. widths: of encoder and decoder. latent: ``D``. memory: latents that f sees.
         hidden: width of f, which has two hidden layers. variance: decode it, too.
         action: ``A``, entries of an action. rewarded: predict rewards, too. ensemble: how many f there are, which
-            differ in their first weights and each roll out on their own. landmarks: of a `LandmarkGraph`.
+            differ in their first weights and each roll out on their own.
 
     Raises:
         UserError: the layers do not divide the frames.
@@ -48,7 +47,6 @@ class VectorPredictor(nn.Module):
         action: int = 0,
         rewarded: bool = False,
         ensemble: int = 1,
-        landmarks: int = 0,
     ) -> None:
         super().__init__()
         self.memory = memory
@@ -60,7 +58,6 @@ class VectorPredictor(nn.Module):
         self.register_buffer("centre", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
         self.r = perceptron(memory * latent + action, hidden) if rewarded else None
-        self.graph = LandmarkGraph(landmarks, latent) if landmarks else None
         self.register_buffer("reward_units", torch.tensor([0.0, 1.0]))
 
     @torch.no_grad()

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from wm_pipelines.blocks.encoders import DECODERS, ENCODERS
-from wm_pipelines.blocks.landmarks import LandmarkGraph
 from wm_pipelines.blocks.videos import pooled_frames, pooled_space
 from wm_pipelines.families.base import FamilyConfig, Imagined, Views
 from wm_pipelines.families.parts.members import MemberFamily
@@ -32,8 +31,6 @@ class ImaginingFamily(MemberFamily):
     and `member_decode`.
 
     Where its configuration has a ``pool``, networks see frames whose pixels are averaged pool by pool.
-
-    A member with a `LandmarkGraph` as its attribute ``graph`` measures goals in steps; it is built after training.
 
     Attributes:
         action_size: ``A``; 0 where the world takes none. rewarded: whether there are rewards to learn.
@@ -121,36 +118,10 @@ class ImaginingFamily(MemberFamily):
     # ------------------------------------------------------------ what follows from it
 
     def examples(self, episodes: Views) -> Views:
-        """Whole episodes, frames pooled; remembered where a graph of them is built."""
+        """Whole episodes, frames pooled."""
         if self.pool > 1:
             episodes = {**episodes, self.view: pooled_frames(episodes[self.view], self.pool)}
-        examples = super().examples(episodes)
-        if self.measures_steps:
-            self.register_buffer("_experience", examples[self.view], persistent=False)
-        return examples
-
-    @property
-    def measures_steps(self) -> bool:
-        """See `MeasuresSteps`."""
-        return isinstance(getattr(self.members[0], "graph", None), LandmarkGraph)
-
-    @torch.no_grad()
-    def finish(self) -> Views | None:
-        """Build every member's graph of what the training episodes went through."""
-        if self.measures_steps:
-            for member in self._evaluated():
-                parts = [self.member_encode(member, {self.view: e[None]})[0] for e in self.get_buffer("_experience")]
-                self._graph(member).build(torch.cat(parts))
-        return super().finish()
-
-    @torch.no_grad()
-    def steps_left(self, path: Tensor, goal: Tensor, seed: int) -> Tensor:
-        """See `MeasuresSteps`."""
-        return self._graph(self._at(seed))(path, goal)
-
-    @staticmethod
-    def _graph(member: Any) -> LandmarkGraph:
-        return member.graph
+        return super().examples(episodes)
 
     @torch.no_grad()
     def start(self, observation: Views, seed: int) -> Tensor:

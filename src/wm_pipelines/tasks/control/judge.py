@@ -17,7 +17,7 @@ from wm_pipelines.control.closed_loop import Course
 from wm_pipelines.control.manifest import check, course_of, judged_on
 from wm_pipelines.control.manifest import references as reference_policies
 from wm_pipelines.control.planners import PlannerConfig
-from wm_pipelines.control.policies import ObjectiveConfig, OwnPolicy, Planned, observed
+from wm_pipelines.control.policies import ObjectiveConfig, OwnPolicy, Planned, graph_of, observed
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.families.base import Acts, Family, GivenLaws, Imagines
 from wm_pipelines.laws import Laws
@@ -73,12 +73,21 @@ def judge(
         return judged
     views = {name: space for name, space in family.spec.views.items() if name in family.shown(family.spec)}
     if isinstance(family, Imagines) and (manifest["goals"] is not None or "rewards" in family.spec.views):
-        courses = [
-            _planned(family, s, laws.plant, planner, objective, manifest, views) for s in range(len(family.seeds))
-        ]
+        observations = {name: torch.from_numpy(np.array(episodes["train"][name])) for name in _observations(views)}
+        wanted = objective if manifest["goals"] is not None else objective.model_copy(update={"landmarks": 0})
+        graphs = [graph_of(family, s, observations, wanted) for s in range(len(family.seeds))]
+
+        def policy(seed: int, first: int | None = None) -> Planned:
+            _, goals = judged_on(manifest, first)
+            goal = None if goals is None else observed(laws.plant, goals, views)
+            action = laws.plant.action_size
+            return Planned(family, seed, planner, action, objective, goal, graph=graphs[seed])
+
+        courses = [course_of(manifest, policy(s), laws.plant, views) for s in range(len(family.seeds))]
         _add_scores(judged, np.stack([c.score for c in courses]), references, manifest)
         _add_promises(judged, courses, planner.horizon)
-        judged.add("decision_ms", _decision_ms(family, laws.plant, planner, objective, manifest, views), "ms")
+        alone = [policy(s, 1) for s in range(len(family.seeds))]
+        judged.add("decision_ms", _decision_ms(alone, laws.plant, manifest, views), "ms")
         _keep(judged, courses, config.kept)
     if isinstance(family, Acts) and family.behaves:
         own = [course_of(manifest, OwnPolicy(family, s), laws.plant, views) for s in range(len(family.seeds))]
@@ -89,6 +98,10 @@ def judge(
     return judged
 
 
+def _observations(views: Mapping[str, Any]) -> list[str]:
+    return [name for name in ("states", "frames") if name in views]
+
+
 def _of_reference(name: str, train: Episodes, plant: Any, manifest: Mapping[str, Any], kept: int) -> Course:
     """A course of one of the manifest's own policies: of the planner only from the starts that are kept."""
     first = kept if name == "true_model" else None
@@ -96,16 +109,6 @@ def _of_reference(name: str, train: Episodes, plant: Any, manifest: Mapping[str,
     planner, objective = PlannerConfig(**manifest["planner"]), ObjectiveConfig(**manifest["objective"])
     policies = reference_policies(plant, train, goals, planner, objective, len(starts), manifest["steps"])
     return course_of(manifest, policies[name], plant, {}, first)
-
-
-def _planned(
-    family: Any, seed: int, plant: Any, planner: PlannerConfig, objective: ObjectiveConfig,
-    manifest: Mapping[str, Any], views: Mapping[str, Any],
-) -> Course:  # fmt: skip
-    _, goals = judged_on(manifest)
-    goal = None if goals is None else observed(plant, goals, views)
-    policy = Planned(family, seed, planner, plant.action_size, objective, goal)
-    return course_of(manifest, policy, plant, views)
 
 
 def _add_scores(
@@ -138,16 +141,11 @@ def _add_promises(judged: Judgement, courses: list[Course], horizon: int) -> Non
     judged.add("optimism", np.stack(found), "1")
 
 
-def _decision_ms(
-    family: Any, plant: Any, planner: PlannerConfig, objective: ObjectiveConfig, manifest: Mapping[str, Any],
-    views: Mapping[str, Any],
-) -> Float:  # fmt: skip
-    """Milliseconds of one decision for one start, ``[S]``: the median of a few."""
+def _decision_ms(policies: list[Planned], plant: Any, manifest: Mapping[str, Any], views: Mapping[str, Any]) -> Float:
+    """Milliseconds of one decision for one start, of each seed's policy, ``[S]``: the median of a few."""
+    start, _ = judged_on(manifest, 1)
     found = []
-    for seed in range(len(family.seeds)):
-        start = np.array(manifest["starts"])[:1]
-        goal = None if manifest["goals"] is None else observed(plant, np.array(manifest["goals"])[:1], views)
-        policy = Planned(family, seed, planner, plant.action_size, objective, goal)
+    for policy in policies:
         policy.begin(observed(plant, start, views), start)
         times = []
         for _ in range(_TIMED + 1):
