@@ -36,6 +36,7 @@ def draw(
     planner: PlannerConfig,
     objective: ObjectiveConfig,
     judged: int | None = None,
+    true_planner: bool = True,
 ) -> dict[str, Any]:
     """Draw starts and goals of a world, and let the reference policies act from them.
 
@@ -43,7 +44,7 @@ def draw(
         plant: the world of the split. train: its training episodes. starts: how many. steps: the budget.
         seed: of the draws. split: which of the world's splits, for its own stream of random numbers.
         planner, objective: of the planner on the true world. judged: how many of the starts are acted from, the first
-            ones; None: all.
+            ones; None: all. true_planner: whether that planner is one of the references.
 
     Raises:
         UserError: hardly any goals are unsolved at the start.
@@ -70,6 +71,8 @@ def draw(
     }
     z0, goals = z0[:judged], None if goals is None else goals[:judged]
     for name, policy in references(plant, train, goals, planner, objective, judged, steps).items():
+        if not true_planner and name.startswith("true_model"):
+            continue
         course = run(policy, plant, z0, goals, train.spec.step, steps, {})
         content["references"][name] = course.score.tolist()
     return content | {"hash": digest(content)}

@@ -204,6 +204,7 @@ METRIC_TITLES = {
     "normalised_score": "Score",
     "return": "Return",
     "success_rate": "Successes",
+    "strict_success_rate": "Strict successes",
     "over_random": "Over random",
     "planning_gap": "Planning gap",
     "optimism": "Optimism",
@@ -246,6 +247,7 @@ _HIGHER_IS_BETTER = {
     "rankme",
     "action_sensitivity",
     "action_consistency",
+    "strict_success_rate",
     *(
         f"{who}{score}"
         for who in ("", "policy_")

@@ -181,6 +181,10 @@ class ControlledWorld(World):
         """Whether plant states ``[..., n]`` count as the goals', ``[...]``; worlds with goals give it."""
         raise TypeError(f"world '{self.entry}' has no goals")
 
+    def strict_success(self, z: Float, goal: Float) -> NDArray[np.bool_] | None:  # noqa: ARG002
+        """A stricter criterion of courses ``[..., T, n]`` and goals ``[..., n]``, ``[...]``; None: there is none."""
+        return None
+
     def distance(self, z: Float, goal: Float) -> Float:
         """How far plant states ``[..., n]`` are from goals, ``[...]``: what the planner on the true world lowers.
 

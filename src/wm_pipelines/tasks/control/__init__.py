@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.tasks import register
@@ -25,6 +25,10 @@ class ControlConfig(TaskConfig):
     judged: int = Field(100, ge=2, description="of these, the first so many are acted from")
     transfer_judged: int = Field(30, ge=2, description="the same for worlds with other parameters")
     steps: int = Field(200, ge=1, description="budget of an episode")
+    true_planner: bool = Field(
+        True,
+        description="let the planner act on the true world; false where that takes too long: then 1 is success",
+    )
     seed: int = Field(1000, ge=0, description="of the starts and goals")
     planner: dict[str, Any] = Field(default_factory=dict, description="see control.planners.PlannerConfig")
     objective: dict[str, Any] = Field(default_factory=dict, description="see control.policies.ObjectiveConfig")
@@ -34,6 +38,12 @@ class ControlConfig(TaskConfig):
     )
     kept: int = Field(4, ge=1, description="episodes kept for the report")
     imagined_steps: int = Field(60, ge=1, description="length of the imagined futures that are kept for the report")
+
+    @model_validator(mode="after")
+    def _comparable(self) -> ControlConfig:
+        if self.doses is not None and not self.true_planner:
+            raise ValueError("doses are compared with the planner on the true world: true_planner has to be true")
+        return self
 
 
 @register
@@ -86,6 +96,7 @@ class Control(Task):
                 split=split,
                 planner=self.planner(config),
                 objective=self.objective(config),
+                true_planner=config.true_planner,
             )
         return found
 

@@ -64,6 +64,8 @@ def judge(
     if manifest["goals"] is not None:
         judged.arrays["goals"] = np.array(manifest["goals"])[: config.kept]
     if fixed is not None:
+        if fixed not in references:
+            return judged
         same = np.tile(references[fixed], (len(family.seeds), 1))
         _add_scores(judged, same, references, manifest)
         if fixed == "true_model":
@@ -85,6 +87,7 @@ def judge(
 
         courses = [course_of(manifest, policy(s), laws.plant, views) for s in range(len(family.seeds))]
         _add_scores(judged, np.stack([c.score for c in courses]), references, manifest)
+        _add_strict(judged, courses, laws.plant, manifest)
         _add_promises(judged, courses, planner.horizon)
         alone = [policy(s, 1) for s in range(len(family.seeds))]
         judged.add("decision_ms", _decision_ms(alone, laws.plant, manifest, views), "ms")
@@ -114,14 +117,26 @@ def _of_reference(name: str, train: Episodes, plant: Any, manifest: Mapping[str,
 def _add_scores(
     judged: Judgement, scores: Float, references: Mapping[str, Float], manifest: Mapping[str, Any], prefix: str = ""
 ) -> None:
-    """Return or success ``[S, E]``, alone, between random (0) and the true world's planner (1), minus either's."""
+    """Return or success ``[S, E]``, alone, between random (0) and the true world's planner (1), minus either's.
+
+    Where that planner did not act, 1 is that all goals are reached.
+    """
     goals = manifest["goals"] is not None
     judged.add(f"{prefix}success_rate" if goals else f"{prefix}return", scores, "1")
-    floor, ceiling = references["random"].mean(), references["true_model"].mean()
-    if ceiling > floor:
+    floor, best = references["random"].mean(), references.get("true_model", np.ones(1) if goals else None)
+    if best is not None and (ceiling := best.mean()) > floor:
         judged.add(f"{prefix}normalised_score", (scores - references["random"]) / (ceiling - floor), "1")
     judged.add(f"{prefix}over_random", scores - references["random"], "1")
-    judged.add(f"{prefix}planning_gap", references["true_model"] - scores, "1")
+    if "true_model" in references:
+        judged.add(f"{prefix}planning_gap", references["true_model"] - scores, "1")
+
+
+def _add_strict(judged: Judgement, courses: list[Course], plant: Any, manifest: Mapping[str, Any]) -> None:
+    """The world's stricter criterion, where it has one: ``[S, E]``."""
+    _, goals = judged_on(manifest)
+    met = [None if goals is None else plant.strict_success(course.states, goals) for course in courses]
+    if met[0] is not None:
+        judged.add("strict_success_rate", np.array(met, np.float64), "1")
 
 
 def _add_promises(judged: Judgement, courses: list[Course], horizon: int) -> None:
