@@ -26,7 +26,7 @@ SETTINGS = {
 
 def drawn(plant, train, split="test", **changed):
     config = TASK.config({**SETTINGS, **changed})
-    own = {name: getattr(config, name) for name in ("starts", "steps", "seed")}
+    own = {name: getattr(config, name) for name in ("starts", "steps", "seed", "true_planner")}
     return manifests.draw(
         plant, train, split=split, planner=TASK.planner(config), objective=TASK.objective(config), **own
     )
@@ -40,15 +40,15 @@ class Case:
         self.episodes = {"train": episodes(self.plant), "test": episodes(self.plant, 7, seed=1)}
         self.manifest = drawn(self.plant, self.episodes["train"])
 
-    def judged(self, kind=Model, manifest=True, **wrong):
+    def judged(self, kind=Model, manifest=True, settings=None, **wrong):
         family = kind if isinstance(kind, type) else families.get(kind)
         config = wrong.pop("config", {})
         config = family.Config(**config) if family.Config is not FamilyConfig else FamilyConfig()
         model = build(family, config, self.episodes["train"].spec, SEEDS, self.plant.laws())
         for name, value in wrong.items():
             setattr(model, name, value)
-        given = {"test": self.manifest} if manifest else None
-        config = TASK.config(SETTINGS)
+        given = {"test": self.manifest if manifest is True else manifest} if manifest else None
+        config = TASK.config({**SETTINGS, **(settings or {})})
         return TASK.judge(model, self.episodes, "test", self.plant.laws(), config, manifest=given)
 
 
@@ -225,6 +225,32 @@ def test_goals_are_reached_or_not_and_none_is_solved_at_the_start(goals):
     assert values(goals.judged("fixed_policies", config={"policy": "zero"}), "success_rate")[0] < 1
 
 
+def test_where_the_planner_does_not_act_on_the_true_world_one_is_that_all_goals_are_reached(goals):
+    manifest = drawn(goals.plant, goals.episodes["train"], true_planner=False)
+    assert set(manifest["references"]) == {"random", "zero", "replay"}
+    assert manifest["starts"] == goals.manifest["starts"]
+    judged, floor = goals.judged(manifest=manifest), np.mean(manifest["references"]["random"])
+    success = np.array(values(judged, "success_rate"))
+    np.testing.assert_allclose(values(judged, "normalised_score"), (success - floor) / (1 - floor))
+    assert not values(judged, "planning_gap")
+    assert not goals.judged("oracle", manifest=manifest).rows
+
+
+def test_a_stricter_criterion_is_judged_where_a_world_has_one(goals, monkeypatch):
+    assert not values(goals.judged(), "strict_success_rate")
+    told = []
+
+    def strict(self, z, goal):
+        told.append((z.shape, goal.shape))
+        return self.success(z, goal[:, None])[:, -1]
+
+    monkeypatch.setattr(Goals, "strict_success", strict)
+    judged = goals.judged()
+    count, steps = SETTINGS["starts"], SETTINGS["steps"]
+    assert told == [((count, steps + 1, 2), (count, 2))] * len(SEEDS)
+    assert (np.array(values(judged, "strict_success_rate")) <= values(judged, "success_rate")).all()
+
+
 def test_a_world_whose_goals_are_solved_at_the_start_is_too_easy(goals, monkeypatch):
     monkeypatch.setattr(Goals, "near", 10.0)
     with pytest.raises(UserError, match="hardly any goal is unsolved at the start"):
@@ -243,6 +269,8 @@ def test_a_world_whose_goals_are_solved_at_the_start_is_too_easy(goals, monkeypa
         ({"planner": {"horizn": 3}}, "control.planner.horizn"),
         ({"planner": {"samples": 4, "elites": 9}}, "elites 9 are more than samples 4"),
         ({"objective": {"goal": "first"}}, "control.objective.goal"),
+        ({"objective": {"landmarks": -1}}, "control.objective.landmarks"),
+        ({"doses": {}, "true_planner": False}, "true_planner has to be true"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line(settings, message):
