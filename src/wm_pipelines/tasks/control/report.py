@@ -35,7 +35,7 @@ DESCRIPTIONS = {
     "on the true world has 1. Above 1 a model's planner or policy beats the planner on the true world.",
     "return": "Sum of rewards over an episode.",
     "success_rate": "Share of episodes in which the goal was reached within the budget.",
-    "strict_success_rate": "The same by the world's stricter criterion (pushed T: 10 px and 10 degrees for three rows).",
+    "strict_success_rate": "The same by a stricter criterion of the world (pushed T: 10 px, 10 degrees, three rows).",
     "over_random": "Return or success minus that of random actions from the same start.",
     "planning_gap": "Return or success of the same planner on the true world, minus the model's from the same start.",
     "policy_": "The same of a policy that the model learned by itself, without the planner.",
