@@ -46,6 +46,10 @@ class ControlConfig(TaskConfig):
         return self
 
 
+def _said(value: Any) -> str:
+    return " ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+
+
 @register
 class Control(Task):
     """Returns and successes under one planner, one budget, on the same starts for all."""
@@ -66,11 +70,16 @@ class Control(Task):
     def thresholds(self, config: ControlConfig) -> list[str]:
         """What the scale of scores means, and the budget."""
         planner = {"kind": "icem", **config.planner}
-        return [
-            f"Every policy acts for at most {config.steps} steps from the same {config.judged} held-out starts; "
+        judged = min(config.starts, config.judged)
+        told = [
+            f"Every policy acts for at most {config.steps} steps from the same {judged} held-out starts; "
             "a score of 0 is random, 1 the same planner on the true world.",
             "Planner: " + ", ".join(f"{k} {v}" for k, v in planner.items() if v is not None) + ".",
         ]
+        for world, changed in config.worlds.items():
+            if own := {k: v for k, v in changed.items() if k in ("steps", "judged", "planner", "objective")}:
+                told.append(f"In {world}: {', '.join(f'{k} {_said(v)}' for k, v in own.items())}.")
+        return told
 
     def manifest(self, episodes: Mapping[str, Episodes], config: ControlConfig) -> dict[str, Any]:
         """Starts and goals by split, with what reference policies make of them; see `control.manifest`.
