@@ -116,7 +116,7 @@ def test_without_churn_the_sde_is_the_ode():
 
 def test_gradients_of_the_velocity():
     torch.manual_seed(0)
-    field = VelocityField(3, {"past": 2, "action": 0}, ("past",), 8, 2, 0.05).double()
+    field = VelocityField(3, {"past": 2, "action": 0}, ("past",), 8, 2).double()
     torch.nn.init.normal_(field.point.weight)
     x, c = torch.randn(4, 3).double().requires_grad_(), torch.randn(4, 2).double().requires_grad_()
     t, known = torch.tensor([[0.0], [0.2], [0.5], [0.9]]).double(), torch.tensor([[True], [True], [False], [True]])
@@ -164,33 +164,33 @@ def test_parts_of_the_condition_can_be_left_out_alone():
 
 @pytest.mark.training
 def test_the_velocity_to_a_mixture_of_gaussians_is_recovered():
-    """``E[x_1 - x_0 | x_t]``, the mean over the components of their own velocities, weighed by what x says of them."""
+    """``E[x_1 - x_0 | x_t]``, the mean over the components of their own velocities, weighed by what x says of them.
+
+    Errors are in units of the variance of ``x_1 - x_0``.
+    """
     weights, means, spread = torch.tensor([0.3, 0.7]), torch.tensor([-1.2, 0.8]), 0.15
     family, draw = built(spec_of(1), hidden=32), generator()
-    field, steps = family.members[0].transition, 800
+    field, steps = family.members[0].transition, 600
     optimizer = torch.optim.Adam(field.parameters(), 1e-2)
-    known, nothing = torch.ones(512, 1, dtype=torch.bool), torch.zeros(512, 1)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * step / steps))
-        which = torch.multinomial(weights, 512, replacement=True, generator=draw)
-        data = (means[which] + spread * torch.randn(512, generator=draw))[:, None]
-        noise, t = torch.randn(512, 1, generator=draw), torch.rand(512, 1, generator=draw)
-        x, velocity = path(noise, data, t)
-        loss = (field(x, t, field.condition(nothing, known)) - velocity).square().mean()
+        chosen = torch.multinomial(weights, 512, replacement=True, generator=draw)
+        u = (means[chosen] + spread * torch.randn(512, generator=draw)).view(32, 16, 1)
+        loss = family.transition_loss(field, torch.zeros(32, 16, 1), u, draw)[0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    unit = 1 + (weights * means**2).sum() - (weights * means).sum() ** 2 + spread**2
+    velocity = family.velocity(field, torch.zeros(1000, 1))
     for t in (0.1, 0.5, 0.8):
         variance = (1 - t) ** 2 + (t * spread) ** 2
-        which = torch.multinomial(weights, 512, replacement=True, generator=draw)
-        x = t * means[which, None] + variance**0.5 * torch.randn(512, 1, generator=draw)
+        chosen = torch.multinomial(weights, 1000, replacement=True, generator=draw)
+        x = t * means[chosen, None] + variance**0.5 * torch.randn(1000, 1, generator=draw)
         apart = x - t * means
         chance = (weights.log() - apart.square() / (2 * variance)).softmax(1)
         true = (chance * (means + (t * spread**2 - (1 - t)) / variance * apart)).sum(1, keepdim=True)
         with torch.no_grad():
-            found = field(x, torch.full((1, 1), t), field.condition(nothing, known))
-        spread_of_velocities = 1 + (weights * means**2).sum() - (weights * means).sum() ** 2 + spread**2
-        assert float((found - true).square().mean() / spread_of_velocities) < 0.02
+            assert float((velocity(x, t) - true).square().mean() / unit) < 0.04
 
 
 @pytest.mark.training
@@ -211,7 +211,7 @@ def test_both_ways_of_a_fork_are_found_with_their_mass(changes):
 
 @pytest.mark.training
 def test_it_learns_what_pushes_do_and_what_they_earn():
-    family = built(schedule=schedule(400), rows=16, seeds=(0, 1))
+    family = built(schedule=schedule(250), rows=16, seeds=(0, 1))
     train(family, pushed(), FLOAT32)
     truth = pushed(10, seed=1)
     past = {"states": truth["states"][:, :1]}
@@ -312,7 +312,7 @@ def test_an_autoencoder_is_trained_first_and_frozen_after():
 @pytest.mark.training
 def test_frames_are_continued():
     frames, _ = moving_dots(48)
-    family = built(VIDEO, context=2, schedule=schedule(300, 16, 5e-3), rows=8, hidden=48, widths=(8, 16), latent=8)
+    family = built(VIDEO, context=2, schedule=schedule(160, 16, 1e-2), rows=8, hidden=48, widths=(8, 16), latent=8)
     train(family, {"frames": frames}, FLOAT32)
     held, _ = moving_dots(16, seed=1)
     found = family.predict({"frames": held[:, :2]}, 4)["frames"][0]

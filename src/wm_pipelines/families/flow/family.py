@@ -60,7 +60,7 @@ class FlowConfig(TransitionConfig):
     chunk: int = Field(1, ge=1, description="K, rows that are predicted at once; 1 under actions")
     hidden: int = Field(64, ge=1, description="width of the velocity's network")
     depth: int = Field(2, ge=1, description="hidden layers that x passes")
-    nearest: float = Field(0.05, gt=0, le=1, description="1 - t below which errors weigh no more")
+    nearest: float = Field(0.2, gt=0, le=1, description="1 - t below which an error of v weighs less, as (1 - t)^2")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of conditions that are left out in training")
     dropped: tuple[Literal["past", "action"], ...] = Field(
         ("past", "action"), min_length=1, description="parts of them"
@@ -111,7 +111,7 @@ class Flow(TransitionFamily):
         """The velocity of chunks."""
         c, dropped = self.config, self.config.dropped if self.config.dropout else ()
         parts = {"past": condition - self.action_size, "action": self.action_size}
-        return VelocityField(c.chunk * size, parts, dropped, c.hidden, c.depth, c.nearest)
+        return VelocityField(c.chunk * size, parts, dropped, c.hidden, c.depth)
 
     def _observer(self) -> Any:
         if self.space.kind == "vector":
@@ -157,11 +157,15 @@ class Flow(TransitionFamily):
     def transition_loss(
         self, transition: Any, condition: Tensor, u: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """``|v(x_t, t | c) - (x_1 - x_0)|^2``, t uniform; ``x_1`` are the chunks ``u [B, R, K D]``."""
+        """``w(t) |v(x_t, t | c) - (x_1 - x_0)|^2``, t uniform; ``x_1`` are the chunks ``u [B, R, K D]``.
+
+        An error of the data that are expected is one of v by ``1 / (1 - t)``: without w the last moments are all.
+        """
         draws = _Draws(u, generator)
         x, velocity = path(draws.normal(), u.flatten(0, 1), t := draws.uniform())
         known = draws.uniform() >= self.config.dropout
-        error = (transition(x, t, transition.condition(condition.flatten(0, 1), known)) - velocity).square().mean()
+        found = transition(x, t, transition.condition(condition.flatten(0, 1), known))
+        error = ((found - velocity) * ((1.0 - t) / self.config.nearest).clamp(max=1.0)).square().mean()
         return error, {"velocity": error}
 
     def _flow_loss(

@@ -55,14 +55,11 @@ class VelocityField(nn.Module):
 
     Args:
         size: D. parts, dropped: see `Condition`. hidden: width. depth: hidden layers that x goes through.
-        nearest: what 1 - t counts as least, against an infinite weight of the error at the end.
     """
 
-    def __init__(
-        self, size: int, parts: Mapping[str, int], dropped: tuple[str, ...], hidden: int, depth: int, nearest: float
-    ) -> None:
+    def __init__(self, size: int, parts: Mapping[str, int], dropped: tuple[str, ...], hidden: int, depth: int) -> None:
         super().__init__()
-        self.size, self.nearest = size, nearest
+        self.size = size
         self.condition = Condition(parts, hidden, dropped)
         self.mean = nn.Sequential(nn.SiLU(), nn.Linear(hidden, size))
         self.place = nn.Linear(size, hidden, bias=False)
@@ -72,11 +69,11 @@ class VelocityField(nn.Module):
         nn.init.zeros_(self.point.weight)
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """Velocities ``[N, D]`` at ``x [N, D]`` and times ``[N, 1]`` or ``[1, 1]``, given embedded conditions."""
+        """Velocities ``[N, D]`` at ``x [N, D]``, at times t < 1 ``[N, 1]`` or ``[1, 1]``, given embedded conditions."""
         mean = self.mean(c)
         waves = torch.cos(math.pi * t * torch.arange(1, _WAVES + 1, device=t.device))
         data = mean + self.point(self.layers(nn.functional.silu(c + self.place(x - t * mean) + self.time(waves))))
-        return (data - x) / (1.0 - t).clamp(min=self.nearest)
+        return (data - x) / (1.0 - t)
 
 
 class Pixels(nn.Module):
