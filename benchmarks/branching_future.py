@@ -1,4 +1,4 @@
-"""Two futures of one state: energies, a mixture and a Gaussian on the world `branching`, beside the world itself.
+"""Two futures of one state: energies, a flow, a mixture and a Gaussian on `branching`, beside the world itself.
 
 Each is trained on the world's training episodes, three seeds; then conditions are drawn that no episode holds (starts
 and actions), and every model imagines samples of what is shown after eight steps. Conditions count where the wedge is
@@ -40,6 +40,8 @@ SEEDS, CONDITIONS, SAMPLES, HORIZON = (0, 1, 2), 100, 200, 8
 CONTESTANTS = (
     ("energy_based", "score_matching"),
     ("energy_based", "contrastive_divergence"),
+    ("flow", "plain"),
+    ("flow", "sde"),
     ("mixture_density", "mixture"),
     ("mixture_density", "gaussian"),
 )

@@ -88,6 +88,7 @@ SEQUENCE = {"window": 5, "width": 16, "depth": 2, "heads": 2, "noise": 0.1}
 RSSM = {"window": 5, "widths": (8,), "features": 4, "deterministic": 8, "stochastic": 3, "hidden": 8, "crops": 2}
 DREAMER = {**RSSM, "behaviour": True, "behaviour_from": 0.4, "horizon": 3, "starts": 2}
 TRANSITION = {"rows": 4, "hidden": 8, "widths": (4, 8), "latent": 4, "noise": 0.1}
+FLOW = {**TRANSITION, "dropout": 0.2}
 DIVERGENCE = {"objective": "contrastive_divergence", "smallest": 0.3, "levels": 1, "langevin_steps": 3}
 DREAMS = {"widths": (4, 8), "features": 8, "latent": 3, "hidden": 8, "piece": 5, "vae_rows": 4, "pieces": 2}
 TRACKER = {"objects": 1, "extent": 8, "context": 3, "horizon": 2, "width": 8, "memory": 16, "tracked": 8}
@@ -129,6 +130,9 @@ CASES = {
     "energy_based video": ("energy_based", video, {**TRANSITION, "context": 2}),
     "energy_based divergence": ("energy_based", pushes, {**TRANSITION, **DIVERGENCE}),
     "mixture_density": ("mixture_density", pushes, {**TRANSITION, "components": 3}),
+    "flow": ("flow", pushes, FLOW),
+    "flow chunks": ("flow", swings, {**FLOW, "chunk": 3}),
+    "flow video": ("flow", video, {**FLOW, "context": 2, "encoder_rows": 4}),
     "latent_dynamics vector": ("latent_dynamics", video, FRAMES),
     "latent_dynamics local": ("latent_dynamics", video, {**LOCAL, "stochastic": True}),
     "ijepa sigreg": ("ijepa", images, {**VIEWS, "anti_collapse": "sigreg"}),

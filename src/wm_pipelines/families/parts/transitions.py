@@ -258,25 +258,24 @@ class TransitionFamily(ImaginingFamily):
             loss, terms = loss + reconstruction, {**terms, "reconstruction": reconstruction}
         if self.rewarded:
             found = member.rewarded(condition, following)
-            error = ((found - _chosen(batch["rewards"], last).to(z)) / member.reward_scale).square().mean()
+            error = ((found - chosen(batch["rewards"], last).to(z)) / member.reward_scale).square().mean()
             loss, terms = loss + error, {**terms, "reward": error}
         return loss, terms
 
     def _transitions(self, batch: Views, generator: torch.Generator) -> Tensor:
         """Rows ``[B, R]`` that random transitions start from, all different where there are enough."""
-        count, steps = len(batch[self.view]), batch[self.view].shape[1] - 1
-        shuffled = workers.mine(torch.rand(workers.everyone(count), steps, generator=generator)).argsort(1)
-        return shuffled[:, : self.config.rows].to(batch[self.view].device)
+        view = batch[self.view]
+        return random_rows(len(view), view.shape[1] - 1, self.config.rows, generator).to(view.device)
 
     def _seen(self, batch: Views, last: Tensor) -> Tensor:
         """Observations ``[B, R, C + 1, …]`` of the context and behind; before the first row stands the first."""
         steps = torch.arange(1 - self.config.context, 2, device=last.device)
         rows = (last[..., None] + steps).clamp(min=0)
-        return self.inputs({self.view: _chosen(batch[self.view], rows)})
+        return self.inputs({self.view: chosen(batch[self.view], rows)})
 
     def _taken(self, batch: Views, last: Tensor) -> Tensor:
         if self.action_size:
-            return _chosen(batch["actions"], last)
+            return chosen(batch["actions"], last)
         return self.no_actions(last, *last.shape)
 
     def _disturbed(self, member: TransitionMember, history: Tensor, generator: torch.Generator) -> Tensor:
@@ -333,7 +332,13 @@ class TransitionFamily(ImaginingFamily):
         return Imagined(torch.stack(found, 1), torch.stack(rewards, 1) if rewards else None)
 
 
-def _chosen(view: Tensor, rows: Tensor) -> Tensor:
+def random_rows(episodes: int, rows: int, count: int, generator: torch.Generator) -> Tensor:
+    """``[B, count]`` of the rows of every episode of a batch, all different where there are enough."""
+    shuffled = workers.mine(torch.rand(workers.everyone(episodes), rows, generator=generator)).argsort(1)
+    return shuffled[:, :count]
+
+
+def chosen(view: Tensor, rows: Tensor) -> Tensor:
     """Rows ``[B, …]`` of a view ``[B, T, ·]``: ``[B, …, ·]``."""
     first = torch.arange(len(view), device=view.device).view(-1, *[1] * (rows.ndim - 1))
     return view[first, rows]

@@ -1,0 +1,288 @@
+"""The next latents by conditional flow matching: noise is carried to ``p(z_{t+1}, …, z_{t+K} | z_<=t, a_t)``.
+
+A network learns the velocity of straight paths between noise and data, ``x_t = (1 - t) x_0 + t x_1`` with
+``x_0 ~ N(0, 1)``, by ``|v(x_t, t | c) - (x_1 - x_0)|^2`` (Lipman et al., *Flow matching for generative modeling*, ICLR
+2023; Liu et al., *Flow straight and fast*, ICLR 2023; as a world model of videos: NVIDIA, *Cosmos world foundation
+model platform for physical AI*, 2025). The data are the changes of z over the next K rows, a *chunk*, in units of
+their spread (`parts.transitions`). The condition c is the past and the action; a share ``dropout`` of the conditions
+is left out, and samples may be guided away from what the flow says without them (Ho and Salimans, *Classifier-free
+diffusion guidance*, 2022).
+
+``z`` are the standardised vectors themselves; of frames the latents of an autoencoder that is trained in the first
+share of training and frozen after it, or the pixels themselves (``latent: 0``).
+
+A sample follows the flow from noise, by an ODE or by an SDE of the same marginals (sampling.py). A prediction is made
+without chance: the ODE from the centre of the noise, ``x_0 = 0``, the same for every row and step. In one dimension the
+flow keeps order, and the centre goes to the median of the data: at a fork to the likelier side and not between them.
+Any other fixed draw would be off to the same side at every step. With ``predicts: sample`` it is instead one sample
+from noise that is fixed once for all, different from step to step and the same for every row.
+
+A chunk is drawn at once and its rows know of each other, which is why longer ones take no actions: what is done at its
+end must not change its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from wm_pipelines.blocks import workers
+from wm_pipelines.families import register
+from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, Views
+from wm_pipelines.families.flow.networks import Pixels, VelocityField
+from wm_pipelines.families.flow.sampling import Velocity, euler, euler_maruyama, guided, heun, path
+from wm_pipelines.families.parts.transitions import (
+    Autoencoder,
+    Standardised,
+    TransitionConfig,
+    TransitionFamily,
+    TransitionMember,
+    chosen,
+    random_rows,
+)
+from wm_pipelines.spec import Spec
+
+_SETTLED = 0.5  # of the autoencoder's phase, after which its statistics of batches stay
+_AT_ONCE = 512  # observations encoded together
+
+Draw = Callable[[], Tensor]
+"""Standard normal ``[N, K D]``, new at every call."""
+
+
+class FlowConfig(TransitionConfig):
+    """Defaults in ``conf/base/parameters_flow.yml``."""
+
+    schedule: Schedule = Schedule(steps=300, batch_size=20, learning_rate=5e-3, warmup=20, gradient_clip=1.0)
+    chunk: int = Field(1, ge=1, description="K, rows that are predicted at once; 1 under actions")
+    hidden: int = Field(64, ge=1, description="width of the velocity's network")
+    depth: int = Field(2, ge=1, description="hidden layers that x passes")
+    nearest: float = Field(0.2, gt=0, le=1, description="1 - t below which an error of v weighs less, as (1 - t)^2")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of conditions that are left out in training")
+    dropped: tuple[Literal["past", "action"], ...] = Field(
+        ("past", "action"), min_length=1, description="parts of them"
+    )
+    guidance: float = Field(1.0, ge=0, description="w: 0 without the condition, 1 with it, more beyond it")
+    # predictions and samples
+    solver: Literal["euler", "heun"] = "heun"
+    predicts: Literal["centre", "sample"] = Field("centre", description="from x_0 = 0, or a sample of fixed noise")
+    ode_steps: int = Field(4, ge=1, description="steps of the ODE of a prediction")
+    sampling: Literal["ode", "sde"] = Field("ode", description="what a sample follows")
+    sample_steps: int = Field(16, ge=1, description="steps of a sample")
+    churn: float = Field(1.0, ge=0, description="how much of the noise an SDE renews; 0: none, an ODE")
+    # of frames
+    latent: int = Field(16, ge=0, description="D, entries of z, of frames; 0: the pixels themselves")
+    pool: int = Field(1, ge=1, description="pixels along a side of a frame that are averaged to one")
+    encoder_share: float = Field(0.4, gt=0, lt=1, description="share of training of the autoencoder, before the flow's")
+    encoder_rows: int = Field(8, ge=1, description="observations of each episode of a batch that it is trained on")
+
+    @model_validator(mode="after")
+    def _possible(self) -> FlowConfig:
+        if self.guidance != 1.0 and not self.dropout:
+            raise ValueError("guidance needs dropout above 0: without it the flow knows no other condition")
+        return self
+
+
+@register
+class Flow(TransitionFamily):
+    """Prediction and samples along a learned flow."""
+
+    name: ClassVar[str] = "flow"
+    Config: ClassVar[type[FamilyConfig]] = FlowConfig
+    config: FlowConfig
+    _observed: Tensor  # training observations, of which all z are
+    _coded: dict[int, Tensor]
+
+    @classmethod
+    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
+        """A chunk is shorter than an episode, and takes no actions."""
+        if why := super().unsuitable(spec, config):
+            return why
+        if config.chunk > 1 and "actions" in spec.views:
+            return "chunk: 1 alone takes actions"
+        return f"needs episodes of {config.chunk + 1} rows or more" if spec.rows <= config.chunk else None
+
+    # ------------------------------------------------------------------------------------------------------- networks
+
+    def make_transition(self, size: int, condition: int) -> nn.Module:
+        """The velocity of chunks."""
+        c, dropped = self.config, self.config.dropped if self.config.dropout else ()
+        parts = {"past": condition - self.action_size, "action": self.action_size}
+        return VelocityField(c.chunk * size, parts, dropped, c.hidden, c.depth)
+
+    def _observer(self) -> Any:
+        if self.space.kind == "vector":
+            return Standardised(self.space.shape[0])
+        if not self.config.latent:
+            return Pixels(self.seen_space)
+        return Autoencoder(self.seen_space, self.config.widths, self.config.latent)
+
+    @property
+    def learned_features(self) -> bool:  # type: ignore[override]  # a class variable elsewhere
+        """Vectors and pixels are their own z."""
+        return self.space.kind == "frames" and self.config.latent > 0
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def examples(self, episodes: Views) -> Views:
+        """Numbers of whole episodes, by which z are found, actions, rewards; units are learned."""
+        examples = dict(super().examples(episodes))
+        self.register_buffer("_observed", examples.pop(self.view), persistent=False)
+        self._coded = {}
+        return {"episode": torch.arange(len(self._observed)), **examples}
+
+    def member_loss(
+        self, member: Any, batch: Views, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of frames the autoencoder's in the first share of training; the flow's, and the error of rewards."""
+        encoding = isinstance(member.observer, Autoencoder) and progress < self.config.encoder_share
+        member.observer.train(encoding and progress < _SETTLED * self.config.encoder_share)
+        if encoding:
+            return self._encoder_loss(member.observer, batch["episode"], generator)
+        return self._flow_loss(member, batch, generator)
+
+    def _encoder_loss(
+        self, observer: Autoencoder, episode: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared error of the reconstruction of random rows."""
+        rows = random_rows(len(episode), self._observed.shape[1], self.config.encoder_rows, generator)
+        seen = self._observed[episode[:, None], rows.to(episode.device)]
+        x = self.inputs({self.view: seen.flatten(0, 1)})
+        error = observer.loss(x, observer.encode(x))
+        return error, {"reconstruction": error}
+
+    def transition_loss(
+        self, transition: Any, condition: Tensor, u: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """``w(t) |v(x_t, t | c) - (x_1 - x_0)|^2``, t uniform; ``x_1`` are the chunks ``u [B, R, K D]``.
+
+        An error of the data that are expected is one of v by ``1 / (1 - t)``: without w the last moments are all.
+        """
+        draws = _Draws(u, generator)
+        x, velocity = path(draws.normal(), u.flatten(0, 1), t := draws.uniform())
+        known = draws.uniform() >= self.config.dropout
+        found = transition(x, t, transition.condition(condition.flatten(0, 1), known))
+        error = ((found - velocity) * ((1.0 - t) / self.config.nearest).clamp(max=1.0)).square().mean()
+        return error, {"velocity": error}
+
+    def _flow_loss(
+        self, member: TransitionMember, batch: Views, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of random transitions, and the error of their rewards."""
+        c, z, episode = self.config, self._codes(member), batch["episode"]
+        last = random_rows(len(episode), z.shape[1] - c.chunk, c.rows, generator).to(z.device)  # [B, R]
+        around = (last[..., None] + torch.arange(1 - c.context, 1 + c.chunk, device=z.device)).clamp(min=0)
+        seen, following = z[episode[:, None, None], around].split([c.context, c.chunk], 2)  # [B, R, ·, D]
+        history = self._disturbed(member, seen, generator)
+        action = self._taken(batch, last).to(z)
+        condition = member.condition(history.flatten(0, 1), action.flatten(0, 1)).unflatten(0, last.shape)
+        change = torch.cat([history[:, :, -1:], following], 2).diff(dim=2)
+        u = ((change - member.change_mean) / member.change_scale).flatten(2)
+        loss, terms = self.transition_loss(member.transition, condition, u, generator)
+        if not self.rewarded:
+            return loss, terms
+        found = member.rewarded(condition, following[:, :, 0])
+        error = ((found - chosen(batch["rewards"], last).to(z)) / member.reward_scale).square().mean()
+        return loss + error, {**terms, "reward": error}
+
+    @torch.no_grad()
+    def _codes(self, member: TransitionMember) -> Tensor:
+        """What all training observations are as z ``[E, T, D]``, found once, when frozen; units of their changes."""
+        if id(member) not in self._coded:
+            parts = self._observed.flatten(0, 1).split(_AT_ONCE)
+            z = torch.cat([member.observer.encode(self.inputs({self.view: part})) for part in parts])
+            z = z.unflatten(0, self._observed.shape[:2])
+            member.learn_changes(z.diff(dim=1).flatten(0, 1), 1.0)
+            self._coded[id(member)] = z
+        return self._coded[id(member)]
+
+    def finish(self) -> Views | None:
+        """Forget the z of training."""
+        self._coded = {}
+        return super().finish()
+
+    # ------------------------------------------------------------------------------------------------------------ use
+
+    def likely(self, transition: Any, condition: Tensor) -> Tensor:
+        """The end of the ODE from the centre of the noise."""
+        start = condition.new_zeros(len(condition), transition.size)
+        return self._solved(self.velocity(transition, condition), start, self.config.ode_steps)
+
+    def drawn(self, transition: Any, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """A sample."""
+        return self._sampled(transition, condition, _noise(condition, transition.size, generator))
+
+    def velocity(self, transition: VelocityField, condition: Tensor) -> Velocity:
+        """The velocity given conditions ``[N, ·]``, guided."""
+        weight, known = self.config.guidance, torch.ones(len(condition), 1, dtype=torch.bool, device=condition.device)
+        with_it = transition.condition(condition, known)
+        without = transition.condition(condition, ~known) if weight != 1.0 else with_it
+
+        def v(x: Tensor, t: float) -> Tensor:
+            at = torch.full((1, 1), t).to(x)
+            found = transition(x, at, with_it)
+            return found if weight == 1.0 else guided(found, transition(x, at, without), weight)
+
+        return v
+
+    def _solved(self, velocity: Velocity, start: Tensor, steps: int) -> Tensor:
+        return (heun if self.config.solver == "heun" else euler)(velocity, start, steps)
+
+    def _sampled(self, transition: VelocityField, condition: Tensor, draw: Draw) -> Tensor:
+        c, velocity = self.config, self.velocity(transition, condition)
+        if c.sampling == "sde":
+            return euler_maruyama(velocity, draw(), c.sample_steps, c.churn, draw)
+        return self._solved(velocity, draw(), c.sample_steps)
+
+    def _rolled(self, member: Any, belief: Tensor, actions: Tensor, generator: torch.Generator | None) -> Imagined:
+        """Chunk by chunk; without a generator as `predicts` says."""
+        c, size = self.config, member.transition.size
+        draw = None if generator is None else _noise(belief, size, generator)
+        if generator is None and c.predicts == "sample":
+            draw = _noise(belief, size, torch.Generator().manual_seed(0), same=True)
+        found: list[Tensor] = []
+        rewards: list[Tensor] = []
+        for action in actions.unbind(1)[:: c.chunk]:
+            condition = member.condition(belief, action)
+            if draw is None:
+                u = self.likely(member.transition, condition)
+            else:
+                u = self._sampled(member.transition, condition, draw)
+            for change in u.unflatten(1, (c.chunk, -1)).unbind(1):
+                z = member.moved(belief[:, -1], change)
+                if self.rewarded:
+                    rewards.append(member.rewarded(member.condition(belief, action), z))
+                belief = torch.cat([belief[:, 1:], z[:, None]], 1)
+                found.append(z)
+        steps = actions.shape[1]  # of the last chunk perhaps only a part was asked for
+        return Imagined(torch.stack(found[:steps], 1), torch.stack(rewards[:steps], 1) if rewards else None)
+
+
+class _Draws:
+    """Random numbers of a training step for transitions ``u [B, R, ·]``, drawn for the global batch."""
+
+    def __init__(self, u: Tensor, generator: torch.Generator) -> None:
+        self.u, self.generator = u, generator
+
+    def normal(self) -> Tensor:
+        """Standard normal ``[B R, ·]``."""
+        return self._mine(torch.randn(self._shape(self.u.shape[2]), generator=self.generator))
+
+    def uniform(self) -> Tensor:
+        """Uniform in [0, 1), one for each transition: ``[B R, 1]``."""
+        return self._mine(torch.rand(self._shape(1), generator=self.generator))
+
+    def _shape(self, size: int) -> tuple[int, int, int]:
+        return workers.everyone(len(self.u)), self.u.shape[1], size
+
+    def _mine(self, drawn: Tensor) -> Tensor:
+        return workers.mine(drawn).to(self.u).flatten(0, 1)
+
+
+def _noise(like: Tensor, size: int, generator: torch.Generator, same: bool = False) -> Draw:
+    """Standard normal ``[N, size]`` for rows like those of ``like [N, …]``; the same for all of them, if so wished."""
+    shape = (1 if same else len(like), size)
+    return lambda: torch.randn(shape, generator=generator).to(like).expand(len(like), -1)
