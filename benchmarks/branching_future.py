@@ -1,4 +1,4 @@
-"""Two futures of one state: energies, a flow, a mixture and a Gaussian on `branching`, beside the world itself.
+"""Two futures of one state: energies, flows, a mixture and a Gaussian on `branching`, beside the world itself.
 
 Each is trained on the world's training episodes, three seeds; then conditions are drawn that no episode holds (starts
 and actions), and every model imagines samples of what is shown after eight steps. Conditions count where the wedge is

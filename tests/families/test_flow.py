@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.families.driven import PUSHED, forked, pushed, spec_of
-from tests.families.images import VIDEO, moving_dots
+from tests.families.images import VIDEO, moving_dots, resumes, seeds_are_independent
 from tests.specs import LEARNING
 from wm_pipelines.families.base import Encodes, Imagines, Samples
 from wm_pipelines.families.flow import Flow, FlowConfig
@@ -307,6 +307,20 @@ def test_an_autoencoder_is_trained_first_and_frozen_after():
             assert told == (observer == (progress < family.config.encoder_share))
         assert not member.observer.training or progress < 0.2
     assert family.learned_features
+
+
+def of_frames(seeds=(0, 1)):
+    return built(VIDEO, seeds, context=2, schedule={"steps": 12, "batch_size": 8, "warmup": 2}, encoder_rows=4)
+
+
+@pytest.mark.training
+def test_a_killed_training_ends_in_the_same_bits_in_either_phase(tmp_path):
+    resumes(of_frames, tmp_path, moving_dots(12)[0])
+
+
+@pytest.mark.training
+def test_a_seed_is_trained_alike_alone_and_beside_another():
+    seeds_are_independent(of_frames, moving_dots(12)[0])
 
 
 @pytest.mark.training
