@@ -76,7 +76,7 @@ def _draw_manifest(c: Combinations, world: str) -> Node:
         outputs=f"{own}.{world}_manifest",
         name=f"draw_{world}",
         namespace=own,
-        tags=["evaluate", world],
+        tags=["evaluate", world, "manifest"],
     )
 
 
@@ -92,7 +92,7 @@ def _dose(c: Combinations, world: str) -> Node:
         outputs=f"{own}.{world}_doses",
         name=f"dose_{world}",
         namespace=own,
-        tags=["evaluate", world],
+        tags=["evaluate", world, "doses"],
     )
 
 
