@@ -17,7 +17,7 @@ INPUTS = ("belief", "action")
 OUTPUTS = ("next_belief", "observation")
 OPERATIONS = (
     "Add", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Exp", "Gather", "Gemm", "Identity", "LayerNormalization",
-    "Mul", "Relu", "Reshape", "Sigmoid", "Slice", "Squeeze", "Sub", "Tanh", "Unsqueeze",
+    "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Squeeze", "Sub", "Tanh", "Unsqueeze",
 )  # fmt: skip
 """Of ONNX, those that a graph may hold: what the page evaluates (``reporting/templates/play_onnx.js``)."""
 
@@ -34,7 +34,7 @@ def first_belief(family: Family, observation: Any, seed: int = 0) -> torch.Tenso
 
 
 def step_to_onnx(family: Family, seed: int = 0) -> bytes:
-    """One imagined step of one model: ``belief [1, …], action [1, A] -> next_belief [1, …], observation [1, …]``, float32.
+    """One imagined step of one model, float32: ``belief, action [1, A] -> next_belief, observation``, each ``[1, …]``.
 
     The same model gives the same bytes: what the exporter notes of the machine is left out.
 

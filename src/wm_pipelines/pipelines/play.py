@@ -101,12 +101,14 @@ def play(play: PlayConfig, **read: Any) -> str:
         where = f"parameter 'play.worlds.{world}"
         if entry.variant not in variants:
             near = did_you_mean(entry.variant, list(variants))
-            raise UserError(f"{where}.variant': '{entry.variant}' was not trained{near}; there is {', '.join(variants)}")
+            raise UserError(
+                f"{where}.variant': '{entry.variant}' was not trained{near}; there is {', '.join(variants)}"
+            )
         model = variants[entry.variant]
         if model.card["family"] != entry.family:
             raise UserError(f"{where}.family': which models are read is said in the parameter files, not by --params")
         count, steps = len(train), train.spec.rows - 1
-        kept = ("view", "knows", "config", "seeds", "data_hash", "fingerprint", "versions")
+        kept = ("view", "seeds", "data_hash", "fingerprint", "versions")
         playables.append(
             Playable(
                 model.restore(),

@@ -19,6 +19,7 @@ from wm_pipelines.control.onnx_step import first_belief, step_to_onnx
 from wm_pipelines.errors import UserError, did_you_mean
 from wm_pipelines.families.base import Family
 from wm_pipelines.reporting import page
+from wm_pipelines.reporting.board import PLAY
 from wm_pipelines.reporting.style import Palette, model_label
 from wm_pipelines.worlds.base import ControlledWorld
 
@@ -65,7 +66,7 @@ def play_page(playables: Sequence[Playable]) -> str:
         figures=False,
         beside=[],
         provenance={playable.family.spec.name: playable.provenance for playable in playables},
-        title="Play a learned world",
+        title=PLAY[0],
         play_style=Markup(page.template_text("play.css")),
         play_scripts=[Markup(page.template_text(name)) for name in _SCRIPTS],
         worlds_json=Markup(text),

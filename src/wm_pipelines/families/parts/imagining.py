@@ -187,8 +187,8 @@ class ImaginedStep(nn.Module):
     """One step of what a family imagines, nothing observed; see `StepsAlone`.
 
     Args:
-        family: whose step it is. seed: index of the model. after: ``(belief, features) -> belief`` after a step that led
-            to the features ``[N, D]``.
+        family: whose step it is. seed: index of the model.
+        after: ``(belief, features) -> belief`` after a step that led to the features ``[N, D]``.
     """
 
     unit: Tensor

@@ -188,6 +188,17 @@ const Onnx = (() => {
     return { dims, data };
   }
 
+  function reduceMean([x, axes], { keepdims = 1 }) {
+    const gone = axes ? axes.data.map((axis) => along(axis, x.dims)) : x.dims.map((_, i) => i);
+    const kept = x.dims.map((n, i) => (gone.includes(i) ? 1 : n)), data = new Float64Array(size(kept));
+    const share = size(kept) / size(x.dims), index = Array(x.dims.length).fill(0);
+    for (const value of x.data) {
+      data[index.reduce((at, place, i) => at * kept[i] + (kept[i] === 1 ? 0 : place), 0)] += share * value;
+      for (let k = index.length - 1; k >= 0 && ++index[k] === x.dims[k]; k--) index[k] = 0;
+    }
+    return { dims: keepdims ? kept : kept.filter((_, i) => !gone.includes(i)), data };
+  }
+
   function reshape([x, shape]) {
     const dims = [...shape.data], open = dims.indexOf(-1);
     if (open >= 0) dims[open] = x.data.length / -size(dims);
@@ -274,6 +285,7 @@ const Onnx = (() => {
     Identity: ([x]) => x,
     LayerNormalization: layerNormalization,
     Mul: pairwise((a, b) => a * b),
+    ReduceMean: reduceMean,
     Relu: each((x) => Math.max(x, 0)),
     Reshape: reshape,
     Sigmoid: each(sigmoid),

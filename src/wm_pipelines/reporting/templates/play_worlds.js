@@ -28,7 +28,7 @@ const Worlds = (() => {
     function draw({ ctx, size, ink, soft, line, page, colour }, seen, action, trail) {
       const metre = size / (2 * 1.35 * p.length), centre = size / 2;
       const at = (place) => [centre + metre * place[0], centre - metre * place[1]];
-      ctx.lineCap = "round";
+      ctx.lineCap = "butt"; // pieces of the trail do not overlap
       ctx.strokeStyle = line;
       ctx.lineWidth = 1;
       ctx.beginPath();
@@ -44,6 +44,7 @@ const Worlds = (() => {
         ctx.stroke();
       }
       ctx.globalAlpha = 1;
+      ctx.lineCap = "round";
       const [x, y] = at(tip(seen));
       ctx.strokeStyle = ink;
       ctx.lineWidth = 0.08 * metre * p.length;
@@ -65,7 +66,7 @@ const Worlds = (() => {
       observe: ([angle, speed]) => [Math.cos(angle), Math.sin(angle), speed],
       quantities: [
         {
-          name: "Energy", unit: "J", range: [-2 * weight, most], kept: "changed by the motor alone",
+          name: "Energy", unit: "J", range: [-2 * weight, most], kept: "changed by the motor, a little by the coarse step",
           of: (seen) => 0.5 * inertia * seen[2] ** 2 + weight * (seen[0] - 1),
         },
         {
