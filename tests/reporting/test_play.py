@@ -167,7 +167,8 @@ def test_the_page_evaluates_what_may_be_written_and_refuses_the_rest():
     assert in_node("return Onnx.operations") == sorted(OPERATIONS)
     graph = graph_of([onnx.helper.make_node("Sin", ["x"], ["y"])], {"x": (2,)})
     said = in_node(
-        "try { Onnx.load(Uint8Array.from(Buffer.from(given.graph, 'base64'))); } catch (error) { return error.message; }",
+        "const bytes = Uint8Array.from(Buffer.from(given.graph, 'base64'));"
+        "try { Onnx.load(bytes); } catch (error) { return error.message; }",
         graph=base64.b64encode(graph).decode(),
     )
     assert said == "the operation Sin is not evaluated"
@@ -218,7 +219,11 @@ SINGLE = {
         {"a": W[0, 0].copy(), "b": np.float32([1.0, 2.0, 3.0])},
     ),
     "LayerNormalization": (("LayerNormalization", ["x", "a"], {"axis": -1}), (2, 3), {"a": np.float32([1, 2, 3])}),
-    "Conv": (("Conv", ["x", "w", "b"], {"strides": [2, 1], "pads": [1, 0, 2, 1]}), (2, 3, 6, 5), {"w": W, "b": W[:, 0, 0, 0].copy()}),
+    "Conv": (
+        ("Conv", ["x", "w", "b"], {"strides": [2, 1], "pads": [1, 0, 2, 1]}),
+        (2, 3, 6, 5),
+        {"w": W, "b": W[:, 0, 0, 0].copy()},
+    ),
     "ConvTranspose": (
         ("ConvTranspose", ["x", "w"], {"strides": [2, 3], "pads": [1, 0, 0, 1], "output_padding": [1, 0]}),
         (2, 4, 3, 4),
@@ -324,7 +329,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(page, pendulum):
     assert not [attrs for _, attrs in read.tags if "src" in attrs or re.match("https?:", attrs.get("href", ""))]
     assert len(set(read.ids)) == len(read.ids)
     assert "seed" not in read.text.split("Provenance")[0]  # told by the script
-    (entry,) = [json.loads(text) for kind, text in read.scripts if kind == "application/json"][0]
+    (entry,) = next(json.loads(text) for kind, text in read.scripts if kind == "application/json")
     assert entry["parameters"] == pendulum.world.parameters.model_dump(mode="json")
     assert entry["step"] == STEP
     assert {start["name"]: start["state"] for start in entry["starts"]} == STARTS

@@ -6,7 +6,6 @@ Which worlds and families there are is read from ``parameters_play.yml`` when pi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 

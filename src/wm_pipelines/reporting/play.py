@@ -1,7 +1,7 @@
 """The page on which a person steers a learned world beside the true one: one file that needs nothing but a browser.
 
-The trained step is in it as an ONNX graph (`control.onnx_step`), evaluated by ``templates/play_onnx.js``; the true worlds
-are those of ``templates/play_worlds.js``.
+The trained step is in it as an ONNX graph (`control.onnx_step`), evaluated by ``templates/play_onnx.js``; the true
+worlds are those of ``templates/play_worlds.js``.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _story(playable: Playable) -> str:
     learned = f" in {steps:,} optimiser steps" if steps else ""
     return (
         f"seed {playable.seed}, trained{learned} on {playable.trained}. Nobody told it a law: it conserves what it has "
-        "learned to conserve, and its energy is that of the state which it shows, measured by the true world's formula. "
-        "Far from what it was trained on it may show what cannot be. The true world takes the same steps as the one that "
-        "the data come from."
+        "learned to conserve, and its energy is that of the state that it shows, by the true world's formula. "
+        "Far from what it was trained on it may show what cannot be. The true world takes the same steps as the one "
+        "that the data come from."
     )
