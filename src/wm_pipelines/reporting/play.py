@@ -112,7 +112,7 @@ def _entry(playable: Playable) -> dict[str, Any]:
         "belief": dims,
         "starts": starts,
         "graph": base64.b64encode(step_to_onnx(family, index)).decode(),
-        "model": f"{model_label(_model(playable))}, imagining",
+        "model": model_label(_model(playable)),
         "colour": Palette([_model(playable)]).colour(_model(playable)),
         "story": _story(playable),
     }

@@ -171,7 +171,7 @@
     const [ctx, width, height] = cleared($(name));
     const size = Math.min(width, height);
     ctx.translate((width - size) / 2, (height - size) / 2);
-    world.draw({ ctx, size, ...colours, colour }, seen[name], action(), trails[name]);
+    world.draw({ ctx, size, ...colours, colour }, seen[name], action(), [...trails[name], seen[name]]);
   }
 
   function lines(canvas, columns, colours, ends) {
