@@ -62,6 +62,8 @@ class ProjectHooks:
             click.echo(f"Table: {(folder / 'replications.csv').resolve()}")
         if "tuning_page" in made:
             click.echo(f"Search for parameters: {(folder / 'tuning.html').resolve()}")
+        if "play_page" in made:
+            click.echo(f"To be steered: {(folder / 'play.html').resolve()}")
         if "first_page" in made:
             click.echo(f"All results: {(folder / 'index.html').resolve()}")
         self._release()

@@ -2,10 +2,11 @@
 
 from kedro.pipeline import Pipeline
 
-from wm_pipelines.pipelines import bench, replication, tuning
+from wm_pipelines.pipelines import bench, play, replication, tuning
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """All pipelines by name; ``__default__`` is everything at base sizes but the search and replications."""
+    """All pipelines by name; ``__default__`` is everything at base sizes but the search, replications, play."""
     extra = {"tuning": tuning.create_pipeline(), "replication": replication.create_pipeline()}
-    return {**bench.register(), **extra}
+    known = bench.register()
+    return {**known, **extra, "play": play.create_pipeline(known["__default__"])}

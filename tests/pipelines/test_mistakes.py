@@ -83,6 +83,16 @@ MISTAKES = {
         r"pinn .*condition_weight.*equal to 0, got -1",
     ),
     "everything hidden": (of("mae", mask_ratio=1.0), r"mae .*mask_ratio"),
+    # play
+    "an unknown world to play": (
+        of("play", worlds={"driven_pendulm": {"family": "rssm", "variant": "plain", "starts": {"a": [0.0]}}}),
+        r"'play\.worlds\.driven_pendulm'; did you mean '.*driven_pendulum'",
+    ),
+    "an unknown family to play": (
+        of("play", worlds={"driven_pendulum": {"family": "latent_dynamic"}}),
+        r"'play\.worlds\.driven_pendulum\.family': unknown family 'latent_dynamic'; did you mean 'latent_dynamics'",
+    ),
+    "a seed to play that is none": (of("play", worlds={"driven_pendulum": {"seed": -1}}), r"play.*seed.*got -1"),
     # tasks
     "unknown measure": (
         ("parameters.yml", {"physics": {"tolerence": 0.1}}),

@@ -82,7 +82,7 @@ def test_stages_run_every_node_once_and_track_its_files_and_parameters(written):
             assert any(place.is_relative_to(dep) for dep in stage["deps"]), f"{stage['cmd']} reads {place}"
         known = {key for entry in stage.get("params", []) for keys in entry.values() for key in keys}
         assert parameters <= known, stage["cmd"]
-    assert sorted(run) == sorted(node.name for node in pipelines["__default__"].nodes)
+    assert sorted(run) == sorted(["play.page", *(node.name for node in pipelines["__default__"].nodes)])
 
 
 def test_source_and_parameter_files_exist(written):

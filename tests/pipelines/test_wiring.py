@@ -55,7 +55,7 @@ def names(pipeline):
 
 
 def test_users_find_the_pipelines_they_expect(pipelines):
-    assert set(pipelines) == {"__default__", "tuning", "replication", *STAGES, *EVALUATIONS.values()}
+    assert set(pipelines) == {"__default__", "tuning", "replication", "play", *STAGES, *EVALUATIONS.values()}
     assert {name: tasks.get(name).pipeline for name in EVALUATIONS} == EVALUATIONS
 
 
@@ -112,6 +112,22 @@ def test_what_compares_models_by_an_encoder_gets_it_and_the_episodes(pipelines):
     c = combinations()["videos"]
     assert {f"videos.vjepa.{world}_models" for world in c.worlds} <= set(gather.inputs)
     assert {f"{world}_episodes" for world in c.worlds} <= set(gather.inputs)
+
+
+def test_what_is_played_is_made_by_the_nodes_of_its_task(pipelines):
+    pair = {"driven_pendulum.ingest", "control.latent_dynamics.train_driven_pendulum"}
+    assert names(pipelines["play"]) == pair | {"play.page"}
+    assert pair < names(pipelines["control_eval"])
+    assert pipelines["play"].inputs() == {
+        *(f"params:{name}" for name in ("play", "driven_pendulum", "latent_dynamics")),
+        *(f"params:tasks.control.{name}" for name in ("learning", "seeds")),
+        "checkpoints",
+    }
+
+
+def test_what_the_task_does_not_train_is_not_played(environment):
+    environment(control={"worlds": ["two_rooms"], "families": ["latent_dynamics"]})
+    assert not register_pipelines()["play"].nodes
 
 
 def test_every_dataset_is_declared_and_none_in_vain(pipelines):

@@ -50,6 +50,7 @@ def test_links_lead_to_the_reports_that_there_are_and_to_no_other(leaderboard):
     assert beside(leaderboard) == {"physics.html", "fields.html", "images.html", "leaderboard.csv"}
     assert beside(leaderboard[leaderboard["task"] == "fields"]) == {"fields.html", "leaderboard.csv"}
     assert beside(leaderboard.iloc[:0]) == set()
+    assert "play.html" in Page(first_page(summary_table(leaderboard), played=True)).links
 
 
 def test_the_answer_says_who_wins_by_how_much_over_whom_and_what_it_was_told(leaderboard):

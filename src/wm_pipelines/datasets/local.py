@@ -172,6 +172,21 @@ class PathDataset(LocalDataset):
         return True
 
 
+class PresenceDataset(LocalDataset):
+    """Whether a file is there that another pipeline may have written; loads as yes or no."""
+
+    def save(self, data: Any) -> None:  # noqa: ARG002
+        """What lies there is written by its own dataset."""
+        raise UserError(f"'{self._filepath}' is written by the pipeline that makes it")
+
+    def load(self) -> bool:
+        """Yes or no."""
+        return self.path.exists()
+
+    def _exists(self) -> bool:
+        return True
+
+
 class EpisodesByWorldDataset(LocalDataset):
     """The stored data of all worlds: world -> loader of its episodes by split."""
 

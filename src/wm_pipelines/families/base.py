@@ -313,6 +313,19 @@ class Decodes(Imagines, Protocol):
 
 
 @runtime_checkable
+class StepsAlone(Imagines, Protocol):
+    """A family whose imagined step is a network of its own, which can be taken elsewhere (`control.onnx_step`)."""
+
+    def step_network(self, seed: int) -> nn.Module:
+        """The step of one model, float32: ``(belief [N, …], action [N, A]) -> (belief [N, …], observation [N, …])``.
+
+        The belief that comes out is that after the action, with nothing observed; beliefs that come in are those of
+        `start`. Observations are vectors ``[N, n]`` of the view, or frames ``[N, C, H, W]`` in [0, 1] as networks see
+        them (pooled, if they pool).
+        """
+
+
+@runtime_checkable
 class Solves(Protocol):
     """A family that solves for fields."""
 

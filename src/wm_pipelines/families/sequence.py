@@ -159,7 +159,7 @@ class Sequence(ImaginingFamily):
 
     def _in_units(self, states: Tensor) -> Tensor:
         """States in coarse units that float32 can hold, of the type they had."""
-        return (states / self._unit.to(states.device)).to(states.dtype)
+        return (states / self.unit.to(states.device)).to(states.dtype)
 
     def member_loss(
         self,

@@ -180,7 +180,7 @@ def _board(names: Collection[str]) -> list[Node]:
     parts = {f"{name}_{kind}": f"{name}_{kind}" for name in names for kind in ("scores", "made_from")}
     inputs = {"parts": "leaderboard_parts", **parts}
     outputs, pages = ["leaderboard", "leaderboard_csv"], ["first_page", "summary", "summary_markdown", "metrics"]
-    whole = {"leaderboard": "leaderboard", "parts": "leaderboard_parts"}
+    whole = {"leaderboard": "leaderboard", "parts": "leaderboard_parts", "played": "play_written"}
     return [
         Node(nodes.figure_library, None, "figure_library", name="figure_library", namespace="board", tags=["report"]),
         Node(nodes.leaderboard, inputs, outputs, name="leaderboard", namespace="board", tags=["report"]),

@@ -9,12 +9,13 @@ from typing import Any
 from wm_pipelines.errors import UserError, did_you_mean, unknown_parameter, validate
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig, check_seeds
 from wm_pipelines.pipelines.combinations import LISTS, TASK_KEYS, Combinations, combinations, conf_source
+from wm_pipelines.pipelines.play import PlayConfig
 from wm_pipelines.pipelines.replication import ReplicationConfig
 from wm_pipelines.registry import families, tasks
 from wm_pipelines.worlds.making import WorldConfig
 
 Parameters = Mapping[str, Any]
-_OWN = ("tasks", "tuning", "replication")
+_OWN = ("tasks", "tuning", "replication", "play")
 
 
 def check_parameters(parameters: Parameters, given: Parameters) -> None:
@@ -43,6 +44,7 @@ def check_parameters(parameters: Parameters, given: Parameters) -> None:
         _required(parameters, name)
         validate(WorldConfig, parameters[name], name)
     validate(ReplicationConfig, parameters.get("replication", {}), "replication")
+    _check_play(validate(PlayConfig, parameters.get("play", {}), "play"), worlds)
     for name in families.names():
         if name in parameters:
             _check_family(name, parameters[name], worlds, given)
@@ -84,6 +86,15 @@ def _check_task(c: Combinations, parameters: Parameters, worlds: list[str]) -> N
         task.config(evaluation, world)
     for family in c.families:
         _required(parameters, family)
+
+
+def _check_play(play: PlayConfig, worlds: list[str]) -> None:
+    for world, entry in play.chosen.items():
+        if world not in worlds:
+            raise UserError(unknown_parameter("play.worlds", world, worlds))
+        if entry.family not in families.names():
+            near = did_you_mean(entry.family, families.names())
+            raise UserError(f"parameter 'play.worlds.{world}.family': unknown family '{entry.family}'{near}")
 
 
 def _required(parameters: Parameters, name: str) -> None:

@@ -80,12 +80,17 @@ def read_globals() -> dict[str, Any]:
         UserError: a file cannot be read, or holds an unknown key.
     """
     merged: dict[str, Any] = {}
-    for env in ("base", _environment.get("env") or os.environ.get("KEDRO_ENV") or "local"):
+    for env in ("base", environment()):
         path = conf_source() / env / "globals.yml"
         if path.exists():
             merged = deep_merge(merged, read_yaml(path) or {})
     _check_keys(merged, _KEYS, "globals: ")
     return merged
+
+
+def environment() -> str:
+    """The configuration environment that lies over base."""
+    return str(_environment.get("env") or os.environ.get("KEDRO_ENV") or "local")
 
 
 def conf_source() -> Path:

@@ -122,19 +122,21 @@ def leaderboard(parts: dict[str, Any], **written: pd.DataFrame) -> tuple[pd.Data
     return table, table
 
 
-def board(leaderboard: pd.DataFrame, parts: dict[str, Any]) -> tuple[str, pd.DataFrame, str, dict[str, float]]:
+def board(
+    leaderboard: pd.DataFrame, parts: dict[str, Any], played: bool
+) -> tuple[str, pd.DataFrame, str, dict[str, float]]:
     """The first page; all results with seeds pooled as a table and as Markdown; a few numbers for `dvc metrics`.
 
     Args:
         leaderboard: the union of the parts. parts: table and provenance by task, also of those that were left out; the
-            provenance holds the sets of the best.
+            provenance holds the sets of the best. played: whether there is a page to play on.
     """
     from wm_pipelines.reporting.board import first_page, headline_numbers
     from wm_pipelines.reporting.summary import format_markdown, summary_table
 
     made_from = {name: origin for name, (_, origin) in parts.items()}
     summary = summary_table(leaderboard, {name: origin.get("best", {}) for name, origin in made_from.items()})
-    return first_page(summary, made_from), summary, format_markdown(summary) + "\n", headline_numbers(summary)
+    return first_page(summary, made_from, played), summary, format_markdown(summary) + "\n", headline_numbers(summary)
 
 
 def figure_library() -> str:

@@ -1,7 +1,7 @@
 """``dvc.yaml`` from ``globals.yml`` and the code's own imports: ``python -m wm_pipelines.pipelines.stages``.
 
 Four kinds of stages, each one ``kedro run``: ingest a world, fit a family on a world, report a task, write the board;
-and one for the script that the pages share.
+one for the script that the pages share, and one for the page to play on.
 Each depends on what decides its result: its parameters, its data, and the source files that its modules import. With
 ``--behind`` it says instead which stages of ``dvc.lock`` were made by other code or parameters than there are now.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from wm_pipelines.pipelines.combinations import Combinations, combinations
+from wm_pipelines.pipelines.play import TASK, listed
 from wm_pipelines.provenance import REPORTS, import_closure, judging_modules, module_file
 from wm_pipelines.registry import tasks
 from wm_pipelines.yaml_files import read_yaml
@@ -44,7 +45,8 @@ def stages() -> dict[str, Any]:
             found[f"dose_{c.task}"] = _dose(c)
         found |= {f"fit_{c.task}_{family}": _fit(c, family) for family in c.families}
         found[f"report_{c.task}"] = _report(c)
-    found |= {"figure_library": _figure_library(), "board": _board(list(known))}
+    played = listed()
+    found |= {"figure_library": _figure_library(), "play": _play(played), "board": _board(list(known))}
     results = {"x": "value", "y": "family", "template": "results", "title": "Results"}  # .dvc/plots/results.json
     return {"stages": found, "plots": [{"data/08_reporting/summary.csv": results}]}
 
@@ -176,6 +178,25 @@ def _figure_library() -> dict[str, Any]:
     }
 
 
+def _play(played: Mapping[str, str]) -> dict[str, Any]:
+    """The page on which a person steers what was trained."""
+    read = [f"data/06_models/{TASK}/{family}/{world}" for world, family in played.items()]
+    modules = [f"wm_pipelines.families.{family}" for family in played.values()]
+    modules += [f"wm_pipelines.worlds.{_kind(world)}" for world in played]
+    return {
+        "desc": "Write the page on which a person steers learned worlds.",
+        "cmd": "kedro run --pipeline=play --nodes=play.page",
+        "params": [{"conf/base/parameters_play.yml": ["play"]}],
+        "deps": [
+            *(f"data/03_primary/{world}" for world in played),
+            *read,
+            *_files(*dict.fromkeys(modules), "wm_pipelines.reporting.play", "wm_pipelines.learning.artifacts"),
+            "src/wm_pipelines/reporting/templates",
+        ],
+        "outs": [f"{_REPORTS}/play.html"],
+    }
+
+
 def _board(names: list[str]) -> dict[str, Any]:
     made = _REPORTS
     return {
@@ -185,6 +206,7 @@ def _board(names: list[str]) -> dict[str, Any]:
             *(f"{made}/leaderboard_parts/{name}.{kind}" for name in names for kind in ("parquet", "json")),
             *_files("wm_pipelines.reporting.board", "wm_pipelines.pipelines.gathering"),
             *(_file(f"wm_pipelines.tasks.{name}") for name in names),
+            f"{made}/play.html",  # linked to
             "src/wm_pipelines/reporting/templates",
         ],
         "outs": [f"{made}/{name}" for name in ("leaderboard.parquet", "leaderboard.csv", "index.html", "summary.md")]

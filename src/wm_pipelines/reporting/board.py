@@ -20,16 +20,21 @@ from wm_pipelines.reporting.summary import (
 from wm_pipelines.reporting.winners import Win, answers, model_of, wins
 
 _TITLE = "World models"
+PLAY = ("Play a learned world", "play.html")
+"""Title and file of the page of `reporting.play`."""
 _HASH = 12  # digits of a hash that the page shows
 
 
-def first_page(summary: pd.DataFrame, made_from: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+def first_page(
+    summary: pd.DataFrame, made_from: Mapping[str, Mapping[str, Any]] | None = None, played: bool = False
+) -> str:
     """One HTML page that needs nothing else: who wins, and the main metrics of every task to be filtered and sorted.
 
     It links to the reports of the tasks that have results, and to no other.
 
     Args:
         summary: of the leaderboard, see `summary_table`. made_from: by task, what its part was made from.
+        played: whether there is a page to play on, to be linked to as well.
     """
     made_from = made_from or {}
     summary = summary[on_main_split(summary)]  # what else was judged stands on the tasks' pages
@@ -54,7 +59,7 @@ def first_page(summary: pd.DataFrame, made_from: Mapping[str, Mapping[str, Any]]
         "",
         model_order(row["key"].model for row in rows),
         figures=False,
-        beside=list(titles.values()),
+        beside=[*titles.values(), *([PLAY] if played else [])],
         provenance={titles[name][0]: _source(made) for name, made in sources.items()},
         title=_TITLE,
         answers=[(a.question, [(titles[task][0], text) for task, text in a.clauses]) for a in answers(found)],

@@ -78,8 +78,8 @@ def render(
     environment.filters |= {"label": model_label, "number": pretty_number, "word": lambda w: w.replace("_", " ")}
     palette = Palette(models)
     return environment.get_template(template).render(
-        style=Markup(_template_text("report.css")),
-        script=Markup(_template_text("report.js")),
+        style=Markup(template_text("report.css")),
+        script=Markup(template_text("report.js")),
         own=own,
         figure_library=FIGURE_LIBRARY if figures else None,
         colours={m: palette.colour(m) for m in models},
@@ -91,7 +91,8 @@ def render(
     )
 
 
-def _template_text(name: str) -> str:
+def template_text(name: str) -> str:
+    """A file among the templates, as it stands."""
     return files("wm_pipelines.reporting").joinpath("templates", name).read_text(encoding="utf-8")
 
 

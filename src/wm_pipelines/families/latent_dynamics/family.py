@@ -25,7 +25,7 @@ from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, Views
 from wm_pipelines.families.latent_dynamics.frame_predictor import FramePredictor
 from wm_pipelines.families.latent_dynamics.vector_predictor import VectorPredictor
-from wm_pipelines.families.parts.imagining import ImaginingFamily
+from wm_pipelines.families.parts.imagining import ImaginedStep, ImaginingFamily
 from wm_pipelines.families.parts.predictors import Predictor, PredictorConfig
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
@@ -215,6 +215,10 @@ class LatentDynamics(Predictor, ImaginingFamily):
     def member_decode(self, member: Any, features: Tensor) -> Tensor:
         """Means of observations."""
         return member.decode(features)
+
+    def step_network(self, seed: int) -> nn.Module:
+        """See `StepsAlone`; of an ensemble every step is averaged, where `imagine` averages whole roll-outs."""
+        return ImaginedStep(self, seed, lambda belief, z: torch.cat([belief[:, 1:], z[:, None]], 1))
 
     @torch.no_grad()
     def round_trip(self, views: Views) -> Tensor:

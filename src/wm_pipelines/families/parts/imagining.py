@@ -8,13 +8,14 @@ encoders take them (`blocks.encoders`): frames ``[N, C, H, W]`` in [0, 1], vecto
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from wm_pipelines.blocks.encoders import DECODERS, ENCODERS
@@ -92,14 +93,14 @@ class ImaginingFamily(MemberFamily):
 
     def in_units(self, view: Tensor) -> Tensor:
         """Vectors that float32 can hold, kilograms of planets as well; frames as they are."""
-        return (view / self._unit.to(view.device)).to(view.dtype) if self.space.kind == "vector" else view
+        return (view / self.unit.to(view.device)).to(view.dtype) if self.space.kind == "vector" else view
 
     def outputs(self, x: Tensor) -> Tensor:
         """`inputs` the other way round; what was averaged is interpolated, vectors are float64."""
         if self.pool > 1:
             x = interpolate(x.flatten(0, -4), scale_factor=self.pool, mode="bilinear").unflatten(0, x.shape[:-3])
         view = DECODERS[self.space.kind].view(x)
-        return view * self._unit.to(view.device) if self.space.kind == "vector" else view.clamp(0, 1)
+        return view * self.unit.to(view.device) if self.space.kind == "vector" else view.clamp(0, 1)
 
     def learn_exponents(self, view: Tensor) -> None:
         """Choose the coarse units of vectors, from training episodes ``[E, T, n]``."""
@@ -107,7 +108,7 @@ class ImaginingFamily(MemberFamily):
             self.exponents.copy_(coarse_exponents(view))
 
     @property
-    def _unit(self) -> Tensor:
+    def unit(self) -> Tensor:
         """``2^exponents``, exactly: ``[n]``."""
         return torch.tensor([math.ldexp(1.0, e) for e in self.exponents.tolist()], dtype=torch.float64)
 
@@ -180,6 +181,30 @@ class ImaginingFamily(MemberFamily):
         latents = self.member_features(member, clipped.flatten(0, 1)).unflatten(0, x.shape[:2])
         rewards = {} if imagined.rewards is None else {"rewards": imagined.rewards}
         return {self.view: future, "latents": latents, **rewards}
+
+
+class ImaginedStep(nn.Module):
+    """One step of what a family imagines, nothing observed; see `StepsAlone`.
+
+    Args:
+        family: whose step it is. seed: index of the model.
+        after: ``(belief, features) -> belief`` after a step that led to the features ``[N, D]``.
+    """
+
+    unit: Tensor
+
+    def __init__(self, family: ImaginingFamily, seed: int, after: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.member = copy.deepcopy(family.members[seed]).float().eval()
+        self.frames = family.space.kind == "frames"
+        self.register_buffer("unit", torch.ones(()) if self.frames else family.unit.float())
+        self._imagine, self._decode, self._after = family.member_imagine, family.member_decode, after
+
+    def forward(self, belief: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Belief ``[N, …]`` and action ``[N, A]`` -> the belief after it, and the observation ``[N, …]``."""
+        features = self._imagine(self.member, belief, action[:, None]).features
+        x = self._decode(self.member, features)[:, 0]
+        return self._after(belief, features[:, 0]), x.clamp(0, 1) if self.frames else x * self.unit
 
 
 def coarse_exponents(view: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""A page on which a person steers learned worlds: ``kedro run --pipeline=play``.
+
+Which worlds and families there are is read from ``parameters_play.yml`` when pipelines are built, as the lists in
+``globals.yml`` are; whatever else is said there is a parameter of the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+from pydantic import Field
+
+from wm_pipelines.errors import UserError, did_you_mean
+from wm_pipelines.mappings import Settings, deep_merge
+from wm_pipelines.pipelines.combinations import combinations, conf_source, environment
+from wm_pipelines.yaml_files import read_yaml
+
+TASK = "control"
+"""The task whose models can be steered."""
+
+
+class PlayEntry(Settings):
+    """One world to be steered."""
+
+    family: str
+    variant: str
+    seed: int = Field(0, ge=0, description="of the model, one of those trained")
+    starts: dict[str, list[float]] = Field(min_length=1, description="plant states by name, the first one first")
+
+
+class PlayConfig(Settings):
+    """The parameters ``play``."""
+
+    worlds: dict[str, PlayEntry | None] = Field(default_factory=dict, description="null: left out")
+
+    @property
+    def chosen(self) -> dict[str, PlayEntry]:
+        """Those that are not left out."""
+        return {world: entry for world, entry in self.worlds.items() if entry is not None}
+
+
+def create_pipeline(everything: Pipeline) -> Pipeline:
+    """``params:<world>`` → ``play_page``: its data, its training (gone on from checkpoints, as in any run), the page.
+
+    Args:
+        everything: holds the nodes that make data and models.
+    """
+    chosen = {world: family for world, family in listed().items() if _trained(world, family)}
+    if not chosen:
+        return Pipeline([])
+    inputs = {"play": "params:play"}
+    for world, family in chosen.items():
+        inputs |= {f"{world}_models": f"{TASK}.{family}.{world}_models", f"{world}_episodes": f"{world}_episodes"}
+    made_by = {f"{world}.ingest" for world in chosen} | {f"{TASK}.{f}.train_{w}" for w, f in chosen.items()}
+    page = Node(play, inputs=inputs, outputs="play_page", name="page", namespace="play", tags=["play"])
+    return Pipeline([*(node for node in everything.nodes if node.name in made_by), page])
+
+
+def listed() -> dict[str, str]:
+    """Worlds that the parameter files of this environment name, with the family of each; unreadable ones are left out.
+
+    What is wrong with them is said by the check of all parameters.
+    """
+    merged: dict[str, Any] = {}
+    for env in ("base", environment()):
+        path = conf_source() / env / "parameters_play.yml"
+        if path.exists():
+            merged = deep_merge(merged, read_yaml(path) or {})
+    play = merged.get("play")
+    worlds = play.get("worlds") if isinstance(play, Mapping) else None
+    entries = worlds.items() if isinstance(worlds, Mapping) else ()
+    return {str(w): str(entry["family"]) for w, entry in entries if isinstance(entry, Mapping) and "family" in entry}
+
+
+def _trained(world: str, family: str) -> bool:
+    """Whether the task trains the family on the world in this environment."""
+    c = combinations().get(TASK)
+    return c is not None and world in c.worlds and family in c.families
+
+
+def play(play: PlayConfig, **read: Any) -> str:
+    """The page.
+
+    Args:
+        play: who is to be steered. read: models (``<world>_models``) and episodes (``<world>_episodes``) of each world.
+
+    Raises:
+        UserError: the model that is asked for was not trained, or see `reporting.play.play_page`.
+    """
+    from wm_pipelines.laws import world_of
+    from wm_pipelines.reporting.play import Playable, play_page
+
+    playables = []
+    for world, entry in play.chosen.items():
+        if f"{world}_models" not in read:  # not of this environment
+            continue
+        variants, train = read[f"{world}_models"].variants, read[f"{world}_episodes"]["train"]
+        where = f"parameter 'play.worlds.{world}"
+        if entry.variant not in variants:
+            near = did_you_mean(entry.variant, list(variants))
+            raise UserError(
+                f"{where}.variant': '{entry.variant}' was not trained{near}; there is {', '.join(variants)}"
+            )
+        model = variants[entry.variant]
+        if model.card["family"] != entry.family:
+            raise UserError(f"{where}.family': which models are read is said in the parameter files, not by --params")
+        count, steps = len(train), train.spec.rows - 1
+        kept = ("view", "seeds", "data_hash", "fingerprint", "versions")
+        playables.append(
+            Playable(
+                model.restore(),
+                world_of(model.spec),
+                entry.variant,
+                entry.seed,
+                entry.starts,
+                f"{count:,} episodes of {steps:,} steps",
+                {name: model.card[name] for name in kept},
+            )
+        )
+    return play_page(playables)

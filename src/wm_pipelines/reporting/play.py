@@ -1,0 +1,130 @@
+"""The page on which a person steers a learned world beside the true one: one file that needs nothing but a browser.
+
+The trained step is in it as an ONNX graph (`control.onnx_step`), evaluated by ``templates/play_onnx.js``; the true
+worlds are those of ``templates/play_worlds.js``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from wm_pipelines.control.onnx_step import first_belief, step_to_onnx
+from wm_pipelines.errors import UserError, did_you_mean
+from wm_pipelines.families.base import Family
+from wm_pipelines.reporting import page
+from wm_pipelines.reporting.board import PLAY
+from wm_pipelines.reporting.style import Palette, model_label
+from wm_pipelines.worlds.base import ControlledWorld
+
+SIMULATED = ("driven_pendulum",)
+"""Kinds of worlds that ``play_worlds.js`` holds."""
+
+_SCRIPTS = ("play_onnx.js", "play_worlds.js", "play.js")
+
+
+@dataclass(frozen=True)
+class Playable:
+    """One model of a world to be steered.
+
+    Attributes:
+        family: trained. world: the true one, that its data come from. variant: its name. seed: one of the family's.
+        starts: plant states ``[n]`` by name, to begin from. provenance: of the model, nested mappings.
+        trained: what it was trained on, in words: "10 episodes of 200 steps".
+    """
+
+    family: Family
+    world: ControlledWorld
+    variant: str
+    seed: int
+    starts: Mapping[str, Sequence[float]]
+    trained: str
+    provenance: Mapping[str, Any]
+
+
+def play_page(playables: Sequence[Playable]) -> str:
+    """The page, in which the first world is shown first; equal models give equal bytes.
+
+    Raises:
+        UserError: there are none, a world has no simulator in the page, a family no step that stands alone, a model was
+            not trained with the seed, or a start is no state of its world.
+    """
+    if not playables:
+        raise UserError("nothing to play: 'play.worlds' lists no world that the task control trains on here")
+    entries = [_entry(playable) for playable in playables]
+    text = json.dumps(entries, ensure_ascii=False, sort_keys=True).replace("<", "\\u003c")
+    return page.render(
+        "play.html.j2",
+        "",
+        [_model(playable) for playable in playables],
+        figures=False,
+        beside=[],
+        provenance={playable.family.spec.name: playable.provenance for playable in playables},
+        title=PLAY[0],
+        play_style=Markup(page.template_text("play.css")),
+        play_scripts=[Markup(page.template_text(name)) for name in _SCRIPTS],
+        worlds_json=Markup(text),
+        worlds=[],
+        glossary=[],
+    )
+
+
+def _model(playable: Playable) -> str:
+    return f"{playable.family.name}/{playable.variant}"
+
+
+def _entry(playable: Playable) -> dict[str, Any]:
+    """What the page's script is told of one world, JSON types."""
+    family, spec = playable.family, playable.family.spec
+    plant, kind = playable.world, playable.world.name
+    if kind not in SIMULATED:
+        raise UserError(
+            f"play.worlds.{spec.name}: the page has no simulator of '{kind}'{did_you_mean(kind, list(SIMULATED))}; "
+            f"it has {', '.join(SIMULATED)}"
+        )
+    view = family.shown(spec)[0]
+    if spec.views[view].kind != "vector":
+        raise UserError(f"play.worlds.{spec.name}: the page shows models of states, {family.name} works on {view}")
+    if playable.seed not in family.seeds:
+        known = ", ".join(str(seed) for seed in family.seeds)
+        raise UserError(f"play.worlds.{spec.name}.seed: trained were {known}, not {playable.seed}")
+    index = family.seeds.index(playable.seed)
+    shape = plant.sample_initial_state(np.random.default_rng(0), 1).shape[1:]
+    starts = []
+    for name, state in playable.starts.items():
+        if np.shape(state) != shape:
+            raise UserError(f"play.worlds.{spec.name}.starts.{name}: expected {shape[0]} numbers, got {state!r}")
+        belief = first_belief(family, plant.observe(np.array([state], np.float64)), index)
+        starts.append({"name": name, "state": list(map(float, state)), "belief": belief.flatten().tolist()})
+        dims = list(belief.shape)
+    return {
+        "title": spec.name.replace("_", " "),
+        "kind": kind,
+        "parameters": plant.parameters.model_dump(mode="json"),
+        "step": spec.step,
+        "action": spec.views["actions"].shape[0],
+        "belief": dims,
+        "starts": starts,
+        "graph": base64.b64encode(step_to_onnx(family, index)).decode(),
+        "model": model_label(_model(playable)),
+        "colour": Palette([_model(playable)]).colour(_model(playable)),
+        "story": _story(playable),
+    }
+
+
+def _story(playable: Playable) -> str:
+    """What the model is, and what is honest to know of it."""
+    steps = getattr(getattr(playable.family.config, "schedule", None), "steps", None)
+    learned = f" in {steps:,} optimiser steps" if steps else ""
+    return (
+        f"seed {playable.seed}, trained{learned} on {playable.trained}. Nobody told it a law: it conserves what it has "
+        "learned to conserve, and its energy is that of the state that it shows, by the true world's formula. "
+        "Far from what it was trained on it may show what cannot be. The true world takes the same steps as the one "
+        "that the data come from."
+    )

@@ -1,0 +1,448 @@
+"""The page that is played: its graph reader, its true world, and the page itself under real keys."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import browser
+import numpy as np
+import pytest
+import torch
+from html_page import Page
+from PIL import Image
+
+from tests.specs import LEARNING
+from wm_pipelines.control.onnx_step import INPUTS, OPERATIONS, OUTPUTS, first_belief, step_to_onnx
+from wm_pipelines.episodes import spaces_of
+from wm_pipelines.errors import UserError
+from wm_pipelines.families.base import StepsAlone
+from wm_pipelines.learning.loop import train
+from wm_pipelines.registry import families, worlds
+from wm_pipelines.reporting.page import template_text
+from wm_pipelines.reporting.play import SIMULATED, Playable, play_page
+from wm_pipelines.spec import Space, Spec
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js, which runs the scripts, is not here")
+STEP, TOLERANCE = 0.05, 1e-5
+STARTS = {"below": [np.pi, 0.0], "side": [np.pi / 2, 0.0]}
+
+
+def in_node(code, **given):
+    """What ``code`` returns, given the page's scripts and ``given``."""
+    scripts = "\n".join(template_text(name) for name in ("play_onnx.js", "play_worlds.js"))
+    body = f"{scripts}\nconst given = JSON.parse(require('fs').readFileSync(0, 'utf8'));\n"
+    body += f"process.stdout.write(JSON.stringify((() => {{ {code} }})()));"
+    done = subprocess.run(["node", "-e", body], input=json.dumps(given), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+RUN = """
+const graph = Onnx.load(Uint8Array.from(Buffer.from(given.graph, "base64")));
+return given.inputs.map((named) => {
+  const read = Object.entries(named).map(([n, x]) => [n, {dims: x.dims, data: Float64Array.from(x.data)}]);
+  const found = graph.run(Object.fromEntries(read));
+  return Object.fromEntries(Object.entries(found).map(([n, x]) => [n, {dims: x.dims, data: Array.from(x.data)}]));
+});
+"""
+
+
+def evaluated(graph, inputs):
+    """Outputs of the page's evaluator, one mapping per mapping of inputs."""
+    sent = [{n: {"dims": x.shape, "data": x.flatten().tolist()} for n, x in named.items()} for named in inputs]
+    found = in_node(RUN, graph=base64.b64encode(graph).decode(), inputs=sent)
+    return [{n: np.array(x["data"]).reshape(x["dims"]) for n, x in named.items()} for named in found]
+
+
+def by_runtime(graph, inputs):
+    """The same, of ONNX Runtime."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    single = [{n: x.astype(np.float32) for n, x in named.items()} for named in inputs]
+    return [dict(zip(names, session.run(names, named), strict=True)) for named in single]
+
+
+def untrained(view, size=1, **config):
+    """A model whose every weight counts, as after training."""
+    shown = Space("frames", (16, 16, 3)) if view == "frames" else Space("vector", (3,))
+    views = {view: shown, "actions": Space("vector", (size,), per="transition")}
+    kind = families.get("latent_dynamics")
+    family = kind(kind.Config(**config), Spec("rod", STEP, views, 21), (0, 1))
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in family.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=draw))
+        for name, buffer in family.named_buffers():
+            if name.endswith(("scale", "running_var")):
+                buffer.mul_(1.7)
+    return family.eval()
+
+
+MODELS = {
+    "states as latents": ("states", 1, {"context": 1, "widths": (), "hidden": 24}),
+    "states, encoded, with a past": ("states", 2, {"context": 3, "widths": (12,), "latent": 5, "hidden": 16}),
+    "an ensemble with a variance": (
+        "states",
+        1,
+        {"context": 2, "widths": (), "hidden": 8, "ensemble": 2, "stochastic": True},
+    ),
+    "frames": ("frames", 2, {"context": 2, "pool": 2, "widths": (4, 6), "latent": 5, "hidden": 16}),
+}
+
+
+@needs_node
+@pytest.mark.training
+@pytest.mark.parametrize("model", MODELS)
+def test_the_page_the_runtime_and_torch_say_the_same(model):
+    view, size, config = MODELS[model]
+    family, rng = untrained(view, size, **config), np.random.default_rng(0)
+    shape = family.spec.views[view].shape
+    graph = step_to_onnx(family, 1)
+    onnx.checker.check_model(onnx.load_from_string(graph))
+    seen = rng.integers(0, 256, (1, *shape)).astype(np.uint8) if view == "frames" else rng.normal(size=(1, *shape))
+    belief, network = first_belief(family, seen, 1), family.step_network(1)
+    inputs, wanted = [], []
+    for _ in range(6):
+        action = torch.from_numpy(rng.uniform(-1, 1, (1, size))).float()
+        inputs.append(dict(zip(INPUTS, (belief.numpy(), action.numpy()), strict=True)))
+        with torch.no_grad():
+            after, observation = network(belief, action)
+        wanted.append(dict(zip(OUTPUTS, (after.numpy(), observation.numpy()), strict=True)))
+        belief = after
+    assert np.abs(wanted[-1]["observation"]).max() > 0.01
+    for found in (evaluated(graph, inputs), by_runtime(graph, inputs)):
+        for own, truth in zip(found, wanted, strict=True):
+            for name in OUTPUTS:
+                np.testing.assert_allclose(own[name], truth[name], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.training
+def test_a_step_is_the_first_of_what_is_imagined_and_the_belief_goes_on_from_there():
+    family = untrained("states", context=2, widths=(12,), latent=5, hidden=16)
+    assert isinstance(family, StepsAlone)
+    rng = np.random.default_rng(1)
+    seen, actions = rng.normal(size=(1, 3)), torch.from_numpy(rng.uniform(-1, 1, (1, 8, 1))).float()
+    belief, network, shown = first_belief(family, seen, 1), family.step_network(1), []
+    imagined = family.decode(family.imagine(belief, actions, 1).features, 1)
+    for k in range(8):
+        with torch.no_grad():
+            belief, observation = network(belief, actions[:, k])
+        shown.append(observation)
+    torch.testing.assert_close(torch.stack(shown, 1).double(), imagined, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.training
+def test_equal_models_give_equal_bytes_without_a_trace_of_the_machine():
+    one, other = (step_to_onnx(untrained("states", context=1, widths=(), hidden=8)) for _ in range(2))
+    assert one == other
+    assert b"site-packages" not in one
+    assert b".py" not in one
+    assert len(one) < 4000
+
+
+def test_what_has_no_step_of_its_own_is_refused():
+    still = families.get("persistence")
+    space = {"states": Space("vector", (3,)), "actions": Space("vector", (1,), per="transition")}
+    with pytest.raises(UserError, match="family 'persistence' has no step that stands alone; choose latent_dynamics"):
+        step_to_onnx(still(still.Config(), Spec("rod", STEP, space, 21), (0,)))
+    kind = families.get("latent_dynamics")
+    alone = Spec("still", STEP, {"states": space["states"]}, 21)
+    with pytest.raises(UserError, match="world 'still' takes no actions"):
+        step_to_onnx(kind(kind.Config(context=1, widths=()), alone, (0,)))
+
+
+# ---------------------------------------------------------------- the evaluator
+
+
+@needs_node
+def test_the_page_evaluates_what_may_be_written_and_refuses_the_rest():
+    assert in_node("return Onnx.operations") == sorted(OPERATIONS)
+    graph = graph_of([onnx.helper.make_node("Sin", ["x"], ["y"])], {"x": (2,)})
+    said = in_node(
+        "const bytes = Uint8Array.from(Buffer.from(given.graph, 'base64'));"
+        "try { Onnx.load(bytes); } catch (error) { return error.message; }",
+        graph=base64.b64encode(graph).decode(),
+    )
+    assert said == "the operation Sin is not evaluated"
+
+
+def graph_of(nodes, inputs, **constants):
+    """A graph from ``inputs`` (shapes by name) to ``y``."""
+    real = onnx.TensorProto.FLOAT
+    made = onnx.helper.make_graph(
+        nodes,
+        "made",
+        [onnx.helper.make_tensor_value_info(name, real, shape) for name, shape in inputs.items()],
+        [onnx.helper.make_tensor_value_info("y", real, None)],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    return model.SerializeToString()
+
+
+W = np.random.default_rng(5).normal(size=(4, 3, 3, 3)).astype(np.float32)
+SINGLE = {
+    "Add, broadcast both ways": (("Add", ["x", "c"], {}), (2, 1, 3), {"c": np.float32([[1.0], [2.0]])}),
+    "Sub from a scalar": (("Sub", ["c", "x"], {}), (2, 3), {"c": np.float32(1.5)}),
+    "Mul": (("Mul", ["x", "x"], {}), (2, 3), {}),
+    "Div": (("Div", ["x", "c"], {}), (2, 3), {"c": np.float32([1.0, 2.0, -3.0])}),
+    "Exp": (("Exp", ["x"], {}), (5,), {}),
+    "Tanh": (("Tanh", ["x"], {}), (5,), {}),
+    "Relu": (("Relu", ["x"], {}), (5,), {}),
+    "Sigmoid": (("Sigmoid", ["x"], {}), (5,), {}),
+    "Identity": (("Identity", ["x"], {}), (2, 2), {}),
+    "Clip with one end": (("Clip", ["x", "", "c"], {}), (7,), {"c": np.float32(0.2)}),
+    "Gather, one place from the end": (("Gather", ["x", "c"], {"axis": 1}), (2, 3, 2), {"c": np.int64(-1)}),
+    "Gather, places": (("Gather", ["x", "c"], {"axis": -1}), (2, 3), {"c": np.int64([[2, 0]])}),
+    "Slice": (
+        ("Slice", ["x", "a", "b", "c", "d"], {}),
+        (4, 7),
+        {"a": np.int64([-3, 1]), "b": np.int64([99, 6]), "c": np.int64([0, -1]), "d": np.int64([1, 2])},
+    ),
+    "Squeeze": (("Squeeze", ["x", "c"], {}), (1, 3, 1), {"c": np.int64([-1, 0])}),
+    "Unsqueeze": (("Unsqueeze", ["x", "c"], {}), (2, 3), {"c": np.int64([0, -1])}),
+    "ReduceMean": (("ReduceMean", ["x", "c"], {"keepdims": 0}), (2, 3, 4), {"c": np.int64([0, -1])}),
+    "ReduceMean, kept": (("ReduceMean", ["x", "c"], {}), (2, 3, 4), {"c": np.int64([1])}),
+    "Reshape": (("Reshape", ["x", "c"], {}), (2, 6), {"c": np.int64([3, -1])}),
+    "Concat": (("Concat", ["x", "c", "x"], {"axis": 1}), (2, 3), {"c": np.float32([[1.0], [2.0]])}),
+    "Gemm": (
+        ("Gemm", ["x", "a", "b"], {"alpha": 0.5, "beta": 2.0}),
+        (2, 3),
+        {"a": W[0, 0].copy(), "b": np.float32([1.0, 2.0, 3.0])},
+    ),
+    "LayerNormalization": (("LayerNormalization", ["x", "a"], {"axis": -1}), (2, 3), {"a": np.float32([1, 2, 3])}),
+    "Conv": (
+        ("Conv", ["x", "w", "b"], {"strides": [2, 1], "pads": [1, 0, 2, 1]}),
+        (2, 3, 6, 5),
+        {"w": W, "b": W[:, 0, 0, 0].copy()},
+    ),
+    "ConvTranspose": (
+        ("ConvTranspose", ["x", "w"], {"strides": [2, 3], "pads": [1, 0, 0, 1], "output_padding": [1, 0]}),
+        (2, 4, 3, 4),
+        {"w": W},
+    ),
+}  # fmt: skip
+
+
+@needs_node
+@pytest.mark.parametrize("case", SINGLE)
+def test_every_operation_is_that_of_the_runtime(case):
+    (operation, names, attributes), shape, constants = SINGLE[case]
+    graph = graph_of([onnx.helper.make_node(operation, names, ["y"], **attributes)], {"x": shape}, **constants)
+    inputs = [{"x": np.random.default_rng(7).normal(size=shape).astype(np.float32)}]
+    (found,), (wanted,) = evaluated(graph, inputs), by_runtime(graph, inputs)
+    assert found["y"].shape == wanted["y"].shape
+    np.testing.assert_allclose(found["y"], wanted["y"], rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------- the true world
+
+
+@needs_node
+@pytest.mark.parametrize("own", [{}, {"mass": 1.3, "length": 1.2, "gravity": 9.81, "friction": 0.1, "torque": 3.0}])
+def test_the_true_world_of_the_page_is_that_of_the_package(own):
+    kind = worlds.get("driven_pendulum")
+    world, rng = kind(kind.Parameters(**own)), np.random.default_rng(0)
+    actions = rng.uniform(-1.2, 1.2, (200, 8, 1))
+    z = [world.sample_initial_state(rng, 8)]
+    for a in actions:
+        z.append(world.advance(z[-1], a, STEP))
+    found = in_node(
+        """
+        const world = Worlds.driven_pendulum(given.parameters, given.step);
+        const states = [given.start];
+        for (const a of given.actions) states.push(states.at(-1).map((z, i) => world.advance(z, a[i])));
+        const seen = states.map((row) => row.map(world.observe));
+        return {states, seen, energy: seen.map((row) => row.map(world.quantities[0].of))};
+        """,
+        parameters=world.parameters.model_dump(mode="json"),
+        step=STEP,
+        start=z[0].tolist(),
+        actions=actions.tolist(),
+    )
+    truth = np.stack(z)
+    assert np.abs(truth[..., 1]).max() > 3  # it swings
+    np.testing.assert_allclose(found["states"], truth, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found["seen"], world.observe(truth), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found["energy"], world.energy(world.observe(truth)), rtol=0, atol=1e-9)
+
+
+@needs_node
+def test_every_world_that_is_offered_has_what_the_page_asks_for():
+    for name in SIMULATED:
+        parameters = worlds.get(name).Parameters().model_dump(mode="json")
+        code = "return Object.keys(Worlds[given.name](given.parameters, 0.05)).sort()"
+        found = in_node(code, name=name, parameters=parameters)
+        assert found == sorted(["keys", "advance", "observe", "quantities", "gap", "draw"])
+
+
+# ---------------------------------------------------------------- the page
+
+
+@pytest.fixture(scope="module")
+def pendulum():
+    """A model of the pendulum that has learned a little, and its world."""
+    kind, rng = worlds.get("driven_pendulum"), np.random.default_rng(0)
+    world = kind(kind.Parameters())
+    actions, z = rng.uniform(-1, 1, (40, 20, 1)), [world.sample_initial_state(rng, 40)]
+    rewards = []
+    for a in actions.swapaxes(0, 1):
+        rewards.append(world.reward(z[-1], a))
+        z.append(world.advance(z[-1], a, STEP))
+    views = {"states": world.observe(np.stack(z, 1)), "actions": actions, "rewards": np.stack(rewards, 1)}
+    learned = families.get("latent_dynamics")
+    schedule = {"steps": 150, "batch_size": 10, "learning_rate": 5e-3}
+    config = learned.Config(context=1, widths=(), hidden=32, horizon=2, schedule=schedule)
+    family = learned(config, Spec("rod", STEP, spaces_of(views), 21), (3,))
+    train(family, {name: torch.from_numpy(view) for name, view in views.items()}, LEARNING)
+    return SimpleNamespace(family=family.float().eval(), world=world)
+
+
+def playable(pendulum, **changed):
+    about = {
+        "variant": "deterministic",
+        "seed": 3,
+        "starts": STARTS,
+        "trained": "40 episodes of 20 steps",
+        "provenance": {"x": "y"},
+    }
+    return Playable(pendulum.family, pendulum.world, **{**about, **changed})
+
+
+@pytest.fixture(scope="module")
+def page(pendulum):
+    return play_page([playable(pendulum)])
+
+
+@pytest.mark.training
+def test_the_page_is_one_file_that_asks_for_nothing(page, pendulum):
+    assert len(page.encode()) < 1_000_000  # the limit is 20 MB
+    read = Page(page)
+    assert not [attrs for _, attrs in read.tags if "src" in attrs or re.match("https?:", attrs.get("href", ""))]
+    assert len(set(read.ids)) == len(read.ids)
+    assert "seed" not in read.text.split("Provenance")[0]  # told by the script
+    (entry,) = next(json.loads(text) for kind, text in read.scripts if kind == "application/json")
+    assert entry["parameters"] == pendulum.world.parameters.model_dump(mode="json")
+    assert entry["step"] == STEP
+    assert {start["name"]: start["state"] for start in entry["starts"]} == STARTS
+    assert "seed 3, trained in 150 optimiser steps on 40 episodes of 20 steps" in entry["story"]
+    assert page == play_page([playable(pendulum)])
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 4}, r"play\.worlds\.rod\.seed: trained were 3, not 4"),
+        ({"starts": {"odd": [1.0]}}, r"play\.worlds\.rod\.starts\.odd: expected 2 numbers, got \[1\.0\]"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(pendulum, changed, message):
+    with pytest.raises(UserError, match=message):
+        play_page([playable(pendulum, **changed)])
+
+
+def test_a_world_without_a_simulator_in_the_page_is_refused(pendulum):
+    other = worlds.get("two_rooms")
+    rooms = SimpleNamespace(family=pendulum.family, world=other(other.Parameters()))
+    with pytest.raises(UserError, match="the page has no simulator of 'two_rooms'"):
+        play_page([playable(rooms)])
+    with pytest.raises(UserError, match="nothing to play"):
+        play_page([])
+
+
+# ---------------------------------------------------------------- under real keys
+
+
+@pytest.fixture(scope="module")
+def tab(page, tmp_path_factory):
+    if browser.FOUND is None:
+        pytest.skip("needs Chromium, which is not here (Debian: apt-get install chromium)")
+    folder = tmp_path_factory.mktemp("played")
+    (folder / "play.html").write_text(page)
+    (folder / "profile").mkdir()
+    with browser.chromium(folder / "profile") as tab:
+        tab.open(folder / "play.html")
+        yield tab
+
+
+def shown(tab, canvas):
+    """Pixels of a canvas as they are now on the screen, ``[H, W, 4]``."""
+    drawn(tab)
+    picture = tab.value(f"document.getElementById('{canvas}').toDataURL()").removeprefix("data:image/png;base64,")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGBA"), int)
+
+
+def drawn(tab):
+    """Wait until what happened is on the screen."""
+    tab.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
+
+
+def clock(tab):
+    drawn(tab)
+    return tab.value("document.getElementById('clock').textContent")
+
+
+def after_three_steps(tab, key):
+    """Both worlds after three steps with a key held down, from the start, and released before they are looked at."""
+    tab.tap("KeyR")
+    tab.press(key)
+    tab.wait("document.querySelectorAll('.cap.down').length === 1")
+    for _ in range(3):
+        tab.tap("Period")
+    tab.release(key)
+    assert clock(tab) == "0.15 s"
+    return {name: shown(tab, name) for name in ("truth", "learned")}
+
+
+@pytest.mark.pipeline
+def test_keys_change_both_worlds(tab):
+    assert clock(tab) == "0.00 s"
+    tab.tap("Period")  # the clock stands still from now on
+    left, right = after_three_steps(tab, "ArrowLeft"), after_three_steps(tab, "ArrowRight")
+    again = after_three_steps(tab, "ArrowLeft")
+    for name in ("truth", "learned"):
+        assert np.abs(left[name] - right[name]).sum() > 0, name
+        np.testing.assert_array_equal(left[name], again[name], err_msg=name)
+
+
+@pytest.mark.pipeline
+def test_it_runs_at_the_speed_of_the_world_and_of_the_eye(tab):
+    tab.tap("KeyR")
+    tab.press("ArrowRight")
+    tab.tap("Space")
+    tab.wait("parseFloat(document.getElementById('clock').textContent) > 3")
+    tab.release("ArrowRight")
+    pictures, steps = map(int, re.findall(r"(\d+) \w+/s", tab.value("document.getElementById('rate').textContent")))
+    assert pictures >= 15
+    assert 10 <= steps <= 25  # of 0.05 s; a slow machine does not catch up
+    assert float(tab.value("document.getElementById('gap').textContent").split()[0]) > 0
+    tab.tap("Space")
+    stopped = clock(tab)
+    tab.value("new Promise((done) => setTimeout(() => done(true), 300))")
+    assert clock(tab) == stopped
+
+
+@pytest.mark.pipeline
+def test_starts_are_chosen(tab):
+    tab.value("[...document.getElementById('starts').children].find((b) => b.textContent === 'side').click()")
+    side = shown(tab, "learned")
+    tab.value("[...document.getElementById('starts').children].find((b) => b.textContent === 'below').click()")
+    assert np.abs(shown(tab, "learned") - side).sum() > 0
+    assert clock(tab) == "0.00 s"
+
+
+@pytest.mark.pipeline
+def test_nothing_was_asked_of_the_network_and_nothing_complained(tab):
+    tab.value("1")  # reads what was said until now
+    assert tab.complaints == []
+    assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in tab.requests if url.startswith("file:")]) == 1
