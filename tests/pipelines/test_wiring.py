@@ -83,7 +83,8 @@ def test_nodes_are_found_by_stage_by_world_and_by_family(pipelines):
         if ".manifest." in node.name:
             task, _, name = node.name.split(".")
             assert node.namespace == f"{task}.manifest"
-            assert node.tags == {"evaluate", name.removeprefix("draw_").removeprefix("dose_")}
+            verb, world = name.split("_", 1)
+            assert node.tags == {"evaluate", world, {"draw": "manifest", "dose": "doses"}[verb]}
         elif stage in VERBS:
             task, family, name = node.name.split(".")
             assert node.namespace == f"{task}.{family}"
