@@ -6,7 +6,7 @@ of one training:
 1. *Video prediction*: ``z = Enc(x)``, ``x = Dec(z)``, and ``f`` predicts the next frame from the last ones, without a
    code: what goes on by itself.
 2. *Discovery*: an inverse model sees ``z_t`` and ``z_{t+1}`` and passes on one of K codes; from it and the past ``f``
-   makes the next frame. A code pays by what the past does not tell. Enc and Dec rest.
+   makes the next frame. A code pays by what the past does not tell. From here on Enc rests.
 3. *Dynamics*: the codes rest, and ``f`` is trained on roll-outs under them.
 
 Frames are compared pixel by pixel, with a weight on the foreground: what moves is small. No true action enters the
@@ -41,8 +41,8 @@ from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
 _STARTED_FROM = 2048  # transitions that k-means sees
-_SETTLED = 0.7  # of stage 2, after which the inverse model's statistics of batches stay
 _FOREGROUND = 0.04  # of the range of pixels: what differs more from the background
+_STILL = 1e-6  # squared change of a pixel, beside which what moves less counts as nothing
 _AT_ONCE = 256  # frames encoded, or futures followed, together
 
 
@@ -70,8 +70,8 @@ class LatentActionConfig(TrainedConfig):
     code: int = Field(4, ge=1, description="D, numbers in a code")
     continuous: float = Field(0.4, ge=0, lt=1, description="share of stage 2 before there are codes")
     noise: float = Field(0.3, ge=0, description="standard deviation on what is passed on until then")
-    commitment: float = Field(0.25, ge=0, description="weight of the distance to the nearest code")
-    entropy: float = Field(0.05, ge=0, description="weight of log K minus the entropy of the codes' use")
+    commitment: float = Field(0.05, ge=0, description="weight of the distance to the nearest code")
+    entropy: float = Field(0.02, ge=0, description="weight of log K minus the entropy of the codes' use")
     kept: float = Field(0.97, ge=0, lt=1, description="of the codes' running means, per step")
     dead: float = Field(0.1, ge=0, lt=1, description="share of an even use below which a code is set anew")
     withheld: float = Field(0.1, ge=0, lt=1, description="share of the transitions without a code, in stages 2 and 3")
@@ -122,7 +122,7 @@ class LatentAction(ImaginingFamily):
         frames, grid = Autoencoder(self.seen_space.shape, c.patch, c.maps, c.width), (height // c.patch, width // c.patch)
         return WorldModel(
             frames,
-            Inference(c.maps, grid, c.width, c.code).requires_grad_(c.discovery == "learned"),
+            Inference(c.maps, c.width, c.code).requires_grad_(c.discovery == "learned"),
             Codebook(c.codes, c.code, c.kept, c.dead),
             Dynamics(c.maps, grid, c.context, c.widths, c.blocks, c.code),
             ActionMap(c.labels, self.action_size, c.codes),
@@ -164,7 +164,7 @@ class LatentAction(ImaginingFamily):
         two, three = c.prediction_share, c.prediction_share + c.discovery_share
         discovers = two <= progress < three
         share = (progress - two) / c.discovery_share
-        member.inference.train(discovers and share < _SETTLED)
+        member.inference.train(discovers)
         if progress < two:
             return self._prediction_loss(member, self._piece(batch, 1, generator))
         if discovers:
@@ -187,7 +187,7 @@ class LatentAction(ImaginingFamily):
         codes = torch.full((len(x), 1), -1, device=x.device)
         expected = member.roll_out(z[:, :-1], codes)
         rebuilt, pixels = self._error(member, z, x, x)
-        ahead, predicted = self._error(member, expected, x[:, -1:], x)
+        ahead, predicted = self._error(member, expected, x[:, -1:], x[:, -2:])
         return rebuilt + ahead, {"rebuilt": pixels, "pixels": predicted}
 
     def _discovery_loss(
@@ -226,7 +226,7 @@ class LatentAction(ImaginingFamily):
             codes = self._codes_of(member, z[:, memory - 1 :])
         given = self._given(len(x), generator).bool()[:, None].to(codes.device)
         future = member.roll_out(z[:, :memory], torch.where(given, codes, -1))
-        loss, pixels = self._error(member, future, x[:, memory:], x)
+        loss, pixels = self._error(member, future, x[:, memory:], x[:, memory - 1 :])
         return loss, {"pixels": pixels}
 
     def _given(self, count: int, generator: torch.Generator) -> Tensor:
@@ -234,15 +234,18 @@ class LatentAction(ImaginingFamily):
         return workers.mine(torch.rand(workers.everyone(count), generator=generator) >= self.config.withheld).float()
 
     def _error(self, member: WorldModel, z: Tensor, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted squared error of decoded latents ``[N, K, …]``, in hundreds of pixels, and the plain one per pixel.
+        """Weighted squared error of decoded latents ``[N, K, …]``, and the plain one per pixel.
+
+        In units of what a copy of the frame before misses: other terms of a loss weigh the same in every world.
 
         Args:
-            x: the truth. seen: all frames ``[N, T, C, H, W]`` whose foreground counts: where things were and will be.
+            x: the truth. seen: successive frames ``[N, T, C, H, W]``, two at least; foreground is where any has some.
         """
         error = (member.frames.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]) - x).square()
         inside = (seen - member.frames.still).abs().amax((1, 2), keepdim=True) > _FOREGROUND
         weight = 1 + self.config.foreground * inside.to(error)
-        return (weight * error).sum((2, 3, 4)).mean() / 100, error.mean()
+        moved = (weight * (seen[:, 1:] - seen[:, :-1]).square()).mean()
+        return (weight * error).mean() / (workers.averaged(moved) + _STILL), error.mean()
 
     def _start_codes(self, member: WorldModel, generator: torch.Generator) -> None:
         """k-means of what the inverse model says of transitions all over the training frames."""
@@ -341,9 +344,25 @@ class LatentAction(ImaginingFamily):
         return self._coarse(super().member_encode(member, views)[0]), None
 
     def member_predict(self, member: Any, past: Views, steps: int, actions: Tensor | None) -> dict[str, Tensor]:
-        """Frames, and their latents averaged two by two."""
-        found = super().member_predict(member, past, steps, actions)
-        return {**found, "latents": self._coarse(found["latents"])}
+        """Frames under true actions, or what is to be expected; and their latents averaged two by two."""
+        belief = self.believed(member, past)
+        codes = torch.full((len(belief), steps), -1) if actions is None else member.actions(actions)
+        x = self.member_decode(member, member.roll_out(belief, codes.to(belief.device)).flatten(2))
+        latents = self.member_features(member, x.clamp(0, 1).flatten(0, 1)).unflatten(0, x.shape[:2])
+        return {self.view: self.outputs(x), "latents": self._coarse(latents)}
+
+    @torch.no_grad()
+    def round_trip(self, views: Views) -> Tensor:
+        """See `RoundTrips`."""
+        found = []
+        for member in self._evaluated():
+            again = (self._again(member, x) for x in self.inputs(views).split(max(1, _AT_ONCE // views[self.view].shape[1])))
+            found.append(torch.cat(list(again)))
+        return torch.stack(found)
+
+    def _again(self, member: Any, x: Tensor) -> Tensor:
+        decoded = member.frames.decode(member.frames.encode(x.flatten(0, 1))).clamp(0, 1)
+        return self._coarse(self.member_features(member, decoded).unflatten(0, x.shape[:2]))
 
     def _coarse(self, features: Tensor) -> Tensor:
         """``[E, T, M h w] -> [E, T, M h w / 4]``; as they are where positions are too few."""

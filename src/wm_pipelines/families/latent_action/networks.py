@@ -60,24 +60,25 @@ class Autoencoder(nn.Module):
 class Inference(nn.Module):
     """The inverse model ``e(z_t, z_{t+1})``: what happened in between, in units of its spread, ``[N, D]``.
 
+    What is found at every position is summed over them: an action is what is done, not where.
+
     Args:
-        maps: ``M``. grid: ``(h, w)``. width: of the hidden layers. code: ``D``.
+        maps: ``M``. width: of the hidden layers. code: ``D``.
     """
 
-    def __init__(self, maps: int, grid: tuple[int, int], width: int, code: int) -> None:
+    def __init__(self, maps: int, width: int, code: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(2 * maps, width, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(width, width, 3, 2, 1), nn.SiLU(),
-            nn.Conv2d(width, width, 3, 2, 1), nn.SiLU(), nn.Flatten(),
+            nn.Conv2d(2 * maps, width, 3, padding=1), Residual(width), nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.SiLU(),
         )  # fmt: skip
-        left = [-(-(-(-side // 2)) // 2) for side in grid]
-        self.out = nn.Linear(width * left[0] * left[1], code, bias=False)
-        self.norm = BatchNorm1d(code, affine=False)
+        self.out = nn.Linear(width, code, bias=False)
+        self.norm = BatchNorm1d(code, eps=1e-10, affine=False)  # nothing is gained by being small
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         """Of latents and those that followed."""
-        return self.norm(self.out(self.layers(torch.cat([before, after], 1))))
+        x = torch.cat([before, after], 1).contiguous(memory_format=torch.channels_last)
+        return self.norm(self.out(self.layers(x).sum((2, 3))))
 
 
 class Dynamics(nn.Module):
