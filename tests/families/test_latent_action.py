@@ -192,9 +192,11 @@ def test_few_steps_are_the_beginning_of_many_under_codes_and_under_actions():
         for view in ("frames", "latents"):
             torch.testing.assert_close(long[view][:, :, :2], short[view])
     # True actions are followed by the codes that the map knows, and no action by none.
-    mapped = family.members[0].actions(views["actions"][:, 1:7])[None]
-    torch.testing.assert_close(family.predict(past, 6, views["actions"][:, 1:7])["frames"], family.follow(past, mapped)["frames"])
-    torch.testing.assert_close(family.predict(past, 6)["frames"], family.follow(past, -torch.ones_like(codes))["frames"])
+    actions = views["actions"][:, 1:7]
+    mapped = family.members[0].actions(actions)[None]
+    for taken, meant in ((actions, mapped), (None, -torch.ones_like(codes))):
+        found, wanted = family.predict(past, 6, taken)["frames"], family.follow(past, meant)["frames"]
+        torch.testing.assert_close(found, wanted)
 
 
 def test_beliefs_say_what_predictions_say():
@@ -224,14 +226,18 @@ def test_the_map_is_the_most_frequent_code_of_the_nearest_action():
 @pytest.mark.training
 def test_the_ways_of_a_walk_are_found_and_named_by_a_few_labels():
     changes = {
-        "width": 24, "maps": 8, "widths": (24, 32), "code": 2, "labels": 60, "pieces": 4, "withheld": 0.05,
-        "schedule": {"steps": 250, "batch_size": 16, "learning_rate": 5e-3, "gradient_clip": 1.0},
+        "width": 16, "maps": 6, "widths": (16, 24), "code": 4, "entropy": 0.1, "labels": 60, "pieces": 2, "noise": 0.2,
+        "horizon": 1, "withheld": 0.05, "prediction_share": 0.1, "discovery_share": 0.75, "continuous": 0.6,
+        "schedule": {"steps": 350, "batch_size": 16, "learning_rate": 8e-3, "gradient_clip": 1.0},
     }  # fmt: skip
-    family = trained(walks(128)[0], **changes)
-    views, way = walks(32, seed=1)
+    video = spec_of(12, 32, 32, 1)
+    world = Spec("dots", 0.1, {**video.views, "actions": DRIVEN.views["actions"]}, 12)
+    family = trained(walks(128, size=32)[0], world, **changes)
+    views, way = walks(32, size=32, seed=1)
     codes = family.discover(views)[0]
     assert adjusted_mutual_info_score(way.flatten(), codes.flatten()) > 0.8
     assert (family.members[0].actions(views["actions"]) == codes).double().mean() > 0.8
     past, true = {"frames": views["frames"][:, :2]}, views["frames"][:, 2:6].double() / 255
-    right, wrong = (family.predict(past, 4, a[:, 1:5])["frames"][0] for a in (views["actions"], views["actions"].roll(1, 0)))
+    taken = (views["actions"], views["actions"].roll(1, 0))
+    right, wrong = (family.predict(past, 4, actions[:, 1:5])["frames"][0] for actions in taken)
     assert (right - true).square().mean() < 0.5 * (wrong - true).square().mean()

@@ -81,6 +81,10 @@ def test_codes_of_the_agent_and_codes_of_a_distractor_are_told_apart():
 def test_consistency_is_the_share_that_does_what_its_code_means_elsewhere():
     codes, classes = np.array([[0, 0, 0, 1, 1]]), np.array([[2, 2, 1, 0, 0]])
     meaning = m.meanings(codes, classes, 3)
-    assert meaning.tolist() == [2, 0, 0]  # code 2 never occurs: the class that is most frequent of all, the first of two
+    assert meaning.tolist() == [
+        2,
+        0,
+        0,
+    ]  # code 2 never occurs: the class that is most frequent of all
     assert m.consistency(codes, classes, meaning).tolist() == [0.8]
     assert m.consistency(np.array([[1, 1], [0, 1]]), np.array([[0, 2], [2, 0]]), meaning).tolist() == [0.5, 1.0]

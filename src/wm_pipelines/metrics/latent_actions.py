@@ -51,7 +51,7 @@ def displacements(moved: Float, still: float, far: float) -> Codes:
 
 
 def adjusted_mutual_information(codes: Codes, classes: Codes) -> float:
-    """Adjusted mutual information of two labellings (Vinh, Epps, Bailey 2010), by scikit-learn; 0 by chance, 1 at most."""
+    """Adjusted mutual information (Vinh, Epps, Bailey 2010), by scikit-learn; 0 by chance, 1 at most."""
     from sklearn.metrics import adjusted_mutual_info_score
 
     return float(adjusted_mutual_info_score(classes.ravel(), codes.ravel()))
@@ -101,9 +101,9 @@ def conditional_information(codes: Codes, classes: Codes, given: Codes) -> float
 
 
 def information_beyond(codes: Codes, classes: Codes, given: Codes, draws: int = 20) -> float:
-    """`conditional_information` less its mean where codes are permuted among transitions alike in ``given``; 0 at least.
+    """`conditional_information` less its chance value, 0 at least.
 
-    The permutations come from a generator of a fixed seed.
+    That is its mean where codes are permuted among transitions alike in ``given``, by a generator of a fixed seed.
     """
     rng, flat = np.random.default_rng(0), given.ravel()
     order = np.argsort(flat, kind="stable")
@@ -117,7 +117,7 @@ def information_beyond(codes: Codes, classes: Codes, given: Codes, draws: int = 
 
 
 def distractor_share(codes: Codes, agent: Codes, exogenous: Codes) -> float:
-    """Of what codes tell of either beyond the other, the share that is of exogenous change; NaN where they tell nothing.
+    """Of what codes tell of either beyond the other, the share that is of exogenous change; NaN where that is nothing.
 
     ``I(c; exogenous | agent) / (I(c; exogenous | agent) + I(c; agent | exogenous))``, each less its chance value: 0 for
     codes that mean actions, 1 for codes that describe what happens anyway. What both have in common (an agent that
@@ -132,7 +132,7 @@ def distractor_share(codes: Codes, agent: Codes, exogenous: Codes) -> float:
 
 
 def meanings(codes: Codes, classes: Codes, count: int) -> Codes:
-    """The most frequent class of each of ``count`` codes, ``[K]``; of codes that never occur the most frequent of all."""
+    """The most frequent class of each of ``count`` codes, ``[K]``; of codes that never occur, of all transitions."""
     kinds = int(classes.max()) + 1
     table = np.bincount(codes.ravel() * kinds + classes.ravel(), minlength=count * kinds).reshape(count, kinds)
     table[table.sum(1) == 0] = table.sum(0)

@@ -71,11 +71,11 @@ class PongParameters(WorldParameters):
 
 @register
 class Pong(World):
-    """States are the places of both paddles and of the ball, ``(player y, opponent y, ball x, ball y)``, and their speeds.
+    """States are places ``(player y, opponent y, ball x, ball y)`` and their speeds.
 
     Places are those of the middles, in pixels of a field `FIELD` wide and high, y downwards; a paddle may be partly
-    beyond the field. Speeds are those since the row before, in px/s. A ball out of play is told to rest in the middle of
-    the field; what comes into play or leaves it has no speed in that row. Actions are of three entries, see `ACTIONS`.
+    beyond the field. Speeds are those since the row before, in px/s. A ball out of play is told to rest in the middle
+    of the field; what comes into play or leaves it has no speed in that row. Actions have three entries: `ACTIONS`.
     """
 
     name = "pong"
@@ -104,7 +104,7 @@ class Pong(World):
         found = [self._episode(console, np.random.default_rng(game), k) for k, game in enumerate(games)]
         places, screens, actions = (np.stack(part) for part in zip(*found, strict=True))
         step = p.frame_skip * _FRAME
-        views = {
+        views: dict[str, NDArray[Any] | None] = {
             "times": np.tile(step * np.arange(p.steps + 1.0), (count, 1)),
             "states": states_of(places, step),
             "frames": shrunk(screens, p.size),
@@ -226,7 +226,5 @@ def _ale() -> Any:
         import ale_py
         import ale_py.roms
     except ImportError:
-        raise UserError(
-            "world 'pong' needs the optional package 'ale-py': pip install 'wm_pipelines[atari]'"
-        ) from None
+        raise UserError("world 'pong' needs the optional package 'ale-py': pip install 'wm_pipelines[atari]'") from None
     return ale_py

@@ -1,9 +1,10 @@
 """A codebook: vectors are replaced by the nearest of K codes (van den Oord, Vinyals, Kavukcuoglu 2017).
 
-Codes start at the centres of k-means, follow the running mean of what they replace (appendix A.1 of the paper), and are
-set anew where hardly anything is left to them. All that is drawn comes from a generator that is handed in, and all
-statistics are those of the global batch: bits depend on (seed, step) alone, not on who trains beside or how many
-workers there are. Shapes: ``N`` vectors, ``D`` numbers in each, ``K`` codes.
+Codes start at the centres of k-means and follow the running mean of what they replace (appendix A.1 of the paper). One
+to which hardly anything is left is set to a vector that is far from all codes, drawn as k-means++ draws its centres.
+All that is drawn comes from a generator that is handed in, and all statistics are those of the global batch: bits
+depend on (seed, step) alone, not on who trains beside or how many workers there are. Shapes: ``N`` vectors, ``D``
+numbers in each, ``K`` codes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Codebook(nn.Module):
     share: Tensor
     started: Tensor
 
-    def __init__(self, codes: int, width: int, kept: float = 0.97, dead: float = 0.1) -> None:
+    def __init__(self, codes: int, width: int, kept: float = 0.95, dead: float = 0.1) -> None:
         super().__init__()
         self.kept, self.dead = kept, dead
         self.register_buffer("vectors", torch.randn(codes, width))
@@ -78,24 +79,23 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def follow(self, x: Tensor, generator: torch.Generator) -> None:
-        """Move the codes towards what they replace of ``x [N, D]``; those that replace next to nothing are set to some of it.
+        """Move the codes towards what they replace of ``x [N, D]``; set those anew that replace next to nothing.
 
         Args:
             x: this worker's part of the batch. generator: draws what is set anew.
         """
         everything = workers.gathered(x.detach())
         chosen = self._one_hot(self.nearest(everything), everything)
-        now = chosen.mean(0)
-        share = self.kept * self.share + (1 - self.kept) * now
+        share = self.kept * self.share + (1 - self.kept) * chosen.mean(0)
         # The running mean, of weights that are the shares: a code that is rarely used moves little.
-        moved = self.kept * self.share[:, None] * self.vectors + (1 - self.kept) * chosen.T @ everything / len(everything)
+        now = chosen.T @ everything / len(everything)
+        moved = self.kept * self.share[:, None] * self.vectors + (1 - self.kept) * now
         self.vectors.copy_(torch.where(share[:, None] > 0, moved / share[:, None].clamp(min=1e-12), self.vectors))
         self.share.copy_(share)
-        if (dead := (self.share < self.dead / len(self)).nonzero()[:, 0]).numel():
-            drawn = torch.randperm(len(everything), generator=generator)[: len(dead)]
-            dead = dead[: len(drawn)]
-            self.vectors[dead] = everything[drawn.to(x.device)]
-            self.share[dead] = 1.0 / len(self)
+        for code in (self.share < self.dead / len(self)).nonzero()[:, 0].tolist():
+            # Where the codes are furthest away: what two share is divided.
+            self.vectors[code] = everything[_drawn(torch.cdist(everything, self.vectors).amin(1).square(), generator)]
+            self.share[code] = 1.0 / len(self)
 
     def _one_hot(self, chosen: Tensor, like: Tensor) -> Tensor:
         return nn.functional.one_hot(chosen, len(self)).to(like)

@@ -72,7 +72,7 @@ class LatentActionConfig(TrainedConfig):
     noise: float = Field(0.3, ge=0, description="standard deviation on what is passed on until then")
     commitment: float = Field(0.05, ge=0, description="weight of the distance to the nearest code")
     entropy: float = Field(0.02, ge=0, description="weight of log K minus the entropy of the codes' use")
-    kept: float = Field(0.97, ge=0, lt=1, description="of the codes' running means, per step")
+    kept: float = Field(0.95, ge=0, lt=1, description="of the codes' running means, per step")
     dead: float = Field(0.1, ge=0, lt=1, description="share of an even use below which a code is set anew")
     withheld: float = Field(0.1, ge=0, lt=1, description="share of the transitions without a code, in stages 2 and 3")
     discovery: Literal["learned", "random"] = Field("learned", description="random: the inverse model stays as drawn")
@@ -82,7 +82,9 @@ class LatentActionConfig(TrainedConfig):
     @model_validator(mode="after")
     def _three_stages(self) -> LatentActionConfig:
         if self.prediction_share + self.discovery_share >= 1:
-            raise ValueError("prediction_share and discovery_share leave nothing for the third stage; lower one of them")
+            raise ValueError(
+                "prediction_share and discovery_share leave nothing for the third stage; lower one of them"
+            )
         return self
 
 
@@ -119,9 +121,9 @@ class LatentAction(ImaginingFamily):
     def make_member(self) -> nn.Module:
         """The networks of one seed."""
         c, (height, width, _) = self.config, self.seen_space.shape
-        frames, grid = Autoencoder(self.seen_space.shape, c.patch, c.maps, c.width), (height // c.patch, width // c.patch)
+        grid = (height // c.patch, width // c.patch)
         return WorldModel(
-            frames,
+            Autoencoder(self.seen_space.shape, c.patch, c.maps, c.width),
             Inference(c.maps, c.width, c.code).requires_grad_(c.discovery == "learned"),
             Codebook(c.codes, c.code, c.kept, c.dead),
             Dynamics(c.maps, grid, c.context, c.widths, c.blocks, c.code),
@@ -136,7 +138,7 @@ class LatentAction(ImaginingFamily):
     # ------------------------------------------------------------------------------------------------------- training
 
     def examples(self, episodes: Views) -> Views:
-        """Numbers of whole episodes, by which frames are found. Of the actions only those labelled are kept, for `finish`.
+        """Numbers of whole episodes, by which frames are found; of the actions those labelled are kept, for `finish`.
 
         Raises:
             UserError: episodes are shorter than context and horizon.
@@ -173,7 +175,7 @@ class LatentAction(ImaginingFamily):
         return self._dynamics_loss(member, self._piece(batch, steps, generator), generator)
 
     def _piece(self, batch: Views, steps: int, generator: torch.Generator) -> Tensor:
-        """Random pieces of the batch's episodes, context and so many steps: frames ``[N, context + steps, C, H, W]``."""
+        """Random pieces of the batch's episodes, context and so many steps: ``[N, context + steps, C, H, W]``."""
         c, length = self.config, self.config.context + steps
         shape = (workers.everyone(len(batch["episode"])), c.pieces)
         first = workers.mine(torch.randint(self._observed.shape[1] - length + 1, shape, generator=generator))
@@ -302,8 +304,8 @@ class LatentAction(ImaginingFamily):
         return {self.view: torch.stack(found)}
 
     def _followed(self, member: Any, frames: Tensor, codes: Tensor) -> Tensor:
-        belief = self.believed(member, {self.view: frames})
-        return self.outputs(member.frames.decode(member.roll_out(belief, codes).flatten(0, 1))).unflatten(0, codes.shape)
+        z = member.roll_out(self.believed(member, {self.view: frames}), codes)
+        return self.outputs(member.frames.decode(z.flatten(0, 1))).unflatten(0, codes.shape)
 
     def _codes_of(self, member: Any, z: Tensor) -> Tensor:
         """Codes ``[N, T]`` of the transitions between latents ``[N, T + 1, …]``."""
@@ -356,8 +358,8 @@ class LatentAction(ImaginingFamily):
         """See `RoundTrips`."""
         found = []
         for member in self._evaluated():
-            again = (self._again(member, x) for x in self.inputs(views).split(max(1, _AT_ONCE // views[self.view].shape[1])))
-            found.append(torch.cat(list(again)))
+            parts = self.inputs(views).split(max(1, _AT_ONCE // views[self.view].shape[1]))
+            found.append(torch.cat([self._again(member, part) for part in parts]))
         return torch.stack(found)
 
     def _again(self, member: Any, x: Tensor) -> Tensor:

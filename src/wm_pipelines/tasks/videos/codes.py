@@ -30,9 +30,7 @@ _DRAWS = 4  # of random codes for every future
 _STILL = 0.05  # of the standard deviation of displacements: what moves less rests
 
 
-def add_codes(
-    judged: Judgement, model: Any, train: Episodes, test: Episodes, laws: Laws, config: VideosConfig
-) -> None:
+def add_codes(judged: Judgement, model: Any, train: Episodes, test: Episodes, laws: Laws, config: VideosConfig) -> None:
     """How many codes are used, what they tell of actions and of who moved, and what futures under them are worth.
 
     Args:
@@ -77,31 +75,35 @@ def _add_agent(
     judged: Judgement, learned: Codes, found: Codes, train: Episodes, test: Episodes, agent: Sequence[int], count: int
 ) -> None:
     """What codes tell of whom actions move and of all others; whether a code moves it in one direction."""
-    moved = {name: np.diff(e["states"][..., : e.spec.dof], axis=1) for name, e in (("train", train), ("test", test))}
-    spread = moved["train"].std((0, 1))
-    still = _STILL * spread
-    far = [float(np.median(np.abs(m[np.abs(m) > s]))) if (np.abs(m) > s).any() else s for m, s in _columns(moved, still)]
-    own = _joined([metrics.displacements(moved["test"][..., i], still[i], far[i]) for i in agent])
-    others = [i for i in range(len(spread)) if i not in agent]
+    before, moved = (np.diff(e["states"][..., : e.spec.dof], axis=1) for e in (train, test))
+    still = _STILL * before.std((0, 1))
+    own = _joined([metrics.displacements(moved[..., i], still[i], _far(before[..., i], still[i])) for i in agent])
+    others = [i for i in range(len(still)) if i not in agent]
     _add_told(judged, "agent", found, own)
     if others:
-        exogenous = _joined([metrics.directions(moved["test"][..., i], still[i]) for i in others])
+        exogenous = _joined([metrics.directions(moved[..., i], still[i]) for i in others])
         _add_told(judged, "exogenous", found, exogenous)
         share = [metrics.distractor_share(codes, own, exogenous) for codes in found]
         judged.add("distractor_share", [Summary.scalar(s, n=own.size) for s in share], "1")
-    way = {n: _joined([metrics.directions(m[..., i], still[i]) for i in agent]) for n, m in moved.items()}
-    kept = [metrics.consistency(c, way["test"], metrics.meanings(a, way["train"], count)) for a, c in _pairs(learned, found)]
+    meant, done = (_directions(m, still, agent) for m in (before, moved))
+    kept = [
+        metrics.consistency(c, done, metrics.meanings(a, meant, count)) for a, c in zip(learned, found, strict=True)
+    ]
     judged.add("action_consistency", np.stack(kept), "1")
-    most = np.bincount(way["train"].ravel()).argmax()
-    judged.add("action_consistency_chance", np.tile((way["test"] == most).mean(1), (len(found), 1)), "1")
+    usual = (done == np.bincount(meant.ravel()).argmax()).mean(1)
+    judged.add("action_consistency_chance", np.tile(usual, (len(found), 1)), "1")
 
 
-def _columns(moved: dict[str, Float], still: Float) -> list[tuple[Float, float]]:
-    return [(moved["train"][..., i], float(s)) for i, s in enumerate(still)]
+def _directions(moved: Float, still: Float, which: Sequence[int]) -> Codes:
+    """One class ``[E, T]`` for every combination of directions of these positions."""
+    digits = [3**k * metrics.directions(moved[..., i], still[i]) for k, i in enumerate(which)]
+    return np.asarray(np.sum(digits, 0))
 
 
-def _pairs(learned: Codes, found: Codes) -> list[tuple[Codes, Codes]]:
-    return list(zip(learned, found, strict=True))
+def _far(moved: Float, still: float) -> float:
+    """Half of the displacements that are none of what rests are larger."""
+    sizes = np.abs(moved[np.abs(moved) > still])
+    return float(np.median(sizes)) if sizes.size else still
 
 
 def _joined(classes: Sequence[Codes]) -> Codes:
@@ -111,7 +113,7 @@ def _joined(classes: Sequence[Codes]) -> Codes:
 
 
 def _add_futures(judged: Judgement, model: Any, found: Codes, test: Episodes, config: VideosConfig) -> None:
-    """How much better frames are under the codes inferred from them than under random ones, in dB, and under true actions.
+    """How much better frames are under codes inferred from them, and under true actions, than under random codes, in dB.
 
     Random codes are those of other transitions, so that all are as frequent as they are.
     """
