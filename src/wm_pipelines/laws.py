@@ -35,6 +35,7 @@ class Laws:
 
     Attributes:
         plant: the world itself (`worlds.base.ControlledWorld`): it starts, moves under actions, rewards, is observed.
+        agent: which positions, of those in the view ``states``, are of what actions move; others change by themselves.
 
     Of fields:
 
@@ -51,6 +52,7 @@ class Laws:
     dynamics: Callable[[Array], Array] | None = None
     lyapunov_time: float | None = None
     plant: Any = None
+    agent: tuple[int, ...] = ()
     reference: Callable[[Any], Any] | None = None
     coefficients: Mapping[str, float] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()

@@ -71,7 +71,7 @@ def test_a_part_says_who_cannot_be_told_from_the_best():
     }  # persistence does not compete
     assert contest(scores, {}) == {}
     # Their intervals meet; the first page and its tables go by the pairs.
-    alone, (_, summary, text, _) = summary_table(scores), board(scores, {"physics": (scores, made_from)})
+    alone, (_, summary, text, _) = summary_table(scores), board(scores, {"physics": (scores, made_from)}, played=False)
     assert [list(t.loc[t["best"], "family"]) for t in (alone, summary)] == [["hnn", "mlp"], ["hnn"]]
     assert text.count("**") == 2
     both["mlp"]["arrays"]["plain/test/by_episode/relative_error"] = easy_and_hard[None, ::-1]

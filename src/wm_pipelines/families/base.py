@@ -35,6 +35,7 @@ FORM_WORDS: Mapping[str, str] = {
     "compact_objects": "there are a given number of compact objects of a given extent",
     "still_background": "what is no object rests",
     "symmetries": "videos are turned by symmetries that are given",
+    "action_labels": "after training, the actions of the first few transitions: its setting `labels` says how many",
 }
 """Words of `Family.knows` that are no fact of any world, and what a functional form contains that declares them."""
 
@@ -323,6 +324,21 @@ class StepsAlone(Imagines, Protocol):
         `start`. Observations are vectors ``[N, n]`` of the view, or frames ``[N, C, H, W]`` in [0, 1] as networks see
         them (pooled, if they pool).
         """
+
+
+@runtime_checkable
+class DiscoversActions(Protocol):
+    """A family that finds out by itself what can be done: one of K codes for every transition."""
+
+    @property
+    def codes(self) -> int:
+        """How many there are at most, ``K``."""
+
+    def discover(self, views: Views) -> Tensor:
+        """Codes ``[S, E, T]`` of the transitions of episodes ``[E, T + 1, …]``, each of its two observations alone."""
+
+    def follow(self, past: Views, codes: Tensor) -> Prediction:
+        """What follows the past ``[E, C, …]`` under codes ``[S, E, K']``; -1: under none."""
 
 
 @runtime_checkable

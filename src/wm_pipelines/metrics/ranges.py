@@ -21,6 +21,7 @@ _RANGES = {
     **dict.fromkeys(("train_seconds", "train_flops", "step_ms", "parameters", "peak_memory_mb"), _ERROR),
     **dict.fromkeys(("action_sensitivity", "reward_mse", "decision_ms", "law_error", "law_energy_error"), _ERROR),
     **dict.fromkeys(("policy_success_rate", "strict_success_rate", "ignores_actions"), RATE),
+    **dict.fromkeys(("action_consistency", "action_consistency_chance", "distractor_share"), RATE),
     "psnr": (0.0, 100.0),
     "ssim": (-1.0, 1.0),
 }

@@ -248,6 +248,7 @@ _HIGHER_IS_BETTER = {
     "action_sensitivity",
     "action_consistency",
     "strict_success_rate",
+    *("delta_psnr", "delta_psnr_mapped", "code_ami_action", "code_ami_agent", "code_nmi_action", "code_nmi_agent"),
     *(
         f"{who}{score}"
         for who in ("", "policy_")
@@ -257,6 +258,7 @@ _HIGHER_IS_BETTER = {
     "coefficient_identified",
 }
 _LOWER_IS_BETTER = {
+    "distractor_share",
     "law_error",
     "law_energy_error",
     "lpips",

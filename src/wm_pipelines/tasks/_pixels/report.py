@@ -57,6 +57,25 @@ DESCRIPTIONS = {
     "fvd": "Fréchet distance of I3D features of predicted and true clips.",
     "embedding_mmd": "Distance of predicted from true clips in features of the project's own video encoder (unbiased "
     "squared maximum mean discrepancy); zero for equal distributions.",
+    "delta_psnr": "How much better predicted frames are under the codes inferred from them than under random ones "
+    "(codes of other transitions, as frequent as they are).",
+    "delta_psnr_mapped": "The same under the true actions, by the map from few labels to codes.",
+    "codebook_usage": "Share of the codes of which each stands for more than 1 % of the transitions.",
+    "codes_in_use": "How many these are.",
+    "code_perplexity": "How many codes used alike would have the same entropy.",
+    "code_ami_action": "What codes tell of the true action, which training never saw: adjusted mutual information, 0 "
+    "by chance.",
+    "code_ami_agent": "What they tell of how far that moved which actions move (far back, back, still, forth, far "
+    "forth).",
+    "code_ami_exogenous": "What they tell of which way everything else moved.",
+    "code_ami": "The same where codes stand beside what happened in other episodes: 97.5 % of all cyclic shifts of the "
+    "episodes are below.",
+    "code_nmi": "The same information over the mean of both entropies, not corrected for chance.",
+    "distractor_share": "Of what codes tell beyond what both have in common, the share that is of exogenous change: 0 "
+    "for codes that mean actions.",
+    "action_consistency": "Share of the transitions at which a code moves what actions move in the direction in which "
+    "it moves it most often in training.",
+    "action_consistency_chance": "The same of whoever always names the most frequent direction.",
     "surprise": "How well the error of a one-step prediction tells impossible episodes from lawful ones: area under "
     "the ROC curve, 0.5 is chance.",
     "r2_energy_probed": "The same of the energy that follows from the positions and velocities read: what any energy "

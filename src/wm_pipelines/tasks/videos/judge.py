@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wm_pipelines.episodes import Episodes
-from wm_pipelines.families.base import Family
+from wm_pipelines.families.base import DiscoversActions, Family
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.explained import explained_by_episode, explained_variance
 from wm_pipelines.metrics.probed import LAWS, along, natural_scale
@@ -28,6 +28,7 @@ from wm_pipelines.tasks._pixels.features import (
     repeated_frames,
 )
 from wm_pipelines.tasks.judgement import Judgement
+from wm_pipelines.tasks.videos.codes import add_codes
 from wm_pipelines.tasks.videos.physics import add_futures
 from wm_pipelines.tasks.videos.prediction import add_frames, predict
 from wm_pipelines.tasks.videos.probing import Observables, PhysicsProbe
@@ -83,6 +84,8 @@ def judge(
         add_futures(judged, probe, futures, floor, laws, config)
     if futures.frames is not None:
         add_frames(judged, futures, config)
+    if isinstance(model, DiscoversActions):
+        add_codes(judged, model, some, test, laws, config)
     add_surprise(judged, model, episodes, split, learned)
     judged.arrays["repeated"] = np.array(repeated_frames(episodes["train"]["frames"], test["frames"]))
     return judged
