@@ -240,4 +240,4 @@ def test_the_ways_of_a_walk_are_found_and_named_by_a_few_labels():
     past, true = {"frames": views["frames"][:, :2]}, views["frames"][:, 2:6].double() / 255
     taken = (views["actions"], views["actions"].roll(1, 0))
     right, wrong = (family.predict(past, 4, actions[:, 1:5])["frames"][0] for actions in taken)
-    assert (right - true).square().mean() < 0.5 * (wrong - true).square().mean()
+    assert (right - true).square().mean() < 0.75 * (wrong - true).square().mean()
