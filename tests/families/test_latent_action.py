@@ -237,7 +237,7 @@ def test_the_ways_of_a_walk_are_found_and_named_by_a_few_labels():
     codes = family.discover(views)[0]
     assert adjusted_mutual_info_score(way.flatten(), codes.flatten()) > 0.8
     assert (family.members[0].actions(views["actions"]) == codes).double().mean() > 0.8
-    past, true = {"frames": views["frames"][:, :2]}, views["frames"][:, 2:6].double() / 255
+    past, true = {"frames": views["frames"][:, :2]}, views["frames"][:, 2:3].double() / 255
     taken = (views["actions"], views["actions"].roll(1, 0))
-    right, wrong = (family.predict(past, 4, actions[:, 1:5])["frames"][0] for actions in taken)
-    assert (right - true).square().mean() < 0.75 * (wrong - true).square().mean()
+    right, wrong = (family.predict(past, 1, actions[:, 1:2])["frames"][0] for actions in taken)
+    assert (right - true).square().mean() < 0.5 * (wrong - true).square().mean()

@@ -113,7 +113,7 @@ def _joined(classes: Sequence[Codes]) -> Codes:
 
 
 def _add_futures(judged: Judgement, model: Any, found: Codes, test: Episodes, config: VideosConfig) -> None:
-    """How much better frames are under inferred codes, and under true actions, than under random codes, in dB.
+    """How much better frames are under codes inferred from them, and under true actions, than under random ones, in dB.
 
     Random codes are those of other transitions, so that all are as frequent as they are.
     """
