@@ -40,12 +40,15 @@ def generator(seed=0):
 # ---------------------------------------------------------------- the energy
 
 
-def test_the_gradient_is_that_of_the_energy():
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_gradient_is_that_of_the_energy(depth):
     torch.manual_seed(0)
-    energy = Energy(3, 4, 16, 2, 2.0, 0.1).double()
+    energy = Energy(3, 4, 16, depth, 2.0, 0.1).double()
+    torch.nn.init.normal_(energy.point.weight)  # which begins with nothing
     u, c = torch.randn(5, 3).double(), energy.conditioned(torch.randn(5, 4).double())
     sigma, h = torch.tensor([[0.1], [0.3], [0.5], [1.0], [2.0]]).double(), 1e-5
-    found = energy.gradient(u, c, sigma)
+    found = energy.gradient(u, energy.given(c, sigma))
+    torch.testing.assert_close(energy.slope(u, energy.given(c, sigma)), found)
     for k in range(3):
         moved = h * torch.eye(3).double()[k]
         slope = (energy(u + moved, c, sigma) - energy(u - moved, c, sigma)) / (2 * h)
@@ -57,7 +60,7 @@ def test_it_has_a_gradient_where_none_is_wanted_otherwise():
     energy = Energy(2, 1, 8, 2, 2.0, 0.1)
     with torch.no_grad():
         c = energy.conditioned(torch.ones(1, 1))
-        assert not energy.gradient(torch.ones(1, 2), c, torch.ones(1, 1)).requires_grad
+        assert energy.gradient(torch.ones(1, 2), energy.given(c, torch.ones(1, 1))).requires_grad
 
 
 def test_scales_go_down_geometrically():
@@ -111,7 +114,7 @@ def test_the_score_of_a_mixture_of_gaussians_is_recovered():
         torch.manual_seed(1)
         at = mixture.sample((2000, 1)).requires_grad_()
         (score,) = torch.autograd.grad(mixture.log_prob(at).sum(), at)
-        found = -energy.gradient(at.detach(), c.expand(2000, -1), torch.tensor([[sigma]]))
+        found = -energy.slope(at.detach(), energy.given(c.expand(2000, -1), torch.tensor([[sigma]])))
         assert float((found - score).square().mean() / score.square().mean()) < 0.03
 
 

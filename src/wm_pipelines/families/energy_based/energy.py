@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,15 @@ Gradient = Callable[[Tensor], Tensor]
 """``u [N, D] -> dE/du [N, D]``."""
 
 _WAVES = 4  # cosines of log sigma that a network sees
+
+
+class Given(NamedTuple):
+    """What `Energy.given` has worked out of a condition and a sigma."""
+
+    mean: Tensor  # m(c) [N, D]
+    hidden: Tensor  # [N, hidden], what c and sigma say to the first layer
+    sigma: Tensor
+    scale: Tensor  # of u - m, which a network sees in units of its spread at this sigma
 
 
 class Energy(nn.Module):
@@ -45,19 +55,40 @@ class Energy(nn.Module):
         Args:
             u: changes. c: conditions. sigma: ``[N, 1]`` or ``[1, 1]``.
         """
-        beside = u - self.mean(c)
-        seen = beside / (1.0 + sigma.square()).sqrt()
-        h = self.layers(nn.functional.silu(c + self.place(seen) + self.width(self._waves(sigma))))
-        apart = (beside - self.point(h)) / sigma
+        return self.of(u, self.given(c, sigma))
+
+    def given(self, c: Tensor, sigma: Tensor) -> Given:
+        """What of the energy does not depend on u: a walk down it asks for many gradients at the same condition."""
+        return Given(self.mean(c), c + self.width(self._waves(sigma)), sigma, (1.0 + sigma.square()).rsqrt())
+
+    def of(self, u: Tensor, given: Given) -> Tensor:
+        """See `forward`."""
+        beside = u - given.mean
+        h = self.layers(nn.functional.silu(given.hidden + self.place(beside * given.scale)))
+        apart = (beside - self.point(h)) / given.sigma
         return 0.5 * apart.square().sum(-1) + self.depth(h)[..., 0]
 
-    def gradient(self, u: Tensor, c: Tensor, sigma: Tensor, create_graph: bool = False) -> Tensor:
-        """``dE/du [N, D]``; minus the score of ``p(u | c, sigma)``."""
+    def gradient(self, u: Tensor, given: Given) -> Tensor:
+        """``dE/du [N, D]``; minus the score of ``p(u | c, sigma)``. With a graph, to learn from."""
         with torch.enable_grad():
             if not u.requires_grad:
                 u = u.detach().requires_grad_()
-            (found,) = torch.autograd.grad(self(u, c, sigma).sum(), u, create_graph=create_graph)
+            (found,) = torch.autograd.grad(self.of(u, given).sum(), u, create_graph=True)
         return found
+
+    @torch.no_grad()
+    def slope(self, u: Tensor, given: Given) -> Tensor:
+        """`gradient` by the chain rule, without a graph: in half the time where batches are small."""
+        beside = u - given.mean
+        before = [given.hidden + self.place(beside * given.scale)]
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        for layer in linear:
+            before.append(layer(nn.functional.silu(before[-1])))
+        pull = (beside - self.point(nn.functional.silu(before[-1]))) / given.sigma.square()
+        back = self.depth.weight - pull @ self.point.weight
+        for layer in reversed(linear):
+            back = torch.ops.aten.silu_backward(back, before.pop()) @ layer.weight
+        return pull + given.scale * (torch.ops.aten.silu_backward(back, before.pop()) @ self.place.weight)
 
     def _waves(self, sigma: Tensor) -> Tensor:
         low, high = self.range

@@ -90,7 +90,8 @@ class EnergyBased(TransitionFamily):
         smallest, largest, balance = self.config.smallest, self.config.largest, self.config.balance
         sigma = smallest * (largest / smallest) ** normal.uniform()
         noisy = u + sigma * normal()
-        error = (noisy - sigma.square() * energy.gradient(noisy, c, sigma, create_graph=True) - u).square()
+        slope = energy.gradient(noisy, energy.given(c, sigma))
+        error = (noisy - sigma.square() * slope - u).square()
         weight = (1.0 + balance**2) / (sigma.square() + balance**2)
         return (weight * error).mean(), {"denoising": error.mean()}
 
@@ -151,8 +152,9 @@ class EnergyBased(TransitionFamily):
 
 def _slope(energy: Energy, c: Tensor, sigma: float) -> Gradient:
     """``dE/du`` as a function of u."""
-    at = torch.full((1, 1), sigma).to(c)
-    return lambda u: energy.gradient(u, c, at)
+    with torch.no_grad():
+        given = energy.given(c, torch.full((1, 1), sigma).to(c))
+    return lambda u: energy.slope(u, given)
 
 
 class Normal:
