@@ -182,19 +182,20 @@ def gauss_legendre_step(
     """
     xp = array_namespace(z)
     matrix, weights = _GAUSS_TABLEAUX[stages]
+    axes = (stages, *[1] * z.ndim)
+    columns = [xp.reshape(xp.asarray(c, dtype=z.dtype, device=z.device), axes) for c in zip(*matrix, strict=True)]
 
-    def improved(start: Array, slopes: list[Array]) -> list[Array]:
-        points = [start + step * sum(a * k for a, k in zip(row, slopes, strict=True)) for row in matrix]
+    def improved(start: Array, slopes: Array) -> Array:
         # One call of the field for all stages: a batch axis in front.
-        return list(field(xp.stack(points)))
+        return field(start + step * sum(a * k for a, k in zip(columns, slopes, strict=True)))
 
     fixed, slope = _detached(z), field(z)
-    slopes = [_detached(slope)] * stages
+    slopes = xp.stack([_detached(slope)] * stages)
     previous, contraction = math.inf, 0.0
     scale = 1.0 + float(xp.max(xp.abs(fixed)))
     for _ in range(iterations):
-        updated = [_detached(k) for k in improved(fixed, slopes)]
-        change = max(abs(step) * float(xp.max(xp.abs(new - old))) for new, old in zip(updated, slopes, strict=True))
+        updated = _detached(improved(fixed, slopes))
+        change = abs(step) * float(xp.max(xp.abs(updated - slopes)))
         slopes = updated
         if not math.isfinite(change):
             raise IntegrationError(

@@ -83,3 +83,13 @@ def test_without_a_last_bias_it_is_the_same_network_up_to_a_constant(seeds, acti
 def test_streams_of_different_purposes_differ():
     assert generators([7], salt=0)[0].initial_seed() != generators([7], salt=1)[0].initial_seed()
     assert not torch.equal(*(EnsembleLinear(3, 3, generators([7], salt)).weight for salt in (0, 1)))
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_the_chain_rule_by_hand_is_the_one_of_autograd(activation):
+    mlp = EnsembleMLP([3, 8, 8, 2], (0, 1), activation)
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    along = torch.randn(2, 5, 2, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((mlp(x) * along).sum(), x)
+    with torch.no_grad():
+        assert torch.equal(mlp.pulled_back(x, along), expected)

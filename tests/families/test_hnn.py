@@ -65,7 +65,7 @@ def test_the_order_of_the_step_bounds_what_pairs_can_teach(structure):
     exact = {step: tensor(dop853(pendulum_field, z[0].numpy(), step, 1, 1e-13, 1e-13))[:, 1] for step in (0.5, 0.25)}
     for order in (2, 4, 6):
         model = HNN(HNN.Config(structure=structure, order=order), PENDULUM, (0,))
-        model.field = lambda z: torch.stack([z[..., 1], -z[..., 0].sin()], -1)
+        model.field_function = lambda: lambda z: torch.stack([z[..., 1], -z[..., 0].sin()], -1)
         model._part_gradient = {"p": lambda p: p, "q": torch.sin}.get
         coarse, fine = (
             float((model.flow(z, torch.full((1, 20, 1), step, dtype=torch.float64))[0] - end).abs().max())

@@ -135,15 +135,20 @@ def rolled_out(case, units=Units()):
     train(family, views if case.recorded else without(views, "derivatives"), LEARNING)
     family, asked = family.eval(), 0
 
-    def counted(of):
-        def count(z):
-            nonlocal asked
-            asked += 1
-            return of(z)
+    def counted(made):
+        def make():
+            function = made()
 
-        return count
+            def count(z):
+                nonlocal asked
+                asked += 1
+                return function(z)
 
-    for method in ("gradient", "_force"):
+            return count
+
+        return make
+
+    for method in ("_gradient_function", "_force_function"):
         if hasattr(family, method):
             setattr(family, method, counted(getattr(family, method)))
     back = Units(1 / units.length, 1 / units.mass, 1 / units.time)

@@ -3,12 +3,15 @@
 What a term's inputs ``u_m`` are says what is known of H: nothing (`Forms`, `Coordinates`), mirror images and angles
 (`Coordinates`), particles (`Speeds`, `Distances`). Each module of inputs maps ``x [S, N, w]`` to ``u [S, N, M, n]`` and
 pulls gradients with respect to ``u`` back to ``x``. `Term` sets random features or a perceptron on top of them.
+
+A roll-out asks for the gradient thousands of times at a few states: `Term.gradient_function` works out once what does
+not depend on the state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +19,34 @@ from torch import Tensor, nn
 from wm_pipelines.blocks.ensemble import EnsembleMLP
 from wm_pipelines.blocks.features import RandomFeatures
 
+Slopes = Callable[[Tensor], Tensor]
+Chart = Callable[[Tensor], tuple[Tensor, Slopes]]
+"""``x [S, N, w]`` to ``u [S, N, M, n]`` and the chain rule: gradients with respect to ``u``, ``[S, N, M, n, K]``, to
+those with respect to ``x``, ``[S, N, w, K]``."""
 
-class Coordinates(nn.Module):
+
+class Inputs(nn.Module):
+    """What a term of H depends on."""
+
+    def chart(self) -> Chart:
+        """The map and its chain rule, as they are now."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[S, N, w] -> [S, N, M, n]``."""
+        return self.chart()(x)[0]
+
+
+class Coordinates(Inputs):
     """``u = (x - centre) / scale``, an angle becoming ``(cos x, sin x)``; one copy per declared mirror image."""
 
     centre: Tensor  # [S, 1, w]
     scale: Tensor  # [S, 1, w]
     signs: Tensor  # [M, w]
     weights: Tensor  # [1, M]
+    _straight: Tensor  # indices of entries that are no angles
+    _turning: Tensor  # of those that are
+    _order: Tensor  # puts the former and the latter into their places
 
     def __init__(self, width: int, angles: Sequence[int], mirrors: Sequence[Sequence[int]], seeds: int) -> None:
         super().__init__()
@@ -32,9 +55,15 @@ class Coordinates(nn.Module):
             flip = torch.ones(width, dtype=torch.float64)
             flip[list(mirror)] = -1.0
             signs = torch.cat([signs, signs * flip])
-        self.straight = [j for j in range(width) if j not in angles]
+        straight = [j for j in range(width) if j not in angles]
         self.angles = list(angles)
-        self.order = [(self.straight + self.angles).index(j) for j in range(width)]
+        places = {
+            "_straight": straight,
+            "_turning": self.angles,
+            "_order": [(straight + self.angles).index(j) for j in range(width)],
+        }
+        for name, indices in places.items():
+            self.register_buffer(name, torch.tensor(indices, dtype=torch.long), persistent=False)
         self.inputs = width + len(self.angles)
         self.centred = not mirrors
         self.register_buffer("signs", signs)
@@ -51,22 +80,28 @@ class Coordinates(nn.Module):
         spread[..., self.angles] = 1.0
         self.scale.copy_(spread)
 
-    def _normalised(self, x: Tensor) -> Tensor:
-        return (self.signs * x[:, :, None, :] - self.centre[:, :, None]) / self.scale[:, :, None]
+    def chart(self) -> Chart:
+        """See `Inputs`."""
+        signs, centre, scale = self.signs, self.centre[:, :, None], self.scale[:, :, None]
+        straight, turning, order = self._straight, self._turning, self._order
+        parts, images = [len(straight), len(turning), len(turning)], signs[..., None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[S, N, w] -> [S, N, M, n]``."""
-        y = self._normalised(x)
-        turn = y[..., self.angles]
-        return torch.cat([y[..., self.straight], turn.cos(), turn.sin()], dim=-1)
+        def chart(x: Tensor) -> tuple[Tensor, Slopes]:
+            y = (signs * x[:, :, None] - centre) / scale
+            if not self.angles:
+                return y, lambda g: (images * g).sum(2) / scale[:, :, 0, :, None]
+            turn = y.index_select(-1, turning)
+            cosine, sine = turn.cos(), turn.sin()
 
-    def pullback(self, x: Tensor, g: Tensor) -> Tensor:
-        """Chain rule: gradients with respect to ``u``, ``[S, N, M, n, K]``, to those with respect to ``x``."""
-        straight, cosine, sine = g.split([len(self.straight), len(self.angles), len(self.angles)], dim=-2)
-        if self.angles:
-            turn = self._normalised(x)[..., self.angles, None]
-            straight = torch.cat([straight, turn.cos() * sine - turn.sin() * cosine], dim=-2)[..., self.order, :]
-        return torch.einsum("mw,snmwk->snwk", self.signs, straight) / self.scale[..., None]
+            def pullback(g: Tensor) -> Tensor:
+                direct, by_cosine, by_sine = g.split(parts, dim=-2)
+                turned = cosine[..., None] * by_sine - sine[..., None] * by_cosine
+                slopes = torch.cat([direct, turned], dim=-2).index_select(-2, order)
+                return (images * slopes).sum(2) / scale[:, :, 0, :, None]
+
+            return torch.cat([y.index_select(-1, straight), cosine, sine], dim=-1), pullback
+
+        return chart
 
 
 def _floored(spread: Tensor) -> Tensor:
@@ -74,7 +109,7 @@ def _floored(spread: Tensor) -> Tensor:
     return torch.maximum(spread, 1e-6 * spread.amax(dim=-1, keepdim=True).clamp_min(1e-6))
 
 
-class Forms(nn.Module):
+class Forms(Inputs):
     """``u_a = (l_a . y + y . Q_a y / 2 - shift_a) / scale_a`` with ``y = x - centre``; at first simply the coordinates.
 
     Where the data show a symmetry, the forms become its invariants (`invariant_forms`), and H a function of those.
@@ -112,49 +147,50 @@ class Forms(nn.Module):
             buffer.zero_()
             buffer[: len(forms)] = forms
         self.centre.zero_()
-        values = self._values(x)[..., 0]
+        self._unscale()
+        values = self.forward(x)[:, :, 0, 0]
         if len(linear) == 1 and bool(values.abs().min() > 0) and bool((values * values.flatten()[0] > 0).all()):
             self.logarithmic.fill_(True)
             self.linear[0], self.quadratic[0] = 0.0, quadratic[0] * values.flatten()[0].sign()
         self._normalise(x)
 
-    def _normalise(self, x: Tensor) -> None:
+    def _unscale(self) -> None:
         self.shift.zero_()
         self.scale.fill_(1.0)
+
+    def _normalise(self, x: Tensor) -> None:
+        self._unscale()
         u = self.forward(x)[:, :, 0]
         self.shift.copy_(u.mean(dim=1, keepdim=True))
         spread = (u - self.shift).square().mean(dim=1, keepdim=True).sqrt()
         self.scale.copy_(_floored(spread))
 
-    def _values(self, x: Tensor) -> Tensor:
-        """The forms themselves: ``[S, N, w] -> [S, N, n]``."""
-        y = x - self.centre
-        u = y @ self.linear.T
-        if bool(self.quadratic.any()):
-            u = u + torch.einsum("awv,snw,snv->sna", self.quadratic, y, y) / 2
-        return u
+    def chart(self) -> Chart:
+        """See `Inputs`; one copy."""
+        curved, logarithmic = bool(self.quadratic.any()), bool(self.logarithmic)
+        centre, scale, shift, linear, quadratic = self.centre, self.scale, self.shift, self.linear, self.quadratic
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[S, N, w] -> [S, N, 1, n]``."""
-        u = self._values(x)
-        if bool(self.logarithmic):
-            u = torch.cat([u[..., :1].log(), u[..., 1:]], dim=-1)
-        return ((u - self.shift) / self.scale)[:, :, None]
+        def chart(x: Tensor) -> tuple[Tensor, Slopes]:
+            y = x - centre
+            values = y @ linear.T
+            if not curved:
+                return ((values - shift) / scale)[:, :, None], lambda g: linear.T @ (g[:, :, 0] / scale[..., None])
+            bent = torch.einsum("awv,snv->snaw", quadratic, y)
+            values = values + (bent * y[:, :, None]).sum(-1) / 2
+            u, slopes = values, linear + bent
+            if logarithmic:
+                u = torch.cat([values[..., :1].log(), values[..., 1:]], dim=-1)
+                slopes = bent[:, :, :1] / values[..., :1, None]
 
-    def pullback(self, x: Tensor, g: Tensor) -> Tensor:
-        """``[S, N, 1, n, K] -> [S, N, w, K]``."""
-        g = g[:, :, 0] / self.scale[..., None]
-        if not bool(self.quadratic.any()):
-            return self.linear.T @ g
-        if bool(self.logarithmic):
-            g = g[:, :, :1] / self._values(x)[..., :1, None]
-            slopes = torch.einsum("wv,snv->snw", self.quadratic[0], x - self.centre)
-            return slopes[..., None] * g
-        slopes = self.linear + torch.einsum("awv,snv->snaw", self.quadratic, x - self.centre)
-        return slopes.mT @ g
+            def pullback(g: Tensor) -> Tensor:
+                return slopes.mT @ (g[:, :, 0] / scale[..., None])[:, :, : slopes.shape[2]]
+
+            return ((u - shift) / scale)[:, :, None], pullback
+
+        return chart
 
 
-class Speeds(nn.Module):
+class Speeds(Inputs):
     """``u_i = |p_i / m_i|^2``, weighted by ``m_i``: kinetic energies that differ in the mass alone."""
 
     scale: Tensor  # [S, 1, 1]
@@ -178,17 +214,19 @@ class Speeds(nn.Module):
         square = self._velocities(p).square().sum(-1).mean(dim=(1, 2))[:, None, None]
         self.scale.copy_(torch.where(square > 0, square, 1.0))
 
-    def forward(self, p: Tensor) -> Tensor:
-        """``[S, N, d] -> [S, N, particles, 1]``."""
-        return (self._velocities(p).square().sum(-1) / self.scale)[..., None]
+    def chart(self) -> Chart:
+        """See `Inputs`; one copy per particle."""
+        scale, unit = self.scale, self.masses.mT * self.scale[..., None]
 
-    def pullback(self, p: Tensor, g: Tensor) -> Tensor:
-        """``[S, N, particles, 1, K] -> [S, N, d, K]``."""
-        direction = 2 * self._velocities(p) / (self.masses.mT * self.scale[..., None])
-        return (direction[..., None] * g).flatten(2, 3)
+        def chart(p: Tensor) -> tuple[Tensor, Slopes]:
+            v = self._velocities(p)
+            u = (v.square().sum(-1) / scale)[..., None]
+            return u, lambda g: ((2 * v / unit)[..., None] * g).flatten(2, 3)
+
+        return chart
 
 
-class Distances(nn.Module):
+class Distances(Inputs):
     """``u_ij = log(r_ij^2 + core^2) / 2``, in every channel weighted by another coupling of the pair.
 
     Without a core, the logarithm makes power laws smooth for the features down to close encounters; with a core, a
@@ -228,15 +266,21 @@ class Distances(nn.Module):
         self.core.copy_(self.share**2 * typical[:, None, None])
         self.centre.copy_(self._squares(r).log().mean(dim=(1, 2))[:, None, None] / 2)
 
-    def forward(self, q: Tensor) -> Tensor:
-        """``[S, N, d] -> [S, N, P, 1]``."""
-        return (self._squares(self._separations(q)).log() / 2 - self.centre)[..., None]
+    def chart(self) -> Chart:
+        """See `Inputs`; one copy per pair."""
+        centre, ends = self.centre, self.incidence.mT.contiguous()
 
-    def pullback(self, q: Tensor, g: Tensor) -> Tensor:
-        """``[S, N, P, 1, K] -> [S, N, d, K]``."""
-        r = self._separations(q)
-        forces = (r / self._squares(r)[..., None])[..., None] * g
-        return torch.einsum("pi,snpxk->snixk", self.incidence, forces).flatten(2, 3)
+        def chart(q: Tensor) -> tuple[Tensor, Slopes]:
+            r = self._separations(q)
+            square = self._squares(r)
+
+            def pullback(g: Tensor) -> Tensor:
+                forces = (r / square[..., None])[..., None] * g
+                return (ends @ forces.flatten(3)).unflatten(3, forces.shape[3:]).flatten(2, 3)
+
+            return (square.log() / 2 - centre)[..., None], pullback
+
+        return chart
 
 
 def pair_couplings(particles: int, attributes: Mapping[str, Sequence[float]]) -> Tensor:
@@ -322,23 +366,37 @@ class Term(nn.Module):
 
     def gradient(self, x: Tensor) -> Tensor:
         """Gradient of the term: ``[S, N, w] -> [S, N, w]``."""
-        u = self.inputs(x)
-        if isinstance(self.psi, RandomFeatures):
-            slopes = self.psi.slopes(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self._weighted()[:, None]
-            g = slopes @ self.psi.weight.mT[:, None]
-        else:
-            g = self._perceptron_slope(u)
-        return self.inputs.pullback(x, g[..., None])[..., 0]
+        return self.gradient_function()(x)
+
+    def gradient_function(self) -> Callable[[Tensor], Tensor]:
+        """`gradient` of the term as it is now: faster where it is called often."""
+        chart, slope = self.inputs.chart(), self._slope_function()
+
+        def gradient(x: Tensor) -> Tensor:
+            u, pullback = chart(x)
+            return pullback(slope(u)[..., None])[..., 0]
+
+        return gradient
+
+    def _slope_function(self) -> Callable[[Tensor], Tensor]:
+        """Gradient with respect to ``u``: ``[S, N, M, n] -> [S, N, M, n]``."""
+        if not isinstance(self.psi, RandomFeatures):
+            return self._perceptron_slope
+        slope = self.psi.gradient_function(self._weighted())
+        return lambda u: slope(u.flatten(1, 2)).unflatten(1, u.shape[1:3])
 
     def _perceptron_slope(self, u: Tensor) -> Tensor:
-        differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
-            u = u if u.requires_grad else u.detach().requires_grad_()
-            value = self.psi(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self.inputs.weights.mT
-            return torch.autograd.grad(value.sum(), u, create_graph=differentiable)[0]
+        if not torch.is_grad_enabled():
+            assert isinstance(self.psi, EnsembleMLP)
+            along = self.inputs.weights.mT.expand(*u.shape[:3], -1).flatten(1, 2)
+            perceptron = cast("EnsembleMLP", self.psi)
+            return perceptron.pulled_back(u.flatten(1, 2), along).unflatten(1, u.shape[1:3])
+        u = u if u.requires_grad else u.detach().requires_grad_()
+        value = self.psi(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self.inputs.weights.mT
+        return torch.autograd.grad(value.sum(), u, create_graph=True)[0]
 
     def design(self, x: Tensor) -> Tensor:
         """Gradient of the term for every coefficient alone: ``[S, N, w] -> [S, N, w, C K]``."""
-        u = self.inputs(x)
+        u, pullback = self.inputs.chart()(x)
         g = self.features.gradients(u.flatten(1, 2)).unflatten(1, u.shape[1:3])
-        return self.inputs.pullback(x, torch.cat([g * w[:, None, None] for w in self.inputs.weights], dim=-1))
+        return pullback(torch.cat([g * w[:, None, None] for w in self.inputs.weights], dim=-1))

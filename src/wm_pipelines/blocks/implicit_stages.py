@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -13,15 +12,19 @@ class WatchedField:
     """A field on ``[S, E, 2d]`` or, all stages, ``[G, S, E, 2d]``, at rest where not ``alive``; it notes changes."""
 
     def __init__(self, field: Callable[[Tensor], Tensor], z: Tensor, alive: Tensor) -> None:
-        self.field, self.alive, self.last = field, alive, z
-        self.change = torch.full_like(alive, math.inf, dtype=z.dtype)  # [S, E, 1]
+        self.field, self.alive, self.before, self.last = field, alive, z, z
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The field, zero where not alive; changes since the last call are in `change`."""
+        """The field, zero where not alive."""
         slope = torch.where(self.alive, stages_last(self.field, x), 0.0)
-        change = (slope - self.last).abs().amax(-1, keepdim=True)
-        self.change, self.last = change if x.ndim == 3 else change.amax(0), slope
+        self.before, self.last = self.last, slope
         return slope
+
+    @property
+    def change(self) -> Tensor:
+        """How far the slopes were in the last call from those in the call before it, ``[S, E, 1]``."""
+        change = (self.last - self.before).abs().amax(-1, keepdim=True)
+        return change if change.ndim == 3 else change.amax(0)
 
 
 def stages_last(field: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -118,12 +118,14 @@ class HNN(HamiltonianFamily):
     def _explicit_step(self, z: Tensor, step: Any) -> Tensor:
         q, p = z.chunk(2, dim=-1)
         scheme = _SPLITTING_OF_ORDER[self.config.order]
-        q, p = splitting_step(q, p, step, self._part_gradient("p"), self._force, scheme)
+        q, p = splitting_step(q, p, step, self._part_gradient("p"), self._force_function(), scheme)
         return torch.cat([q, p], dim=-1)
 
     def _implicit_step(self, z: Tensor, step: Tensor) -> Tensor:
+        in_units = self._field_in_units()
+
         def field(y: Tensor) -> Tensor:  # time in units of each pair's own step
-            return step * stages_last(self._field_in_units, y)
+            return step * stages_last(in_units, y)
 
         try:
             y = gauss_legendre_step(z / self.units, 1.0, field, stages=self.config.order // 2, tolerance=1e-11)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wm_pipelines.blocks.ensemble import EnsembleLinear, EnsembleMLP, generators
-from wm_pipelines.blocks.features import LeastSquares, RandomFeatures
+from wm_pipelines.blocks.features import LeastSquares, RandomFeatures, weighted_tanh_slope
 
 
 class FeatureModel(nn.Module):
@@ -44,8 +44,8 @@ class FeatureModel(nn.Module):
         tanh = self.features.counts["tanh"]
         weight, coefficients = self.features.weight[..., :tanh], self.coefficients
         both = (weight.mT[..., :, None] * coefficients[:, :tanh, None, :]).flatten(2)  # [S, K, n C]
-        y = torch.tanh(torch.baddbmm(self.features.bias[..., :tanh], x, weight))
-        gradient = both.sum(dim=1, keepdim=True) - (y * y) @ both
+        a = torch.baddbmm(self.features.bias[..., :tanh], x, weight)
+        gradient = weighted_tanh_slope(a.new_ones(()), a) @ both
         if coefficients.shape[1] > tanh:
             gradient = gradient + coefficients[:, None, tanh:].flatten(2)
         return (dx[..., None] * gradient.unflatten(-1, (x.shape[-1], -1))).sum(dim=-2)
