@@ -75,9 +75,10 @@ class FamilyParameters(BaseModel):
         return merged
 
     def variants_for(self, task: str, world: str) -> list[str]:
-        """The variants that run in a task on a world: all but those that are null there."""
-        places = [place.get("variants", {}) for place in (self.tasks.get(task, {}), self.worlds.get(world, {}))]
-        return [name for name in self.variants if all(place.get(name, {}) is not None for place in places)]
+        """The variants that run in a task on a world: all but those that are null there; the world has the last word."""
+        places = (place.get("variants", {}) for place in (self.tasks.get(task, {}), self.worlds.get(world, {})))
+        last = {name: settings for place in places for name, settings in place.items()}
+        return [name for name in self.variants if last.get(name, {}) is not None]
 
     def places(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Where single settings stand, with their dotted path below the family: for a check of every name."""
