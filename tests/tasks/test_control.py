@@ -6,15 +6,17 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.control.toys import Goals, Line, Model, Policy, episodes, world
 from wm_pipelines.control import manifest as manifests
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import FamilyConfig, build
+from wm_pipelines.families.base import FamilyConfig, Imagined, build
 from wm_pipelines.pipelines.judging import _call_flagged
 from wm_pipelines.registry import families
 from wm_pipelines.reporting.summary import summary_table
 from wm_pipelines.tasks.control import Control
+from wm_pipelines.tasks.control.judge import _feature_errors
 from wm_pipelines.tasks.judgement import table
 
 TASK, SEEDS = Control(), (0, 1)
@@ -131,6 +133,45 @@ def test_errors_of_predictions_are_those_of_the_steps_asked_for(line):
 
 
 # ---------------------------------------------------------------- who ignores actions
+
+
+class _Counter:
+    """Frames are bright by a count that actions add to; it imagines that count, and hears so much of an action."""
+
+    seeds = (0, 1)
+
+    def __init__(self, hears):
+        self.hears = hears
+
+    def features(self, observation, seed):
+        return observation["frames"].double().mean((1, 2, 3))[:, None]
+
+    def start(self, observation, seed):
+        return self.features(observation, seed)
+
+    def update(self, belief, action, observation, seed):
+        return self.features(observation, seed)
+
+    def imagine(self, belief, actions, seed):
+        return Imagined(belief[:, None] + self.hears * actions.cumsum(1))
+
+
+@pytest.mark.parametrize("hears", [0.0, 1.0])
+def test_of_frames_the_features_say_whether_actions_matter(hears):
+    actions = torch.tensor(np.random.default_rng(0).integers(0, 5, (3, 6, 1))).double()
+    counts = torch.cat([torch.full((3, 1, 1), 9.0), 9.0 + actions.cumsum(1)], 1)
+    frames = counts[..., None, None].expand(-1, -1, 4, 4, 3).to(torch.uint8)
+    past = {"frames": frames[:, :2], "actions": actions[:, :1]}
+    own, other = (
+        _feature_errors(_Counter(hears), past, given, frames[:, 2:])
+        for given in (actions[:, 1:], actions[:, 1:].roll(1, 0))
+    )
+    assert own.shape == (2, 3, 5)
+    if hears:
+        np.testing.assert_array_equal(own, 0.0)
+        assert other.mean() > 0
+    else:
+        np.testing.assert_array_equal(own, other)
 
 
 def test_a_model_that_ignores_actions_is_flagged_named_and_never_best(line, caplog):

@@ -75,7 +75,7 @@ class FamilyParameters(BaseModel):
         return merged
 
     def variants_for(self, task: str, world: str) -> list[str]:
-        """The variants that run in a task on a world: all but those that are null there; the world has the last word."""
+        """The variants that run in a task on a world: all but those null there; the world has the last word."""
         places = (place.get("variants", {}) for place in (self.tasks.get(task, {}), self.worlds.get(world, {})))
         last = {name: settings for place in places for name, settings in place.items()}
         return [name for name in self.variants if last.get(name, {}) is not None]

@@ -200,9 +200,13 @@ def _add_predictions(judged: Judgement, family: Any, episodes: Episodes, config:
     for k in steps:
         judged.add("mse", errors[:, :, k - 1], _square_unit(view), step=k)
     judged.add("mse", errors[:, :, longest - 1], _square_unit(view))
-    other = _rolled(family, past, longest, taken.roll(1, 0), view)
     at = [k - 1 for k in steps]
-    sensitivity = _ratio(_errors(other[view], true)[:, :, at].mean(1), errors[:, :, at].mean(1))
+    if view == "frames":  # most pixels show what no action moves: what plans are made in says more
+        following = torch.tensor(truth[:, context : context + longest])
+        own, other = (_feature_errors(family, past, given, following) for given in (taken, taken.roll(1, 0)))
+    else:
+        own, other = errors, _errors(_rolled(family, past, longest, taken.roll(1, 0), view)[view], true)
+    sensitivity = _ratio(other[:, :, at].mean(1), own[:, :, at].mean(1))
     judged.add("action_sensitivity", sensitivity[:, -1], "1", n=len(truth))
     judged.add("ignores_actions", (sensitivity.max(1) < _IGNORED).astype(np.float64), "1", n=len(truth))
     if "rewards" in found and "rewards" in episodes:
@@ -265,6 +269,20 @@ def _rolled(family: Family, past: Mapping[str, Any], steps: int, actions: Any, v
 def _errors(found: Float, true: Float) -> Float:
     """Mean squared error ``[S, E, K]``."""
     return ((found - true) ** 2).reshape(*found.shape[:3], -1).mean(-1)
+
+
+@torch.no_grad()
+def _feature_errors(family: Any, past: Mapping[str, Any], actions: Any, following: Any) -> Float:
+    """Squared error ``[S, E, K]`` of what is imagined under actions ``[E, K, A]``, in features of what follows."""
+    frames, found = past["frames"], []
+    for seed in range(len(family.seeds)):
+        belief = family.start({"frames": frames[:, 0]}, seed)
+        for k in range(1, frames.shape[1]):
+            belief = family.update(belief, past["actions"][:, k - 1], {"frames": frames[:, k]}, seed)
+        imagined = family.imagine(belief, actions, seed).features
+        real = family.features({"frames": following.flatten(0, 1)}, seed).unflatten(0, following.shape[:2])
+        found.append((imagined - real).square().mean(-1).double().numpy())
+    return np.stack(found)
 
 
 def _ratio(a: Float, b: Float) -> Float:

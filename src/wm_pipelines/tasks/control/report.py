@@ -46,8 +46,8 @@ DESCRIPTIONS = {
     "planner_headroom": "What twice the candidates and iterations gain on the true world. Where it is far above 0 the "
     "planner limits the score, and not the models.",
     "mse": "Squared error of what is predicted under the actions of held-out episodes, at the last step judged.",
-    "action_sensitivity": "That error under the actions of another episode over that under those that were taken: 1 is "
-    "a model to which actions do not matter.",
+    "action_sensitivity": "That error (of frames: in the model's own features) under the actions of another episode "
+    "over that under those that were taken: 1 is a model to which actions do not matter.",
     "ignores_actions": "Share of seeds whose sensitivity is below 1.05 at every step judged. Such a model is never "
     "marked best: planning with it is moving at random.",
     "reward_mse": "Squared error of predicted rewards.",
