@@ -47,6 +47,8 @@ class Key(NamedTuple):
 BestSets = Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
 """World -> split -> metric -> models that cannot be told from the best."""
 
+Float = NDArray[np.float64]
+
 PairedValues = Mapping[str, Mapping[str, Mapping[str, Mapping[str, NDArray[np.float64]]]]]
 """World -> split -> metric -> model -> value of every seed on every episode ``[S, E]``."""
 
@@ -57,9 +59,8 @@ _GROUP = [*Key._fields, "metric", "unit"]
 _MODEL = ["task", "world", "family", "variant"]
 
 
-def _pool_seeds(rows: pd.DataFrame, metric: str) -> dict[str, float | int]:
+def _pool_seeds(value: Float, low: Float, high: Float, metric: str) -> dict[str, float | int]:
     """One metric of one model over its seeds; an interval ends where the metric does: few seeds would promise more."""
-    value, low, high = (rows[name].to_numpy(dtype=np.float64) for name in ("value", "ci_low", "ci_high"))
     pooled, (least, most) = pool_seeds(value, low, high), value_range(metric)
     mean = float(pooled.value)
     # Where a value is outside the range that its name promises, the name promises nothing.
@@ -71,8 +72,16 @@ def _pool_seeds(rows: pd.DataFrame, metric: str) -> dict[str, float | int]:
         "ci_low": np.nan if unknown else ends[0],
         "ci_high": np.nan if unknown else ends[1],
         "seeds": len(value),
-        "n": int(rows["n"].sum()),
     }
+
+
+def _groups(table: pd.DataFrame, names: list[str]) -> list[NDArray[np.intp]]:
+    """Rows that agree in columns ``names``, sorted by them: thousands of groups, of which pandas would make frames."""
+    if table.empty:
+        return []
+    group = table.groupby(names, sort=True, observed=True, dropna=False).ngroup().to_numpy()
+    order = np.argsort(group, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def summary_table(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None = None) -> pd.DataFrame:
@@ -91,10 +100,13 @@ def summary_table(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None
         Sorted by task, world, split, family as in the report, metric.
     """
     overall = leaderboard[leaderboard["step"] < 0]
-    rows = [
-        dict(zip(_GROUP, key, strict=True)) | _pool_seeds(group, str(key[_GROUP.index("metric")]))
-        for key, group in overall.groupby(_GROUP, sort=True, observed=True, dropna=False)
-    ]
+    numbers = {name: overall[name].to_numpy(dtype=np.float64) for name in ("value", "ci_low", "ci_high", "n")}
+    keys = {name: overall[name].tolist() for name in _GROUP}
+    rows = []
+    for group in _groups(overall, _GROUP):
+        key = {name: values[group[0]] for name, values in keys.items()}
+        value, low, high, n = (values[group] for values in numbers.values())
+        rows.append(key | _pool_seeds(value, low, high, str(key["metric"])) | {"n": int(n.sum())})
     columns = [*_GROUP, "value", "median", "ci_low", "ci_high", "seeds", "n", "best"]
     if not rows:
         return pd.DataFrame(columns=columns)
@@ -186,9 +198,12 @@ def rows_by_model(summary: pd.DataFrame) -> Iterator[tuple[Key, dict[str, dict[s
     for row in _records(summary[is_cost]):
         costs.setdefault(tuple(row[name] for name in _MODEL), {})[row["metric"]] = row
     judged = summary[~is_cost] if (~is_cost).any() else summary
-    for values, group in judged.groupby(list(Key._fields), sort=False, observed=True):
-        key = Key(*map(str, values))
-        rows = {row["metric"]: row for row in _records(group)}
+    found: dict[Key, dict[str, dict[str, Any]]] = {}
+    for row in _records(judged):
+        values = [row[name] for name in Key._fields]
+        if not any(value is None or value != value for value in values):  # as pandas groups: nowhere without a name
+            found.setdefault(Key(*map(str, values)), {})[row["metric"]] = row
+    for key, rows in found.items():
         yield key, costs.get((key.task, key.world, key.family, key.variant), {}) | rows
 
 
