@@ -1,13 +1,14 @@
-"""The table of states that README shows, and docs/tables/physics.csv, from the summary of a run.
+"""README's tables of states, images and videos, and docs/tables/physics.csv, from the results of runs.
 
-Run: ``python benchmarks/readme_tables.py data/08_reporting/summary.csv``. It replaces what stands between the markers
-``<!-- horizons -->`` and ``<!-- end -->`` in README.md; nothing is typed by hand.
+Run: ``python benchmarks/readme_tables.py data/08_reporting``, for every task that is found there. It replaces what
+stands between the markers ``<!-- states -->``, ``<!-- images -->``, ``<!-- videos -->`` and the next ``<!-- end -->``
+in README.md; nothing is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,8 @@ KEPT = (
     "horizon", "violation_rate", "energy_error", "relative_error", "force_error", "force_exponent",
     "symplecticity_error", "reversal_error", "parameters", "train_seconds", "train_flops",
 )  # fmt: skip
+IMAGE_FAMILIES = ("ijepa", "mae", "contrastive", "raw_pixels")
+VIDEO_FAMILIES = ("raw_pixels", "vjepa", "latent_dynamics", "object_tracker", "mae", "contrastive")
 CEILING = "oracle"
 
 
@@ -42,7 +45,7 @@ def cell(row: pd.Series, longest: float) -> str:
     return f"**{text}**" if row["best"] else text
 
 
-def markdown(summary: pd.DataFrame, worlds: Sequence[str]) -> list[str]:
+def states(summary: pd.DataFrame, worlds: Sequence[str]) -> list[str]:
     """One row per variant that can model one of the worlds."""
     horizons = summary[(summary["metric"] == "horizon") & (summary["split"] == "test") & summary["world"].isin(worlds)]
     seconds = summary[(summary["metric"] == "train_seconds") & summary["world"].isin(worlds)]
@@ -55,29 +58,119 @@ def markdown(summary: pd.DataFrame, worlds: Sequence[str]) -> list[str]:
     for family in FAMILIES:
         for variant, own in horizons[horizons["family"] == family].groupby("variant"):
             rows = own.set_index("world")
-            words = sorted({w for told in own["knows"].dropna() for w in told.split(",") if w})
             cells = [cell(rows.loc[w], longest[w]) if w in rows.index else "n/a" for w in worlds]
-            lines.append(
-                f"| {family} · {variant} | {', '.join(words) or '–'} | {float(f'{trained[family, variant]:.2g}'):g} | "
-                f"{' | '.join(cells)} |"
-            )
+            took = float(f"{trained[family, variant]:.2g}")
+            lines.append(f"| {family} · {variant} | {knows(own, family, variant)} | {took:g} | {' | '.join(cells)} |")
     return lines
+
+
+def images(board: pd.DataFrame) -> list[str]:
+    """Probes of trained and untrained encoders, means over seeds."""
+    lines = [
+        "| | knows | linear probe | 5-NN | untrained: linear · 5-NN | collapsed |",
+        "|---|---|---|---|---|---|",
+    ]
+    probes = ("linear_probe", "knn_probe")
+    for family, variant, own in models(board, IMAGE_FAMILIES):
+        trained = [f"{100 * own[name].mean():.1f} %" for name in probes]
+        floor = values(board, family, f"{variant}_untrained")
+        untrained = " · ".join(f"{100 * floor[name].mean():.1f} %" for name in probes if name in floor)
+        told = knows(board, family, variant)
+        lines.append(f"| {title(family, variant)} | {told} | {' | '.join(trained)} | {untrained} | {collapse(own)} |")
+    return lines
+
+
+def videos(board: pd.DataFrame) -> list[str]:
+    """Probes of features and of predicted features, surprise; means over seeds, world by world."""
+    lines = [
+        "| | knows | position | velocity | untrained: position · velocity | predicted, 4 · 8 ahead "
+        "| ridge, 4 · 8 ahead | surprise | collapsed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for world in ("pendulum_video", "bouncing_balls"):
+        here = board[board["world"] == world]
+        lines.append(f"| **`{world}`** | | | | | | | | |")
+        for family, variant, own in models(here, VIDEO_FAMILIES):
+            floor = values(here, family, f"{variant}_untrained")
+            cells = [
+                shown(own, "r2_position_probed"),
+                shown(own, "r2_velocity_probed"),
+                shown(floor, "r2_position_probed", "r2_velocity_probed"),
+                shown(own, "r2_position_predicted_probed@4", "r2_position_predicted_probed@8"),
+                shown(own, "r2_position_ridge_probed@4", "r2_position_ridge_probed@8"),
+                shown(own, "surprise_teleport_auc", "surprise_energy_jump_auc", digits=2),
+                collapse(own),
+            ]
+            lines.append(f"| {title(family, variant)} | {knows(here, family, variant)} | {' | '.join(cells)} |")
+    return lines
+
+
+def models(board: pd.DataFrame, families: Sequence[str]) -> Iterator[tuple[str, str, dict[str, pd.Series]]]:
+    """Families in this order, their trained variants, and values of the seeds by metric (``metric@step``)."""
+    for family in families:
+        for variant in board.loc[board["family"] == family, "variant"].drop_duplicates():
+            if not variant.endswith("_untrained"):
+                yield family, variant, values(board, family, variant)
+
+
+def values(board: pd.DataFrame, family: str, variant: str) -> dict[str, pd.Series]:
+    """Values of the seeds by metric, and by ``metric@step``."""
+    own = board[(board["family"] == family) & (board["variant"] == variant) & (board["split"] == "test")]
+    groups = own.groupby(["metric", "step"])["value"]
+    return {metric if step < 0 else f"{metric}@{step}": group for (metric, step), group in groups}
+
+
+def shown(own: Mapping[str, pd.Series], *metrics: str, digits: int = 3) -> str:
+    """Means of metrics that are all there, else nothing."""
+    if any(metric not in own for metric in metrics):
+        return ""
+    return " · ".join(f"{own[metric].mean():.{digits}f}".replace("-", "−") for metric in metrics)
+
+
+def collapse(own: Mapping[str, pd.Series]) -> str:
+    """How many seeds have collapsed."""
+    if "collapsed" not in own:
+        return ""
+    bad = int(own["collapsed"].sum())
+    return f"{bad} of {len(own['collapsed'])}" if bad else "no"
+
+
+def title(family: str, variant: str) -> str:
+    """A model's name; variants that say nothing are left out."""
+    return f"`{family}`" if variant == "plain" else f"`{family}` · {variant}"
+
+
+def knows(board: pd.DataFrame, family: str, variant: str) -> str:
+    """What a model was told there."""
+    own = board[(board["family"] == family) & (board["variant"] == variant)]
+    return ", ".join(sorted({w for told in own["knows"].dropna() for w in told.split(",") if w})) or "–"
+
+
+def written(readme: str, block: str, lines: Sequence[str]) -> str:
+    """README with the lines in a block between markers."""
+    before, rest = readme.split(f"<!-- {block} -->", 1)
+    after = rest.split("<!-- end -->", 1)[1]
+    return f"{before}<!-- {block} -->\n\n" + "\n".join(lines) + f"\n\n<!-- end -->{after}"
 
 
 def main() -> None:
     """Read, replace, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("summary", type=Path, help="summary.csv of a run")
+    parser.add_argument("results", type=Path, help="folder 08_reporting of a run")
     given = parser.parse_args()
-    summary = pd.read_csv(given.summary)
-    summary = summary[summary["task"] == "physics"]
-    table = "\n\n".join("\n".join(markdown(summary, worlds)) for worlds in WORLDS)
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split("<!-- horizons -->", 1)
-    after = rest.split("<!-- end -->", 1)[1]
-    readme.write_text(f"{before}<!-- horizons -->\n\n{table}\n\n<!-- end -->{after}")
-    kept = summary[summary["metric"].isin(KEPT)]
-    kept.to_csv(ROOT / "docs/tables/physics.csv", index=False, float_format="%.6g")
+    board = pd.read_parquet(given.results / "leaderboard.parquet")
+    readme = (ROOT / "README.md").read_text()
+    tasks = set(board["task"])
+    if "physics" in tasks:
+        summary = pd.read_csv(given.results / "summary.csv")
+        summary = summary[summary["task"] == "physics"]
+        readme = written(readme, "states", [*states(summary, WORLDS[0]), "", *states(summary, WORLDS[1])])
+        kept = summary[summary["metric"].isin(KEPT)]
+        kept.to_csv(ROOT / "docs/tables/physics.csv", index=False, float_format="%.6g")
+    for block, table in (("images", images), ("videos", videos)):
+        if block in tasks:
+            readme = written(readme, block, table(board[board["task"] == block]))
+    (ROOT / "README.md").write_text(readme)
 
 
 if __name__ == "__main__":
