@@ -87,6 +87,18 @@ def test_seeds_that_scatter_by_factors_are_told_by_their_logarithms():
     assert best_set(values, True) == ["a", "b"]
 
 
+def test_errors_that_are_nothing_at_times_do_not_hide_that_others_are_large():
+    values = models(np.random.default_rng(7), a=1e-5, b=1.0, c=30.0)
+    values["c"][2] *= 20.0  # a bad seed, beside which on the scale of errors all others look alike
+    assert "b" not in best_set(values, True, ERROR)
+    values["a"][:, ::4] = 0.0
+    assert best_set(values, True, ERROR) == ["a"]
+    values["b"][:, ::4] = 0.0  # both are right in a quarter of the episodes, b never better
+    assert best_set(values, True, ERROR) == ["a"]
+    nothing = {name: np.zeros((3, 20)) for name in "ab"}
+    assert best_set(nothing, True, ERROR) == ["a", "b"]
+
+
 def test_seeds_alone_can_leave_it_open():
     episodes = np.linspace(1.0, 2.0, 20)
     a, b = (episodes * np.reshape(seeds, (3, 1)) for seeds in ((0.5, 1.0, 2.0), (0.6, 1.2, 2.4)))

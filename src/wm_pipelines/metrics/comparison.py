@@ -82,8 +82,8 @@ def best_set(
       Models whose seeds agree exactly (closed forms) do not scatter. One seed says nothing, and only episodes count.
 
     Both compare logarithms of the distance from the good end of the metric's range where it has one (errors at 0,
-    shares explained at 1) and no value lies on it: hard episodes and bad seeds are worse by factors, and the sum of a
-    few of them would hide that a model is a million times worse on all.
+    shares explained at 1; what lies on it counts as the least distance of all others): hard episodes and bad seeds are
+    worse by factors, and the sum of a few of them would hide that a model is a million times worse on all.
 
     Whoever has the best mean was picked for its luck, too: each of ``k - 1`` tests is made at level
     ``(1 - confidence) / (k - 1)`` (Bonferroni), so that the model that is best in truth is left out with a probability
@@ -128,11 +128,16 @@ def best_set(
 
 
 def _distances(worse: Mapping[str, Float], limit: float, axis: int) -> dict[str, Float]:
-    """Means over an axis, as logarithms of the distance from the limit where all have one."""
+    """Means over an axis, as logarithms of the distance from the limit, on their side of which all must be.
+
+    What lies on the limit itself counts as the least distance of all those that do not: as good as anybody else.
+    """
     means = {name: v.mean(axis=axis) for name, v in worse.items()}
-    if math.isinf(limit) or min(float(m.min()) for m in means.values()) <= limit:
+    distances = np.concatenate([m - limit for m in means.values()])
+    least = min(distances[distances > 0.0], default=0.0)
+    if math.isinf(limit) or distances.min() < 0.0 or not 0.0 < least < math.inf:
         return means
-    return {name: np.log(m - limit) for name, m in means.items()}
+    return {name: np.log(np.maximum(m - limit, least)) for name, m in means.items()}
 
 
 def _pooled_variance(seeds: Mapping[str, Float]) -> tuple[float, int]:
