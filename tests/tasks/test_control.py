@@ -132,6 +132,22 @@ def test_errors_of_predictions_are_those_of_the_steps_asked_for(line):
     assert values(judged, "mse", 4) == values(judged, "mse")
 
 
+def test_nobody_acts_in_other_worlds_where_no_starts_are_judged_there(line, monkeypatch):
+    monkeypatch.setattr("wm_pipelines.laws.laws_of", lambda spec: line.plant.laws())
+    episodes = {**line.episodes, "transfer": line.episodes["test"]}
+    counts = {**SETTINGS, "judged": 4}
+    drawn = TASK.manifest(episodes, TASK.config({**counts, "transfer_judged": 0}))
+    assert set(drawn) == {"test"}
+    assert set(TASK.manifest(episodes, TASK.config({**counts, "transfer_judged": 2}))) == {"test", "transfer"}
+    model = build(Model, FamilyConfig(), line.episodes["train"].spec, SEEDS, line.plant.laws())
+    config = TASK.config({**counts, "transfer_judged": 0})
+    judged = TASK.judge(model, episodes, "transfer", line.plant.laws(), config, manifest=drawn)
+    assert "mse" in {row["metric"] for row in judged.rows}
+    assert "return" not in {row["metric"] for row in judged.rows}
+    with pytest.raises(UserError, match="transfer_judged"):
+        TASK.config({**counts, "transfer_judged": 1})
+
+
 # ---------------------------------------------------------------- who ignores actions
 
 

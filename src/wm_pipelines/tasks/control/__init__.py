@@ -23,7 +23,9 @@ class ControlConfig(TaskConfig):
 
     starts: int = Field(200, ge=2, description="held-out starts in the manifest of a split")
     judged: int = Field(100, ge=2, description="of these, the first so many are acted from")
-    transfer_judged: int = Field(30, ge=2, description="the same for worlds with other parameters")
+    transfer_judged: int = Field(
+        30, ge=0, description="the same for worlds with other parameters; 0: nobody acts there"
+    )
     steps: int = Field(200, ge=1, description="budget of an episode")
     true_planner: bool = Field(
         True,
@@ -43,6 +45,8 @@ class ControlConfig(TaskConfig):
     def _comparable(self) -> ControlConfig:
         if self.doses is not None and not self.true_planner:
             raise ValueError("doses are compared with the planner on the true world: true_planner has to be true")
+        if self.transfer_judged == 1:
+            raise ValueError("transfer_judged: one start has no interval; 0 for none, else 2 at least")
         return self
 
 
@@ -92,6 +96,9 @@ class Control(Task):
 
         found = {}
         for split in self.splits(episodes):
+            judged = config.judged if split == "test" else config.transfer_judged
+            if not judged:
+                continue
             plant = laws_of(episodes[split].spec).plant
             if plant is None:
                 raise UserError(f"world '{episodes[split].spec.name}' cannot be acted in; list it under another task")
@@ -99,7 +106,7 @@ class Control(Task):
                 plant,
                 episodes["train"],
                 starts=config.starts,
-                judged=min(config.starts, config.judged if split == "test" else config.transfer_judged),
+                judged=min(config.starts, judged),
                 steps=config.steps,
                 seed=config.seed,
                 split=split,
@@ -182,7 +189,8 @@ class Control(Task):
         """
         from wm_pipelines.tasks.control.judge import judge
 
-        own = None if manifest is None else manifest[split]
+        acts = manifest is not None and (split == "test" or config.transfer_judged > 0)
+        own = manifest[split] if manifest is not None and acts else None
         return judge(model, episodes, split, laws, config, self.planner(config), self.objective(config), own)
 
     def figures(self, results: Results) -> dict[str, Any]:
