@@ -141,7 +141,7 @@ def test_what_its_terms_contain_is_declared(world, structure, offers):
 def test_a_perceptron_contains_logarithms_of_distances_where_forces_are_pairwise(world):
     for structure in ("none", "declared"):
         words, model = contained("hnn", world, structure=structure)
-        assert words == ({"log_distance"} if "pairwise" in model.structure else set())
+        assert words == {"hamiltonian"} | ({"log_distance"} if "pairwise" in model.structure else set())
 
 
 @pytest.mark.training
@@ -156,7 +156,7 @@ def test_a_generic_hamiltonian_is_random_features_of_the_state_and_nothing_else(
     assert (term.part, term.features.counts) == ("z", {"tanh": 80})
     assert not bool(term.inputs.quadratic.any())
     assert not bool(term.inputs.logarithmic)
-    assert families.get("hamiltonian_regression").contains(fits[False].config, TWO_BODY) == set()
+    assert families.get("hamiltonian_regression").contains(fits[False].config, TWO_BODY) == {"hamiltonian"}
     assert any(bool(term.inputs.quadratic.any()) for term in fits[True].live)
 
 

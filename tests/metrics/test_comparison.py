@@ -99,6 +99,14 @@ def test_errors_that_are_nothing_at_times_do_not_hide_that_others_are_large():
     assert best_set(nothing, True, ERROR) == ["a", "b"]
 
 
+def test_among_thirty_models_one_that_is_worse_everywhere_is_told():
+    rng = np.random.default_rng(8)
+    lost = 1.0 + 4.0 * rng.exponential(1.0, 20)  # by one at least, in some episodes by much
+    values = {"best": np.full((3, 20), 10.0), "worse": 10.0 - lost * np.reshape((0.95, 1.0, 1.05), (3, 1))}
+    values |= {f"other {i}": 2.0 + rng.uniform(-0.5, 0.5, (3, 20)) for i in range(28)}
+    assert best_set(values, False) == ["best"]
+
+
 def test_seeds_alone_can_leave_it_open():
     episodes = np.linspace(1.0, 2.0, 20)
     a, b = (episodes * np.reshape(seeds, (3, 1)) for seeds in ((0.5, 1.0, 2.0), (0.6, 1.2, 2.4)))

@@ -28,6 +28,7 @@ FORM_WORDS: Mapping[str, str] = {
     "pair_forces": "forces act between pairs of particles, along or across their line, and momentum is m v",
     "log_distance": "distances enter as their logarithm, in which power laws are smooth",
     "power_laws": "powers of the distance are among the features",
+    "hamiltonian": "rates are the canonical ones of one energy of (q, p), which is conserved",
     "separable_form": "held-out data may choose H = T(p) + V(q)",
     "kinetic_form": "held-out data may choose H = p A(q) p + V(q), the form of mechanisms",
     "log_terms": "invariant quadratic forms are looked for, H made a function of them; of a single one, its logarithm",
@@ -123,6 +124,12 @@ class Family(nn.Module, ABC):
         """The views it works on, of those that there are, in the order of `needs` and `uses`."""
         found = [next((v for v in wanted.split("|") if v in spec.views), None) for wanted in (*cls.needs, *cls.uses)]
         return tuple(view for view in found if view is not None)
+
+    @classmethod
+    def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:
+        """The views that its training looks at in this configuration: those `shown`, unless it takes others as well."""
+        del config
+        return cls.shown(spec)
 
     @classmethod
     def unsuitable(cls, spec: Spec, config: Any) -> str | None:
@@ -360,6 +367,11 @@ class GivenLaws(Protocol):
     """The one exception to the rule that no family sees the laws: a ceiling that is nothing but them."""
 
     laws: Laws
+
+
+def with_derivatives(views: tuple[str, ...], spec: Spec, wanted: bool = True) -> tuple[str, ...]:
+    """The views, and time derivatives of the states where the world gives any and they are wanted; see `observed`."""
+    return (*views, "derivatives") if wanted and "derivatives" in spec.views else views
 
 
 def build(

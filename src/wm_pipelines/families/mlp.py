@@ -22,7 +22,7 @@ from torch import Tensor
 from wm_pipelines.blocks.splines import spline_slopes
 from wm_pipelines.blocks.vector_field import VectorField, cut, substeps_for
 from wm_pipelines.families import register
-from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
+from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views, with_derivatives
 from wm_pipelines.integrators import rollout_runge_kutta4
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
@@ -87,6 +87,11 @@ class MLP(Family):
     name: ClassVar[str] = "mlp"
     Config: ClassVar[type[TrainedConfig]] = MLPConfig
     config: MLPConfig
+
+    @classmethod
+    def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:
+        """States, and their derivatives where episodes carry them."""
+        return with_derivatives(cls.shown(spec), spec, config.target != "integrator")
 
     @classmethod
     def knows(cls, config: Any) -> frozenset[str]:

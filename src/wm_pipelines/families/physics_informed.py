@@ -38,7 +38,7 @@ from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.ensemble import EnsembleMLP
 from wm_pipelines.blocks.vector_field import StateFeatures, VectorField, cut, substeps_for
 from wm_pipelines.families import register
-from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
+from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views, with_derivatives
 from wm_pipelines.integrators import rollout_runge_kutta4
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
@@ -93,6 +93,11 @@ class PhysicsInformed(Family):
     config: PhysicsInformedConfig
     lam: Tensor
     calls: Tensor
+
+    @classmethod
+    def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:
+        """States, and their derivatives where episodes carry them."""
+        return with_derivatives(cls.shown(spec), spec, config.target != "integrator")
 
     @classmethod
     def knows(cls, config: Any) -> frozenset[str]:

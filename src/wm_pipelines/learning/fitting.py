@@ -130,7 +130,7 @@ def fit_variant(
         "family": a.family,
         "world": a.world,
         "variant": variant,
-        "view": "+".join(kind.shown(a.spec)),
+        "view": "+".join(kind.observed(a.spec, config)),
         "knows": known(kind, config, a.spec),
         "spec": a.spec.to_json(),
         "config": config.model_dump(mode="json"),

@@ -62,7 +62,7 @@ def linear_probe(
         raise ValueError("linear_probe needs at least two classes in what the held-out part leaves; give more examples")
     models: list[Any] = []
     for penalty in path:  # from the smoothest on, each starts from the one before
-        models.append(_logistic(train[fit], train_y[fit], penalty, models[-1] if models else None, tolerance=1e-3))
+        models.append(_logistic(train[fit], train_y[fit], penalty, models[-1] if models else None, tolerance=1e-4))
     best = int(np.argmax([(model.predict(train[choose]) == train_y[choose]).mean() for model in models]))
     start = models[best] if len(models[best].classes_) == len(np.unique(train_y)) else None
     return _right(_logistic(train, train_y, path[best], start).predict(test), test_y, test_x)
@@ -73,7 +73,7 @@ def _logistic(x: NDArray[np.float32], y: Labels, penalty: float, start: Any = No
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    model = LogisticRegression(C=1.0 / (penalty * len(x)), tol=tolerance, max_iter=300, warm_start=True)
+    model = LogisticRegression(C=1.0 / (penalty * len(x)), tol=tolerance, max_iter=3000, warm_start=True)
     if start is not None:
         model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
     with threadpool_limits(1), warnings.catch_warnings():  # sums over more threads round differently

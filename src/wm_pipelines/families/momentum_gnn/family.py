@@ -52,7 +52,7 @@ from torch import Tensor, nn
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views
+from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views, with_derivatives
 from wm_pipelines.families.momentum_gnn.calibration import calibrate
 from wm_pipelines.families.momentum_gnn.closed_form import fit_closed_form
 from wm_pipelines.families.momentum_gnn.edge_inputs import DistanceInputs, LawInputs
@@ -119,6 +119,12 @@ class MomentumGNN(Family):
     motion_scale: Tensor
     force_scale: Tensor
     speed_scale: Tensor
+
+    @classmethod
+    def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:
+        """States, and their derivatives where episodes carry them."""
+        del config
+        return with_derivatives(cls.shown(spec), spec)
 
     @classmethod
     def knows(cls, config: Any) -> frozenset[str]:

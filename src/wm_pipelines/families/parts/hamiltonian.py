@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wm_pipelines.blocks.hamiltonian_flow import HamiltonianFlow
 from wm_pipelines.blocks.hamiltonian_terms import Coordinates, Distances, Forms, Speeds, Term, pair_couplings
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Family, FamilyConfig, Prediction, Views
+from wm_pipelines.families.base import Family, FamilyConfig, Prediction, Views, with_derivatives
 from wm_pipelines.spec import Spec
 
 Word = Literal["separable", "even", "periodic", "pairwise"]
@@ -46,16 +46,21 @@ class HamiltonianFamily(HamiltonianFlow, Family):
     units: Tensor
 
     @classmethod
+    def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:
+        """States, and their derivatives where episodes carry them and they are used."""
+        return with_derivatives(cls.shown(spec), spec, config.use_derivative)
+
+    @classmethod
     def knows(cls, config: Any) -> frozenset[str]:
-        """The facts that the structure of H is read from; nothing for ``none``."""
+        """That there is an energy from which the rates follow, and the facts that its structure is read from."""
         if config.structure == "none":
-            return frozenset()
+            return frozenset({"hamiltonian"})
         declared = config.structure == "declared"
         words = set(get_args(Word) if declared else config.structure)
         facts = {"structure"} if words - {"periodic"} else set()
         facts |= {"angles"} if "periodic" in words else set()
         pairs = {"particles", "space", "attributes", "log_distance"}
-        return frozenset(facts | (pairs if "pairwise" in words else set()))
+        return frozenset({"hamiltonian"} | facts | (pairs if "pairwise" in words else set()))
 
     @classmethod
     def contains(cls, config: Any, spec: Spec) -> frozenset[str]:
