@@ -13,7 +13,7 @@ Where this is not the paper's:
 - Where the world rewards, rewards are read from the latents, and plans are worth what they add up to. The paper has
   goals alone, and their distance is the L1 of the last latent; here all families share one planner and one distance.
 
-As in the paper, a decoder shows what is imagined; it reads frozen latents and is trained beside them.
+As in the paper, a decoder shows what is imagined: it is trained on frozen latents, and its gradient goes no further.
 """
 
 from __future__ import annotations
