@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from torch.nn.functional import l1_loss, mse_loss
 
 from tests.families.images import LEARNING, spec_of
+from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Decodes, Encodes, Imagines
 from wm_pipelines.families.vjepa import VJEPA, VJEPAConfig
 from wm_pipelines.learning.checkpoints import CheckpointStore
@@ -306,11 +307,17 @@ def test_a_collapse_is_seen_in_training_and_tells_no_actions_apart():
         ({"anti_collapse": "ema"}, "use anti_collapse: sigreg"),
         ({"clip": 3}, "lengthen it"),
         ({"encoder_share": 1}, "less than 1"),
+        ({"predict": "rollout", "pool": 2}, "leave out pool"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValidationError, match=message):
         VJEPAConfig(**{**SMALL, **changes})
+
+
+def test_a_horizon_beyond_an_episode_is_refused():
+    with pytest.raises(UserError, match=r"memory 2 and horizon 12 do not fit into episodes of 13 of 'pushed dot'"):
+        built(horizon=12)
 
 
 @pytest.mark.parametrize("predict", ["masked", "rollout"])

@@ -71,6 +71,8 @@ class VJEPAConfig(TrainedConfig):
         if self.predict == "masked" and self.clip % (2 * self.tubelet):
             unit = 2 * self.tubelet
             raise ValueError(f"clip: {self.clip} frames are no two halves of tubelets; use a multiple of {unit}")
+        if self.predict != "actions" and self.pool > 1:
+            raise ValueError(f"predict: {self.predict} sees frames as they are; leave out pool")
         if self.predict == "actions" and self.anti_collapse == "ema":
             raise ValueError("predict: actions freezes one encoder and has no other; use anti_collapse: sigreg")
         return self

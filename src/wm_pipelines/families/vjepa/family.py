@@ -39,7 +39,7 @@ from wm_pipelines.families.vjepa.roll_out import RollOut
 from wm_pipelines.families.vjepa.tubelet_encoder import TubeletEncoder, widen_weights
 from wm_pipelines.spec import Spec
 
-_AT_ONCE = 1024  # frames averaged together
+_AT_ONCE = 1024  # frames averaged or encoded together
 
 
 class _Masked(nn.Module):
@@ -161,16 +161,22 @@ class VJEPA(ImaginingFamily):
         """Encoder, predictor, and a target encoder that starts as a copy.
 
         Raises:
-            UserError: the clip is longer than an episode, or frames are not cut by the patch.
+            UserError: a clip, or memory and horizon, are longer than an episode; or frames are not cut by the patch.
         """
-        if self.config.clip > self.spec.rows:
+        config, rows = self.config, self.spec.rows
+        if config.clip > rows:
             raise UserError(
-                f"vjepa.clip: {self.config.clip} frames do not fit into episodes of {self.spec.rows} of "
-                f"'{self.spec.name}'; use a shorter clip"
+                f"vjepa.clip: {config.clip} frames do not fit into episodes of {rows} of '{self.spec.name}'; "
+                "use a shorter clip"
             )
-        if self.config.predict == "actions":
-            return ActionConditioned(self.config, self.seen_space, self.action_size, self.rewarded)
-        return (_Masked if self.config.predict == "masked" else RollOut)(self.config, self.seen_space.shape)
+        if config.predict != "actions":
+            return (_Masked if config.predict == "masked" else RollOut)(config, self.seen_space.shape)
+        if config.memory + config.horizon > rows:
+            raise UserError(
+                f"vjepa.horizon: memory {config.memory} and horizon {config.horizon} do not fit into episodes of "
+                f"{rows} of '{self.spec.name}'; use a shorter horizon"
+            )
+        return ActionConditioned(config, self.seen_space, self.action_size, self.rewarded)
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -188,10 +194,9 @@ class VJEPA(ImaginingFamily):
         self.contrast.copy_((around / len(frames)).sqrt().clamp_min(1e-3))
         if self.config.predict != "actions":
             return examples
-        for member in self.members:
+        for member in self.members if self.rewarded else ():
             assert isinstance(member, ActionConditioned)
-            if self.rewarded:
-                member.learn_rewards(examples["rewards"])
+            member.learn_rewards(examples["rewards"])
         self.register_buffer("_observed", examples["frames"], persistent=False)
         self._coded = {}
         return {"episode": torch.arange(len(self._observed)), **{n: examples[n] for n in self.uses if n in examples}}
@@ -309,13 +314,18 @@ class VJEPA(ImaginingFamily):
 
     def member_features(self, member: Any, x: Tensor) -> Tensor:
         """Latents of the frozen encoder."""
-        mean, contrast = self.mean_frame.movedim(-1, 0), self.contrast[:, None, None]
+        mean, contrast = self._units
         return member.encode((x - mean) / contrast)
 
     def member_decode(self, member: Any, features: Tensor) -> Tensor:
         """Frames of latents."""
-        mean, contrast = self.mean_frame.movedim(-1, 0), self.contrast[:, None, None]
+        mean, contrast = self._units
         return mean + contrast * member.decoder(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+
+    @property
+    def _units(self) -> tuple[Tensor, Tensor]:
+        """Mean frame ``[C, H, W]`` and contrast ``[C, 1, 1]``, of frames as encoders take them."""
+        return self.mean_frame.movedim(-1, 0), self.contrast[:, None, None]
 
     def illustrate(self, views: Views) -> Views:
         """A clip's start with the patches grey that one mask of blocks hides."""
