@@ -9,7 +9,8 @@ Where this is not the paper's:
   first share of training, by roll-outs and SIGReg (`roll_out`) instead of hidden tubelets of a million hours of video.
 - The predictor is a perceptron of the last few latents and the action, not a transformer with block-causal attention;
   it sees no proprioception, which worlds of frames do not show.
-- Errors of a roll-out are averaged over its steps from the second on; the paper's, of two steps, is the second's.
+- Errors of a roll-out are averaged over its steps from the second on, of which the paper has one; in the base
+  configuration roll-outs are longer and errors squared, where the paper's are absolute.
 - Where the world rewards, rewards are read from the latents, and plans are worth what they add up to. The paper has
   goals alone, and their distance is the L1 of the last latent; here all families share one planner and one distance.
 
