@@ -16,10 +16,12 @@ from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.loop import train
 from wm_pipelines.mappings import deep_merge
 from wm_pipelines.registry import families
+from wm_pipelines.spec import Space, Spec
 from wm_pipelines.worlds.making import WorldConfig, build_world
 from wm_pipelines.worlds.parts.driving import drive
 
 VIDEO = spec_of(10, 16, 16, 1, name="video")
+ACTED = {"actions": Space("vector", (1,), per="transition"), "rewards": Space("scalar", per="transition")}
 LEARNING = LearningConfig(precision="64-true", progress=False, checkpoint_every=3, log_every=2)
 
 
@@ -65,6 +67,12 @@ def driven():
     return made.spec, {name: torch.from_numpy(made[name]) for name in ("states", "actions", "rewards")}
 
 
+def driven_frames():
+    views = driven()[1]
+    spec = Spec("driven", 0.1, {**VIDEO.views, **ACTED}, 10)
+    return spec, {"frames": squares(12), **{name: views[name][:, :9] for name in ACTED}}
+
+
 def pushes():
     return PUSHED, pushed(24, 12)
 
@@ -78,6 +86,7 @@ BLOCKS = {"patch": 7, "width": 8, "depth": 1, "heads": 2, "predictor_width": 8}
 MASKED = {"predict": "masked", "clip": 8, "patch": 8, "width": 8, "depth": 1, "heads": 2, "mask_block": (1, 1)}
 MASKED |= {"predictor_width": 8, "predictor_depth": 1, "stem": (4, 8), "latent": 4}
 ROLLOUT = {"predict": "rollout", "clip": 8, "widths": (4, 8), "latent": 4, "memory": 2, "hidden": 16, "rollout": 3}
+CONDITIONED = {**ROLLOUT, "predict": "actions", "horizon": 2, "pieces": 2}
 MAE = {"patch": 4, "width": 8, "depth": 1, "heads": 2, "decoder_width": 8}
 VIT = {"encoder": "vit", "patch": 4, "width": 8, "depth": 1, "heads": 2}
 CNN = {"widths": (4, 8), "projector": (16, 8), "latent": 4}
@@ -143,6 +152,7 @@ CASES = {
     "vjepa masked ema": ("vjepa", video, {**MASKED, "anti_collapse": "ema"}),
     "vjepa rollout": ("vjepa", video, ROLLOUT),
     "vjepa rollout ema": ("vjepa", video, {**ROLLOUT, "anti_collapse": "ema"}),
+    "vjepa actions": ("vjepa", driven_frames, CONDITIONED),
     "mae images": ("mae", images, MAE),
     "mae video": ("mae", video, {**MAE, "context": 4, "clip": 8}),
     "contrastive images": ("contrastive", images, {**CNN, "pool": "mean"}),

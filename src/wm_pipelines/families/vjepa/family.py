@@ -7,22 +7,22 @@ blocks, or all that comes after the first half of the clip; that mask is the one
 predictions, K steps far, against the encodings of the target (Assran et al. 2025, V-JEPA 2-AC, section 3.1, without
 actions). What keeps latents apart is a slow target encoder (EMA), or SIGReg without any (Balestriero & LeCun 2025,
 LeJEPA). Nothing ever looks ahead in time.
+
+``predict: actions`` freezes the encoder of ``rollout`` after a share of training and predicts under actions on it
+(action_conditioned.py); only this way can be planned with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss, smooth_l1_loss
+from torch.nn.functional import mse_loss
 
 from wm_pipelines.blocks.augment import random_windows
 from wm_pipelines.blocks.ema import EMA
-from wm_pipelines.blocks.encoders import FrameEncoder
-from wm_pipelines.blocks.latent_transition import LatentTransition
 from wm_pipelines.blocks.masks import Masks, shade
 from wm_pipelines.blocks.sigreg import sigreg
 from wm_pipelines.blocks.transformer import take
@@ -30,66 +30,16 @@ from wm_pipelines.blocks.vit import Predictor
 from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
-from wm_pipelines.families.parts.members import MemberFamily
+from wm_pipelines.families.base import FamilyConfig, Imagined, Views
+from wm_pipelines.families.parts.imagining import ImaginingFamily
+from wm_pipelines.families.vjepa.action_conditioned import ActionConditioned
+from wm_pipelines.families.vjepa.config import ERRORS, VJEPAConfig
 from wm_pipelines.families.vjepa.masks import spatiotemporal_masks, temporal_half_mask
+from wm_pipelines.families.vjepa.roll_out import RollOut
 from wm_pipelines.families.vjepa.tubelet_encoder import TubeletEncoder, widen_weights
-from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
-_ERRORS = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
-_AT_ONCE = 1024  # frames averaged together
-
-
-class VJEPAConfig(TrainedConfig):
-    """Configuration of the video JEPA."""
-
-    schedule: Schedule = Schedule(
-        steps=600, batch_size=16, learning_rate=3e-3, weight_decay=1e-3, warmup=30, gradient_clip=1.0
-    )
-    predict: Literal["masked", "rollout"] = Field("masked", description="hidden tubelets, or latents of later frames")
-    anti_collapse: Literal["ema", "sigreg"] = "sigreg"
-    error: Literal["l1", "l2", "smooth_l1"] = "l2"
-    clip: int = Field(16, ge=2, description="frames of one example")
-    latent: int = Field(16, ge=1, description="features of a token or frame")
-    # predict: masked
-    tubelet: int = Field(2, ge=1, description="frames per token")
-    patch: int = Field(16, ge=1, description="pixels")
-    stem: tuple[Positive, Positive] = Field((16, 32), description="channels of the convolutions inside a patch")
-    width: int = Field(64, ge=2)
-    depth: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    positions: Literal["sincos", "rope"] = "sincos"
-    predictor_width: int = Field(64, ge=2)
-    predictor_depth: int = Field(3, ge=1)
-    half_share: float = Field(0.5, ge=0, le=1, description="share of steps whose mask hides the clip's second half")
-    mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of tokens hidden by blocks, in the other steps")
-    mask_block: tuple[Positive, Positive] = Field(
-        (2, 1), description="latent steps and patches along a side of a block"
-    )
-    # predict: rollout
-    widths: tuple[Positive, ...] = Field((16, 32, 64), min_length=1, description="channels of the convolutional layers")
-    memory: int = Field(4, ge=1, description="latents that the next one is predicted from")
-    hidden: int = Field(256, ge=1, description="width of the dynamics' perceptron")
-    layers: int = Field(2, ge=1, description="its hidden layers")
-    rollout: int = Field(4, ge=1, description="K, steps of prediction in training")
-    ramp: float = Field(0.5, ge=0, le=1, description="share of training during which K grows from 1")
-    # against collapse
-    tau: float = Field(0.996, ge=0, le=1, description="first rate of the target encoder; the last is 1")
-    sigreg_weight: float = Field(0.05, ge=0, le=1)
-    directions: int = Field(64, ge=1)
-    knots: int = Field(9, ge=2)
-
-    @model_validator(mode="after")
-    def _possible(self) -> VJEPAConfig:
-        if self.predict == "rollout" and self.clip < self.memory + self.rollout:
-            raise ValueError(
-                f"clip: {self.clip} frames are less than memory {self.memory} and rollout {self.rollout}; lengthen it"
-            )
-        if self.predict == "masked" and self.clip % (2 * self.tubelet):
-            unit = 2 * self.tubelet
-            raise ValueError(f"clip: {self.clip} frames are no two halves of tubelets; use a multiple of {unit}")
-        return self
+_AT_ONCE = 1024  # frames averaged or encoded together
 
 
 class _Masked(nn.Module):
@@ -140,7 +90,7 @@ class _Masked(nn.Module):
         if self.config.tubelet > 1:
             # Frames that tell an energy: it never changes, is predicted without effort and would be all that is learnt
             latents = latents - latents.mean(1, keepdim=True)
-        return {"prediction": _ERRORS[self.config.error](predicted, take(whole, hidden))}, latents
+        return {"prediction": ERRORS[self.config.error](predicted, take(whole, hidden))}, latents
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Tubelet by tubelet; frames beyond the last whole one are left out."""
@@ -164,74 +114,38 @@ class _Masked(nn.Module):
         return torch.cat(found, 1)[:, :times] if found else tokens.new_empty(len(tokens), 0, tokens.shape[-1])
 
 
-class _RollOut(nn.Module):
-    """Frame encoder, dynamics and target encoder of one seed, for ``predict: rollout``."""
-
-    def __init__(self, config: VJEPAConfig, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = FrameEncoder(shape, config.widths, config.latent)
-        self.predictor = LatentTransition(config.latent, config.memory, config.hidden, config.layers)
-        self.target = EMA(self.encoder, config.tau, config.schedule.steps) if config.anti_collapse == "ema" else None
-
-    def loss(self, x: Tensor, generator: torch.Generator, progress: float) -> tuple[dict[str, Tensor], Tensor]:  # noqa: ARG002
-        """Error of ``z`` after 1 … K steps from every time of the clip; K grows during the first part of training."""
-        memory, steps = self.config.memory, self.config.rollout
-        if progress < self.config.ramp:
-            steps = 1 + int(progress / self.config.ramp * (steps - 1))
-        z = self._each(self.encoder, x)
-        target = z if self.target is None else self._each(self.target, x)
-        starts = range(x.shape[1] - memory - steps + 1)
-        past = torch.stack([z[:, i : i + memory] for i in starts], 1)
-        future = torch.stack([target[:, i + memory : i + memory + steps] for i in starts], 1)
-        return {"prediction": _ERRORS[self.config.error](self.predictor.roll_out(past, steps), future)}, z
-
-    @staticmethod
-    def _each(encoder: nn.Module, x: Tensor) -> Tensor:
-        return encoder(x.flatten(0, 1).permute(0, 3, 1, 2)).unflatten(0, x.shape[:2])
-
-    def encode(self, frames: Tensor) -> tuple[Tensor, None]:
-        """Frame by frame."""
-        return self._each(self.encoder if self.target is None else self.target, frames), None
-
-    def predict(self, context: Tensor, steps: int) -> Tensor:
-        """Step after step."""
-        return self.predictor.roll_out(self._each(self.encoder, context), steps)
-
-
 @register
-class VJEPA(MemberFamily):
-    """Video JEPA."""
+class VJEPA(ImaginingFamily):
+    """Video JEPA.
+
+    With ``predict: actions`` a belief is the latents of the last ``memory`` frames, ``[N, memory, D]``.
+    """
 
     name: ClassVar[str] = "vjepa"
     Config: ClassVar[type[FamilyConfig]] = VJEPAConfig
+    needs: ClassVar[tuple[str, ...]] = ("frames",)
     config: VJEPAConfig
     mean_frame: Tensor  # [H, W, C], in [0, 1]
     contrast: Tensor  # [C], standard deviation about it
+    _observed: Tensor  # training frames, of which pieces are shown
+    _coded: dict[int, Tensor]
 
     def __init__(self, config: FamilyConfig, spec: Spec, seeds: Sequence[int]) -> None:
         super().__init__(config, spec, seeds)
-        self.register_buffer("mean_frame", torch.zeros(self.space.shape))
-        self.register_buffer("contrast", torch.ones(self.space.shape[-1]))
-
-    def examples(self, episodes: Views) -> Views:
-        """Whole episodes; their mean frame is subtracted from all frames, and each channel gets unit variance."""
-        frames = episodes["frames"].flatten(0, 1)
-        self.mean_frame.copy_(sum(part.double().sum(0) for part in frames.split(_AT_ONCE)) / len(frames) / 255)
-        around = sum(
-            (part / 255 - self.mean_frame).square().mean((1, 2)).double().sum(0) for part in frames.split(_AT_ONCE)
-        )
-        self.contrast.copy_((around / len(frames)).sqrt().clamp_min(1e-3))
-        return super().examples(episodes)
-
-    def pixels(self, frames: Tensor) -> Tensor:
-        """What networks see of ``[..., H, W, C]`` uint8."""
-        return (frames / 255 - self.mean_frame) / self.contrast
+        self.register_buffer("mean_frame", torch.zeros(self.seen_space.shape))
+        self.register_buffer("contrast", torch.ones(self.seen_space.shape[-1]))
 
     @classmethod
     def unsuitable(cls, spec: Spec, config: Any) -> str | None:
-        """Single images have no future."""
-        return super().unsuitable(spec, config) or (None if spec.rows > 1 else "needs videos")
+        """Single images have no future; what was done is either asked for or would be left out."""
+        if why := super().unsuitable(spec, config):
+            return why
+        if spec.rows == 1:
+            return "needs videos"
+        acts = "actions" in cls.shown(spec)
+        if config.predict == "actions":
+            return None if acts else "predict: actions needs actions"
+        return f"predict: {config.predict} takes no actions" if acts else None
 
     @property
     def frames_per_latent(self) -> int:
@@ -247,30 +161,111 @@ class VJEPA(MemberFamily):
         """Encoder, predictor, and a target encoder that starts as a copy.
 
         Raises:
-            UserError: the clip is longer than an episode, or frames are not cut by the patch.
+            UserError: a clip, or memory and horizon, are longer than an episode; or frames are not cut by the patch.
         """
-        if self.config.clip > self.spec.rows:
+        config, rows = self.config, self.spec.rows
+        if config.clip > rows:
             raise UserError(
-                f"vjepa.clip: {self.config.clip} frames do not fit into episodes of {self.spec.rows} of "
-                f"'{self.spec.name}'; use a shorter clip"
+                f"vjepa.clip: {config.clip} frames do not fit into episodes of {rows} of '{self.spec.name}'; "
+                "use a shorter clip"
             )
-        return (_Masked if self.config.predict == "masked" else _RollOut)(self.config, self.space.shape)
+        if config.predict != "actions":
+            return (_Masked if config.predict == "masked" else RollOut)(config, self.seen_space.shape)
+        if config.memory + config.horizon > rows:
+            raise UserError(
+                f"vjepa.horizon: memory {config.memory} and horizon {config.horizon} do not fit into episodes of "
+                f"{rows} of '{self.spec.name}'; use a shorter horizon"
+            )
+        return ActionConditioned(config, self.seen_space, self.action_size, self.rewarded)
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def examples(self, episodes: Views) -> Views:
+        """Whole episodes; their mean frame is subtracted from all frames, and each channel gets unit variance.
+
+        Under actions: numbers of episodes, by which frames and, once the encoder is frozen, latents are found.
+        """
+        examples = super().examples(episodes)
+        frames = examples["frames"].flatten(0, 1)
+        self.mean_frame.copy_(sum(part.double().sum(0) for part in frames.split(_AT_ONCE)) / len(frames) / 255)
+        around = sum(
+            (part / 255 - self.mean_frame).square().mean((1, 2)).double().sum(0) for part in frames.split(_AT_ONCE)
+        )
+        self.contrast.copy_((around / len(frames)).sqrt().clamp_min(1e-3))
+        if self.config.predict != "actions":
+            return examples
+        for member in self.members if self.rewarded else ():
+            assert isinstance(member, ActionConditioned)
+            member.learn_rewards(examples["rewards"])
+        self.register_buffer("_observed", examples["frames"], persistent=False)
+        self._coded = {}
+        return {"episode": torch.arange(len(self._observed)), **{n: examples[n] for n in self.uses if n in examples}}
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """What networks see of ``[..., H, W, C]`` uint8."""
+        return (frames / 255 - self.mean_frame) / self.contrast
 
     def member_loss(
         self, member: Any, batch: Views, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Error of prediction in feature space, and what keeps features apart."""
+        """Error of prediction in feature space, and what keeps features apart; under actions, once they are frozen."""
         config = self.config
-        x = self.pixels(random_windows(batch["frames"], config.clip, generator))
-        terms, latents = member.loss(x, generator, progress)
+        if config.predict != "actions":
+            return self._jepa_loss(member, random_windows(batch["frames"], config.clip, generator), generator, progress)
+        member.jepa.train(progress < config.encoder_share)
+        if progress < config.encoder_share:
+            frames = self._observed[self._rows(batch, 1, config.clip, generator)]
+            return self._jepa_loss(member.jepa, frames, generator, progress / config.encoder_share)
+        return self._conditioned_loss(member, batch, generator)
+
+    def _jepa_loss(
+        self, jepa: Any, frames: Tensor, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of clips ``[B, clip, H, W, C]`` alone."""
+        config = self.config
+        terms, latents = jepa.loss(self.pixels(frames), generator, progress)
         error = torch.stack(list(terms.values())).sum()
         if config.anti_collapse == "ema":
             return error, terms
         terms["sigreg"] = sigreg(latents.flatten(0, 1), generator, config.directions, config.knots)
         return (1 - config.sigreg_weight) * error + config.sigreg_weight * terms["sigreg"], terms
 
+    def _conditioned_loss(
+        self, member: ActionConditioned, batch: Views, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of pieces of the episodes, in the frozen encoder's latents: what follows actions, rewards, frames."""
+        config = self.config
+        episode, rows = self._rows(batch, config.pieces, config.memory + config.horizon, generator)
+        z = self._codes(member)[episode, rows]
+        of = torch.arange(len(batch["episode"]), device=rows.device).repeat_interleave(config.pieces)[:, None]
+        done = {name: batch[name][of, rows[:, :-1]].to(z.dtype) for name in self.uses if name in batch}
+        terms = member.prediction_loss(z, done["actions"])
+        loss = torch.stack(list(terms.values())).sum()
+        if "rewards" in done:
+            terms["reward"] = member.reward_loss(z, done["actions"], done["rewards"])
+            loss = loss + config.reward_weight * terms["reward"]
+        one = slice(None, None, config.pieces)  # a frame of each episode is enough for the decoder
+        shown = self.pixels(self._observed[episode[one, 0], rows[one, -1]]).movedim(-1, -3)
+        terms["decoded"] = mse_loss(member.decoder(z[one, -1]), shown)
+        return loss + terms["decoded"], terms
+
+    def _rows(self, batch: Views, count: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Episodes ``[B count, 1]`` and rows ``[B count, length]`` of pieces from random starts."""
+        episode = batch["episode"].repeat_interleave(count)[:, None]
+        shape = (everyone(len(batch["episode"])), count)
+        first = mine(torch.randint(self._observed.shape[1] - length + 1, shape, generator=generator))
+        return episode, (first[..., None] + torch.arange(length)).flatten(0, 1).to(episode.device)
+
+    def _codes(self, member: ActionConditioned) -> Tensor:
+        """Latents of all training frames ``[E, T, D]``: found once, when the encoder is frozen."""
+        if id(member) not in self._coded:
+            parts = self._observed.flatten(0, 1).split(_AT_ONCE)
+            codes = [member.encode(self.pixels(part).movedim(-1, -3)) for part in parts]
+            self._coded[id(member)] = torch.cat(codes).unflatten(0, self._observed.shape[:2])
+        return self._coded[id(member)]
+
     def _jepas(self) -> list[Any]:
-        return list(self.members)
+        return [member.jepa if isinstance(member, ActionConditioned) else member for member in self.members]
 
     def after_step(self, progress: float) -> None:
         """Move the target encoders."""
@@ -286,23 +281,55 @@ class VJEPA(MemberFamily):
             found["target_drift"] = torch.tensor([member.target.drift(member.encoder) for member in self._jepas()])
         return found
 
+    # ------------------------------------------------------------------------------------------------------------ use
+
     def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
         """One latent per frame or tubelet, of the target encoder where there is one; tokens of the transformer."""
+        if self.config.predict == "actions":
+            return super().member_encode(member, views)
         return member.encode(self.pixels(views["frames"]))
 
-    def member_predict(
-        self,
-        member: Any,
-        past: Views,
-        steps: int,
-        actions: Tensor | None,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        """Latents of what follows."""
-        return {"latents": member.predict(self.pixels(past["frames"][:, -self.context :]), steps)}
+    def member_predict(self, member: Any, past: Views, steps: int, actions: Tensor | None) -> dict[str, Tensor]:
+        """Latents of what follows; under actions also frames decoded from them, and rewards."""
+        if self.config.predict != "actions":
+            return {"latents": member.predict(self.pixels(past["frames"][:, -self.context :]), steps)}
+        belief = self.believed(member, past)
+        if actions is None:
+            actions = self.no_actions(belief, len(belief), steps)
+        imagined = self.member_imagine(member, belief, actions.to(belief.dtype))
+        found = {"frames": self.outputs(self.member_decode(member, imagined.features)), "latents": imagined.features}
+        return found if imagined.rewards is None else {**found, "rewards": imagined.rewards}
+
+    def member_start(self, member: Any, x: Tensor) -> Tensor:
+        """Before the first frame everything was at rest."""
+        return self.member_features(member, x)[:, None].expand(-1, self.config.memory, -1)
+
+    def member_update(self, member: Any, belief: Tensor, action: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        """The newest frame in place of the oldest."""
+        return torch.cat([belief[:, 1:], self.member_features(member, x)[:, None]], 1)
+
+    def member_imagine(self, member: Any, belief: Tensor, actions: Tensor) -> Imagined:
+        """Latents and rewards."""
+        return member.imagine(belief, actions)
+
+    def member_features(self, member: Any, x: Tensor) -> Tensor:
+        """Latents of the frozen encoder."""
+        mean, contrast = self._units
+        return member.encode((x - mean) / contrast)
+
+    def member_decode(self, member: Any, features: Tensor) -> Tensor:
+        """Frames of latents."""
+        mean, contrast = self._units
+        return mean + contrast * member.decoder(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+
+    @property
+    def _units(self) -> tuple[Tensor, Tensor]:
+        """Mean frame ``[C, H, W]`` and contrast ``[C, 1, 1]``, of frames as encoders take them."""
+        return self.mean_frame.movedim(-1, 0), self.contrast[:, None, None]
 
     def illustrate(self, views: Views) -> Views:
         """A clip's start with the patches grey that one mask of blocks hides."""
-        if self.config.predict == "rollout":
+        if self.config.predict != "masked":
             return {}
         jepa, x = self._jepas()[0], views["frames"][:, : self.config.clip].float() / 255
         hidden = jepa.masks(len(x), False, torch.Generator().manual_seed(0)).targets
