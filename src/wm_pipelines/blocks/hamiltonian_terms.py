@@ -11,7 +11,7 @@ not depend on the state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -389,8 +389,7 @@ class Term(nn.Module):
         if not torch.is_grad_enabled():
             assert isinstance(self.psi, EnsembleMLP)
             along = self.inputs.weights.mT.expand(*u.shape[:3], -1).flatten(1, 2)
-            perceptron = cast("EnsembleMLP", self.psi)
-            return perceptron.pulled_back(u.flatten(1, 2), along).unflatten(1, u.shape[1:3])
+            return self.psi.pulled_back(u.flatten(1, 2), along).unflatten(1, u.shape[1:3])
         u = u if u.requires_grad else u.detach().requires_grad_()
         value = self.psi(u.flatten(1, 2)).unflatten(1, u.shape[1:3]) * self.inputs.weights.mT
         return torch.autograd.grad(value.sum(), u, create_graph=True)[0]
