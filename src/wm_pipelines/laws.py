@@ -29,8 +29,8 @@ class Laws:
         energy: ``z [..., 2d] -> [...]`` in joules. momentum: ``z -> [..., space]``. angular_momentum:
             ``z -> [..., 1 | 3]``.
         simulate: ``(z0 [E, 2d], step, steps) -> [E, steps + 1, 2d]``, numpy float64. dynamics: ``z -> dz/dt``.
-        allowed: ``z [..., 2d] -> [...]``, whether a state can be (not below a floor); numpy, finite states or not. Where
-            it is given, ``simulate`` takes every state that can be.
+        allowed: ``z [..., 2d] -> [...]``, whether a state can be (not below a floor), numpy. Where it is given,
+            ``simulate`` takes every such state.
         lyapunov_time: 1 / largest Lyapunov exponent in seconds, for chaotic systems.
 
     Of worlds that take actions:

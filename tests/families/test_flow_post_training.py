@@ -1,4 +1,4 @@
-"""Post-training of a flow: a policy with the probabilities it claims, a reward that the truth earns and no trick does."""
+"""Post-training of a flow: a policy with the probabilities it claims, a reward that the truth earns, no trick does."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,13 @@ def reward_of(episodes, **weights):
 
 def family_of(episodes, seeds=(0,), steps=8, **changes):
     schedule = {"steps": steps, "batch_size": 4, "learning_rate": 1e-2, "gradient_clip": 1.0}
-    config = {"schedule": schedule, "hidden": 12, "rows": 4, "reward": {}, "post_training": POLICY.model_dump()} | changes
+    config = {
+        "schedule": schedule,
+        "hidden": 12,
+        "rows": 4,
+        "reward": {},
+        "post_training": POLICY.model_dump(),
+    } | changes
     return Flow(FlowConfig(**config), episodes.spec, seeds)
 
 
@@ -207,7 +213,7 @@ def test_a_killed_post_training_ends_in_the_same_bits(tmp_path):
     whole = family_of(thrown(), (0, 1))
     train(whole, views, learning)
 
-    class Killed(RuntimeError):
+    class KilledError(RuntimeError):
         pass
 
     for last in (3, 7):  # before post-training begins, and within it
@@ -218,10 +224,10 @@ def test_a_killed_post_training_ends_in_the_same_bits(tmp_path):
             step(progress)
             done.append(progress)
             if len(done) == last:
-                raise Killed
+                raise KilledError
 
         family.after_step = after_step
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             train(family, views, learning, store)
         again = family_of(thrown(), (0, 1))
         train(again, views, learning, store)
@@ -255,7 +261,7 @@ def test_what_is_rewarded_becomes_likelier():
     """On the policy alone, without an anchor or a divergence: the reward rises above what it was."""
     episodes = thrown(12)
     views, reward = {"states": states(episodes)}, reward_of(episodes)
-    post = PostTraining(pretrained=0.5, starts=4, group=8, horizon=2, sample_steps=2, kl=0.0, anchor=0.0, weight=0.01)
+    post = PostTraining(pretrained=0.5, starts=4, group=8, horizon=2, sample_steps=2, kl=0.0, anchor=0.0, weight=1.0)
     family = family_of(episodes, steps=240, hidden=24, post_training=post.model_dump())
     train(family, views, LEARNING)
     held = states(thrown(12, seed=5))
@@ -282,12 +288,12 @@ def test_guidance_follows_the_slope_of_the_reward_at_the_expected_data():
     torch.testing.assert_close(velocity(x, 0.25), 1.0 + 0.5 * 2.0 * (target - (x + 0.75)))
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("changes", [{"best_of": 4}, {"reward_guidance": 0.5}])
 def test_steered_predictions_earn_more_and_are_the_same_every_time(changes):
     episodes = thrown()
     plain, steered = (family_of(episodes, post_training=None, **c) for c in ({}, changes))
-    for family in (plain, steered):
-        family.examples({"states": states(episodes)})
+    train(plain, {"states": states(episodes)}, LEARNING)  # an untrained flow has no spread to choose from
     steered.load_state_dict(plain.state_dict())
     past, reward = {"states": states(episodes)[:, :1]}, reward_of(episodes)
     found = [f.predict(past, 1)["states"][0] for f in (plain, steered, steered)]

@@ -370,8 +370,8 @@ SAMPLE_METRICS: dict[str, Described] = {
     "sample_spread": Described(
         "1",
         None,
-        "How far sampled futures of one start lie apart, in the same units. A world without chance has 0: there it says "
-        "how unsure a model is.",
+        "How far sampled futures of one start lie apart, in the same units. A world without chance has 0: there it "
+        "says how unsure a model is.",
     ),
 }
 """Metrics of samples, for families that draw them; `samples` defines them."""

@@ -123,7 +123,8 @@ class ThrownBall(SimulatedWorld):
         kept = ["energy", "momentum"] if self.restitution == 1.0 else ["momentum"]
         return {
             "attributes": {"mass": [self.mass]}, "second_order": True, "conserved": kept,
-            "energy": {"law": "energy"}, "gravity": self.gravity, "contact": {"height": 1, "restitution": self.restitution},
+            "energy": {"law": "energy"}, "gravity": self.gravity,
+            "contact": {"height": 1, "restitution": self.restitution},
         }  # fmt: skip
 
     def laws(self) -> Laws:

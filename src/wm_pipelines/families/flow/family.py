@@ -36,6 +36,7 @@ from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, Views
 from wm_pipelines.families.flow.networks import Pixels, VelocityField
 from wm_pipelines.families.flow.post_training import (
+    Frozen,
     Paths,
     PostTraining,
     advantages,
@@ -90,7 +91,6 @@ class FlowConfig(TransitionConfig):
     pool: int = Field(1, ge=1, description="pixels along a side of a frame that are averaged to one")
     encoder_share: float = Field(0.4, gt=0, lt=1, description="share of training of the autoencoder, before the flow's")
     encoder_rows: int = Field(8, ge=1, description="observations of each episode of a batch that it is trained on")
-
     # by a physics reward
     reward: RewardWeights | None = Field(None, description="laws that it is told, as a reward; null: it is told none")
     post_training: PostTraining | None = Field(None, description="by the reward; null: there is none")
@@ -265,9 +265,7 @@ class Flow(TransitionFamily):
             self._coded[id(member)] = z
         return self._coded[id(member)]
 
-    def _starts(
-        self, member: TransitionMember, episode: Tensor, generator: torch.Generator, c: PostTraining
-    ) -> Tensor:
+    def _starts(self, member: TransitionMember, episode: Tensor, generator: torch.Generator, c: PostTraining) -> Tensor:
         """Where groups start: histories ``[B, C, D]`` up to random rows of episodes, moved to where a ball can be."""
         assert self.physics is not None
         z = self._codes(member)
@@ -286,7 +284,7 @@ class Flow(TransitionFamily):
     @torch.no_grad()
     def _means_before(self, member: TransitionMember, paths: Paths, c: PostTraining) -> Tensor:
         index = next(i for i, other in enumerate(self.members) if other is member)
-        return means(_Frozen(member.transition, self.before[index]), paths, c)
+        return means(Frozen(member.transition, self.before[index]), paths, c)
 
     def after_step(self, progress: float) -> None:
         """Keep the weights, until post-training begins."""
@@ -331,10 +329,10 @@ class Flow(TransitionFamily):
             return euler_maruyama(velocity, draw(), c.sample_steps, c.churn, draw)
         return self._solved(velocity, draw(), c.sample_steps)
 
-    def _steered(self, member: TransitionMember, belief: Tensor, condition: Tensor, draw: Draw) -> Tensor:
-        """The likely change, steered by the reward if so configured."""
+    def _steered(self, member: TransitionMember, belief: Tensor, condition: Tensor, draw: Draw | None) -> Tensor:
+        """The likely change, steered by the reward if so configured; draw: of the other candidates."""
         c, transition = self.config, member.transition
-        if self.physics is None or (c.best_of == 1 and not c.reward_guidance):
+        if self.physics is None or (draw is None and not c.reward_guidance):
             return self.likely(transition, condition)
         physics, now = self.physics, belief[:, -1]
 
@@ -346,7 +344,7 @@ class Flow(TransitionFamily):
         if c.reward_guidance:
             velocity = rewarded(velocity, reward, c.reward_guidance)
         centre = self._solved(velocity, torch.zeros_like(now), c.ode_steps)
-        if c.best_of == 1:
+        if draw is None:
             return centre
         return best([centre, *(self._sampled(transition, condition, draw) for _ in range(c.best_of - 1))], reward)
 
@@ -356,7 +354,7 @@ class Flow(TransitionFamily):
         draw = None if generator is None else _noise(belief, size, generator)
         if generator is None and c.predicts == "sample":
             draw = _noise(belief, size, torch.Generator().manual_seed(0), same=True)
-        steering = _noise(belief, size, torch.Generator().manual_seed(0), same=True)
+        steering = _noise(belief, size, torch.Generator().manual_seed(0), same=True) if c.best_of > 1 else None
         found: list[Tensor] = []
         rewards: list[Tensor] = []
         for action in actions.unbind(1)[:: c.chunk]:
@@ -373,24 +371,6 @@ class Flow(TransitionFamily):
                 found.append(z)
         steps = actions.shape[1]  # of the last chunk perhaps only a part was asked for
         return Imagined(torch.stack(found[:steps], 1), torch.stack(rewards[:steps], 1) if rewards else None)
-
-
-class _Frozen:
-    """A velocity field with other weights ``[P]``."""
-
-    def __init__(self, transition: nn.Module, weights: Tensor) -> None:
-        named, first = {}, 0
-        for name, p in transition.named_parameters():
-            named[name] = weights[first : first + p.numel()].view_as(p)
-            first += p.numel()
-        self.transition, self.named = transition, named
-
-    def condition(self, *arguments: Tensor) -> Tensor:
-        inner = {n.removeprefix("condition."): w for n, w in self.named.items() if n.startswith("condition.")}
-        return torch.func.functional_call(self.transition.condition, inner, arguments)
-
-    def __call__(self, *arguments: Tensor) -> Tensor:
-        return torch.func.functional_call(self.transition, self.named, arguments)
 
 
 class _Draws:

@@ -7,7 +7,7 @@ in units of the group's spread, is its advantage A (Shao et al., *DeepSeekMath*,
 
     loss = -E[A log p(path)] + beta E[KL(N(mu, sigma^2) || N(mu_pre, sigma^2))] + anchor L_flow,
 
-with ``KL = |mu - mu_pre|^2 / (2 sigma^2)`` in closed form, ``mu_pre`` of the weights as they were before, and L_flow the
+with ``KL = |mu - mu_pre|^2 / (2 sigma^2)`` in closed form, ``mu_pre`` of the pre-trained weights, and L_flow the
 supervised loss.
 
 Deviations from Flow-GRPO:
@@ -18,9 +18,11 @@ Deviations from Flow-GRPO:
 * The last step of the SDE, which is deterministic in `sampling.euler_maruyama`, gets a noise of its own here,
   ``exploration``: what a flow says of data that are nearly certain is decided there, and without noise what it does
   there would have no probability.
+* Starts are rows of the training data, disturbed: a reward by known laws needs no data where it is asked.
 * L_flow is kept up as an anchor to the data.
 
-Shapes: ``B`` starts, ``G`` roll-outs of each, ``N = B G``, ``H`` rows, ``K`` steps of a sample, ``D`` entries of a change.
+Shapes: ``B`` starts, ``G`` roll-outs of each, ``N = B G``, ``H`` rows, ``K`` steps of a sample, ``D`` entries of a
+change.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class PostTraining(Settings):
 
     pretrained: float = Field(0.8, gt=0, lt=1, description="share of the optimiser steps before it")
     starts: int = Field(2, ge=1, description="rows of each episode of a batch that groups start from")
-    disturbance: float = Field(0.3, ge=0, description="noise on them, in units of the states' spread: no data are needed")
+    disturbance: float = Field(
+        0.3, ge=0, description="noise on them, in units of the states' spread: no data are needed"
+    )
     group: int = Field(16, ge=2, description="G, roll-outs from each start")
     horizon: int = Field(8, ge=1, description="H, rows of a roll-out")
     sample_steps: int = Field(4, ge=1, description="K, steps of the SDE")
@@ -72,9 +76,9 @@ class Paths:
 
 def spreads(c: PostTraining) -> list[float]:
     """``sigma_k`` of the K steps: of the SDE, ``sqrt(2 churn (1 - t) / K)``, and of the last one ``exploration``."""
-    return [math.sqrt(2.0 * c.churn * (1.0 - k / c.sample_steps) / c.sample_steps) for k in range(c.sample_steps - 1)] + [
-        c.exploration
-    ]
+    return [
+        math.sqrt(2.0 * c.churn * (1.0 - k / c.sample_steps) / c.sample_steps) for k in range(c.sample_steps - 1)
+    ] + [c.exploration]
 
 
 def mean_step(velocity: Tensor, x: Tensor, k: int, c: PostTraining) -> Tensor:
@@ -110,12 +114,14 @@ def means(transition: Any, paths: Paths, c: PostTraining) -> Tensor:
     found = []
     for k in range(c.sample_steps):
         x = paths.x[:, k].flatten(0, 1)
-        found.append(mean_step(transition(x, _time(x, k, c), embedded), x, k, c).unflatten(0, paths.condition.shape[:2]))
+        found.append(
+            mean_step(transition(x, _time(x, k, c), embedded), x, k, c).unflatten(0, paths.condition.shape[:2])
+        )
     return torch.stack(found, 1)
 
 
 def log_probability(mu: Tensor, x: Tensor, c: PostTraining) -> Tensor:
-    """``log p(path)`` of every row's sample, of its noise on: means ``[H, K, N, D]``, ``[H, K + 1, N, D] -> [H, N]``."""
+    """``log p(x_1 … x_K | x_0)`` of every row's sample, means ``[H, K, N, D]``, ``x [H, K + 1, N, D]``: ``[H, N]``."""
     sigma = _by_step(c, mu)
     each = -0.5 * ((x[:, 1:] - mu) / sigma).square() - sigma.log() - 0.5 * math.log(2.0 * math.pi)
     return each.sum((1, 3))
@@ -148,3 +154,25 @@ def _time(x: Tensor, k: int, c: PostTraining) -> Tensor:
 def _by_step(c: PostTraining, like: Tensor) -> Tensor:
     """``sigma [K, 1, 1]``."""
     return torch.tensor(spreads(c)).to(like).view(-1, 1, 1)
+
+
+class Frozen:
+    """A velocity field with other weights ``[P]``."""
+
+    def __init__(self, transition: Any, weights: Tensor) -> None:
+        named, first = {}, 0
+        for name, p in transition.named_parameters():
+            named[name] = weights[first : first + p.numel()].view_as(p)
+            first += p.numel()
+        self.transition, self.named = transition, named
+
+    def condition(self, *arguments: Tensor) -> Tensor:
+        """Embed conditions."""
+        inner = {n.removeprefix("condition."): w for n, w in self.named.items() if n.startswith("condition.")}
+        found: Tensor = torch.func.functional_call(self.transition.condition, inner, arguments)
+        return found
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        """Velocities."""
+        found: Tensor = torch.func.functional_call(self.transition, self.named, arguments)
+        return found

@@ -67,7 +67,11 @@ class PhysicsReward:
         p = states[..., self.dof :]
         at_rest = torch.cat([states[..., : self.dof], torch.zeros_like(p)], -1)
         kinetic = self.energy(states) - self.energy(at_rest)
-        means = [kinetic.abs().mean(), torch.linalg.vector_norm(p, dim=-1).mean(), states[..., self.height].abs().mean()]
+        means = [
+            kinetic.abs().mean(),
+            torch.linalg.vector_norm(p, dim=-1).mean(),
+            states[..., self.height].abs().mean(),
+        ]
         return torch.stack(means)
 
     def __call__(self, states: Tensor, units: Tensor) -> Tensor:

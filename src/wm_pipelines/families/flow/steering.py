@@ -2,8 +2,8 @@
 
 *Best of N*: of one prediction from the centre of the noise and N - 1 samples the one with the highest reward.
 
-*Guidance*: the flow follows ``v + w grad R(E[x_1 | x])``, with the data that are expected, ``E[x_1 | x] = x + (1 - t) v``
-(Chung et al., *Diffusion posterior sampling*, ICLR 2023; Bansal et al., *Universal guidance for diffusion models*, 2023).
+*Guidance*: the flow follows ``v + w grad R(E[x_1 | x])``, with the expected data ``E[x_1 | x] = x + (1 - t) v`` (Chung
+et al., *Diffusion posterior sampling*, ICLR 2023; Bansal et al., *Universal guidance for diffusion models*, 2023).
 Deviation: the gradient is taken by the expected data and not through the network.
 
 Both cost time at every prediction and leave the weights alone. Shapes: ``N`` rows, ``D`` entries of a change.

@@ -111,7 +111,9 @@ def _add_samples(judged: Judgement, family: Family, states: NDArray[np.float64],
         idle = torch.zeros(len(starts), steps, 0, dtype=belief.dtype)
         drawn = family.sample(belief, idle, count, seed, torch.Generator().manual_seed(_SAMPLES_SEED))
         decoded = family.decode(drawn.flatten(0, 1), seed).unflatten(0, (count, len(starts))).numpy()
-        futures = np.concatenate([np.broadcast_to(states[None, :, :1], (*decoded.shape[:2], 1, states.shape[-1])), decoded], 2)
+        futures = np.concatenate(
+            [np.broadcast_to(states[None, :, :1], (*decoded.shape[:2], 1, states.shape[-1])), decoded], 2
+        )
         for name, metric in (("diversity", samples.diversity), ("sample_spread", samples.sample_spread)):
             found[name].append(metric(futures, states))
     for name, values in found.items():
