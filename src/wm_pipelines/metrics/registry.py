@@ -153,14 +153,15 @@ def _step_violation_rate(r: Rollout) -> Float:
     assert r.allowed is not None
     assert r.simulate is not None
     assert r.energy is not None
-    can_be = np.asarray(r.allowed(r.predicted))
     step = float(np.diff(np.atleast_2d(r.time)[0])[0])
-    lawful, dof = conservation.obeyed_alone(r.predicted, can_be, r.simulate, step), r.truth.shape[-1] // 2
-    found = r.predicted[..., 1:, :]
-    apart = {
-        "energy": np.abs(_along(r.energy, found) - _along(r.energy, lawful)),
-        "momentum": np.linalg.norm((found - lawful)[..., dof:], axis=-1),
-    }
+    with np.errstate(all="ignore"):
+        can_be = np.asarray(r.allowed(r.predicted)) & np.isfinite(r.predicted).all(axis=-1)
+        lawful = conservation.obeyed_alone(r.predicted, can_be, r.simulate, step)
+        found, dof = r.predicted[..., 1:, :], r.truth.shape[-1] // 2
+        apart = {
+            "energy": np.abs(r.energy(found) - r.energy(lawful)),
+            "momentum": np.linalg.norm((found - lawful)[..., dof:], axis=-1),
+        }
     scales = {"energy": conservation.energy_scale(r.truth, r.energy), "momentum": conservation.momentum_scale(r.truth)}
     # The start was given, and is left out of the mean as of all others: it stands in front as no violation.
     steps = {
