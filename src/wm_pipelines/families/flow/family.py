@@ -241,7 +241,7 @@ class Flow(TransitionFamily):
         assert self.physics is not None
         seen = self._starts(member, batch["episode"], generator, c)  # [B, C, D]
         belief = seen[:, None].expand(-1, c.group, -1, -1)
-        shape = (workers.everyone(len(seen)), c.group, c.horizon, c.sample_steps + 1, member.transition.size)
+        shape = (workers.everyone(len(seen)), c.group, c.horizon, c.sample_steps + 1, seen.shape[-1])
         noise = workers.mine(torch.randn(shape, generator=generator)).to(belief).flatten(0, 1).permute(1, 2, 0, 3)
         paths = rolled_out(member, belief.flatten(0, 1), noise, c)
         states = self.outputs(member.observer.decode(paths.z))
@@ -279,7 +279,9 @@ class Flow(TransitionFamily):
 
     def _weights(self) -> Tensor:
         """Of every seed's velocity, ``[S, P]``."""
-        return torch.stack([parameters_to_vector(m.transition.parameters()).detach() for m in self.members])
+        return torch.stack(
+            [parameters_to_vector(m.get_submodule("transition").parameters()).detach() for m in self.members]
+        )
 
     @torch.no_grad()
     def _means_before(self, member: TransitionMember, paths: Paths, c: PostTraining) -> Tensor:
@@ -331,7 +333,8 @@ class Flow(TransitionFamily):
 
     def _steered(self, member: TransitionMember, belief: Tensor, condition: Tensor, draw: Draw | None) -> Tensor:
         """The likely change, steered by the reward if so configured; draw: of the other candidates."""
-        c, transition = self.config, member.transition
+        c = self.config
+        transition: Any = member.transition
         if self.physics is None or (draw is None and not c.reward_guidance):
             return self.likely(transition, condition)
         physics, now = self.physics, belief[:, -1]
