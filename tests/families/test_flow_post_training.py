@@ -193,6 +193,34 @@ def test_where_nothing_moves_only_the_contact_term_objects():
     assert float(errors["contact"].mean()) > 0.5
 
 
+@pytest.mark.training
+def test_a_flow_that_may_slow_down_stops_unless_contact_counts():
+    """The share of every predicted change that is carried out, chosen by the reward of the roll-outs."""
+    episodes = thrown(12)
+    family = family_of(episodes, steps=300, hidden=32, rows=16, post_training=None)
+    train(family, {"states": states(episodes)}, LEARNING)
+    held, member = states(thrown(20, 20, seed=5)), family.members[0].eval()
+
+    def slowed(share):
+        belief, path = family.start({"states": held[:, 0]}, 0), [held[:, 0]]
+        for _ in range(20):
+            u = family.likely(member.transition, member.condition(belief, belief.new_zeros(len(belief), 0)))
+            now = belief[:, -1]
+            belief = (now + share * (member.moved(now, u) - now))[:, None]
+            path.append(family.outputs(member.observer.decode(belief[:, -1])))
+        return torch.stack(path, 1)
+
+    shares = (0.0, 0.5, 0.9, 1.0)
+    with torch.no_grad():
+        paths = [slowed(share) for share in shares]
+    earned = {
+        contact: [float(reward_of(episodes, contact=contact)(path, family.reward_units).mean()) for path in paths]
+        for contact in (0.0, 1.0)
+    }
+    assert shares[int(np.argmax(earned[0.0]))] == 0.0
+    assert shares[int(np.argmax(earned[1.0]))] == 1.0
+
+
 def test_an_error_that_is_no_number_counts_fully():
     episodes = thrown(2)
     z = states(episodes)
