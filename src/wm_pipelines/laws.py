@@ -29,6 +29,8 @@ class Laws:
         energy: ``z [..., 2d] -> [...]`` in joules. momentum: ``z -> [..., space]``. angular_momentum:
             ``z -> [..., 1 | 3]``.
         simulate: ``(z0 [E, 2d], step, steps) -> [E, steps + 1, 2d]``, numpy float64. dynamics: ``z -> dz/dt``.
+        allowed: ``z [..., 2d] -> [...]``, whether a state can be (not below a floor), numpy. Where it is given,
+            ``simulate`` takes every such state.
         lyapunov_time: 1 / largest Lyapunov exponent in seconds, for chaotic systems.
 
     Of worlds that take actions:
@@ -50,6 +52,7 @@ class Laws:
     angular_momentum: Callable[[Array], Array] | None = None
     simulate: Callable[[Any, float, int], Any] | None = None
     dynamics: Callable[[Array], Array] | None = None
+    allowed: Callable[[Any], Any] | None = None
     lyapunov_time: float | None = None
     plant: Any = None
     agent: tuple[int, ...] = ()

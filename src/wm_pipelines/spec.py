@@ -17,7 +17,8 @@ Per = Literal["row", "transition", "episode"]
 FACTS = frozenset(
     {
         "simulator", "angles", "structure", "second_order", "particles", "space", "attributes", "conserved", "energy",
-        "coordinates", "fields", "domain", "equations", "conditions", "coefficients", "units", "observed", "time",
+        "gravity", "contact", "coordinates", "fields", "domain", "equations", "conditions", "coefficients",
+        "units", "observed", "time",
     }
 )  # fmt: skip
 """Facts that some worlds have; any other word of a family's ``knows`` says what its functional form contains."""

@@ -29,10 +29,21 @@ def angular_momentum(z):
     return (q[..., 0] * p[..., 1] - q[..., 1] * p[..., 0]).sum(axis=-1, keepdims=True)
 
 
+def possible(z):
+    """No wall before a distance of 1,000."""
+    return (np.abs(z[..., :4]) < 1e3).all(axis=-1)
+
+
+def free_flight(z0, step, steps):
+    time = step * np.arange(steps + 1)[:, None]
+    return np.concatenate([z0[:, None, :4] + time * z0[:, None, 4:], z0[:, None, 4:] + 0.0 * time], axis=-1)
+
+
 @pytest.fixture
 def exact():
     truth, time = free_particles(np.random.default_rng(0))
     laws = {"energy": energy, "momentum": momentum, "angular_momentum": angular_momentum}
+    laws |= {"allowed": possible, "simulate": free_flight}
     return Rollout(np.repeat(truth[None], 3, axis=0), truth, time, **laws, lyapunov_time=2.0)
 
 
@@ -56,13 +67,28 @@ def test_every_metric_prefers_the_truth_to_a_damped_copy(exact):
 
 
 def test_a_law_the_world_does_not_have_is_skipped(exact):
-    lawless = replace(exact, energy=None, momentum=None, angular_momentum=None, lyapunov_time=None)
+    lawless = replace(exact, energy=None, momentum=None, angular_momentum=None, lyapunov_time=None, allowed=None)
     assert list(evaluate(lawless)) == ["mse", "relative_error", "horizon"]
     only_energy = replace(lawless, energy=energy)
     assert "violation_rate" in evaluate(only_energy)
     assert "momentum_error" not in evaluate(only_energy)
     with pytest.raises(ValueError, match="no such law"):
         STATE_METRICS["energy_error"](lawless)
+
+
+def test_a_step_is_judged_by_itself_from_where_the_prediction_is(exact):
+    """A single kick is one violation, however far it leads; where nothing can be, no step is lawful."""
+    kicked = exact.predicted.copy()
+    kicked[:, :, 20:, 4:] *= 1.5
+    kicked[:, :, 20:, :4] = (
+        kicked[:, :, 19:20, :4] + (exact.time[20:] - exact.time[19])[:, None] * kicked[:, :, 20:, 4:]
+    )
+    metric = STATE_METRICS["step_violation_rate"]
+    np.testing.assert_allclose(metric(replace(exact, predicted=kicked)), 1 / STEPS)
+    assert (STATE_METRICS["violation_rate"](replace(exact, predicted=kicked)) > 0.5).all()
+    outside = exact.predicted.copy()
+    outside[:, :, 30, 0] = 2e3  # neither into it nor out of it
+    np.testing.assert_allclose(metric(replace(exact, predicted=outside)), 2 / STEPS)
 
 
 @pytest.mark.filterwarnings("error")
@@ -76,7 +102,7 @@ def test_divergence_is_infinite_error_never_nan_never_a_warning(exact):
         assert not np.isnan(value).any(), name
         if name.startswith("horizon"):
             continue
-        if name != "violation_rate":
+        if name not in ("violation_rate", "step_violation_rate"):
             assert np.isinf(value[[0, 2], [0, 2]]).all(), name
         assert np.isfinite(value[0, 1:]).all(), name
     np.testing.assert_allclose(values["horizon"][[0, 1, 2], [0, 1, 2]], [1.9, 2.9, 3.9])

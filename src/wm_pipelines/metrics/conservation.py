@@ -189,3 +189,17 @@ def violation_rate(laws: Mapping[str, tuple[Float, float]], tolerance: float) ->
     # `not <=` rather than `>`: what cannot be compared is not inside.
     outside = [~(departed <= tolerance * scale) for departed, scale in laws.values()]
     return mean_over_steps(np.logical_or.reduce(outside).astype(np.float64))
+
+
+def obeyed_alone(
+    states: Float, can_be: NDArray[np.bool_], simulate: Callable[[Float, float, int], Float], step: float
+) -> Float:
+    """Where the true law leads from every predicted state alone, in one step: ``[..., K, 2d] -> [..., K - 1, 2d]``.
+
+    NaN from states that cannot be (``can_be [..., K]``), which no law takes further.
+    """
+    here = states[..., :-1, :].reshape(-1, states.shape[-1])
+    there, known = np.full_like(here, np.nan), can_be[..., :-1].reshape(-1)
+    if known.any():
+        there[known] = simulate(here[known], step, 1)[:, 1]
+    return there.reshape(states[..., :-1, :].shape)

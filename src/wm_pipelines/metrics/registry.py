@@ -33,6 +33,8 @@ class Rollout:
         horizon_threshold: error in units of the truth's spread at which the horizon ends.
         masses: of particles, kg; empty in generalised coordinates.
         conserved: names of the quantities that the world says it keeps; None: it says nothing, the truth is asked.
+        allowed: ``z -> [...]``, whether a state can be; None where all can. simulate: see `laws.Laws`, taken where
+            ``allowed`` is given.
     """
 
     predicted: Float
@@ -47,6 +49,8 @@ class Rollout:
     horizon_threshold: float = 0.4
     masses: tuple[float, ...] = ()
     conserved: tuple[str, ...] | None = None
+    allowed: Law | None = None
+    simulate: Callable[[Float, float, int], Float] | None = None
 
     @cached_property
     def changing(self) -> frozenset[str]:
@@ -142,6 +146,29 @@ def _violation_rate(rollout: Rollout) -> Float:
         scale = conservation.angular_momentum_scale(r.truth)
         laws["angular momentum"] = (departed("angular_momentum", r.angular_momentum), scale)
     return conservation.violation_rate(laws, rollout.tolerance)
+
+
+def _step_violation_rate(r: Rollout) -> Float:
+    """Every step against the true law from the predicted state before it; see the table."""
+    assert r.allowed is not None
+    assert r.simulate is not None
+    assert r.energy is not None
+    step = float(np.diff(np.atleast_2d(r.time)[0])[0])
+    with np.errstate(all="ignore"):
+        can_be = np.asarray(r.allowed(r.predicted)) & np.isfinite(r.predicted).all(axis=-1)
+        lawful = conservation.obeyed_alone(r.predicted, can_be, r.simulate, step)
+        found, dof = r.predicted[..., 1:, :], r.truth.shape[-1] // 2
+        apart = {
+            "energy": np.abs(r.energy(found) - r.energy(lawful)),
+            "momentum": np.linalg.norm((found - lawful)[..., dof:], axis=-1),
+        }
+    scales = {"energy": conservation.energy_scale(r.truth, r.energy), "momentum": conservation.momentum_scale(r.truth)}
+    # The start was given, and is left out of the mean as of all others: it stands in front as no violation.
+    steps = {
+        name: (np.concatenate([np.zeros_like(a[..., :1]), np.where(can_be[..., 1:], a, np.inf)], -1), scales[name])
+        for name, a in apart.items()
+    }
+    return conservation.violation_rate(steps, r.tolerance)
 
 
 @dataclass(frozen=True)
@@ -284,6 +311,16 @@ STATE_METRICS: dict[str, Metric] = {
         "the zero of the potential nor the origin nor a common velocity of the particles changes it.",
         needs=("energy", "momentum", "angular_momentum"),
     ),
+    "step_violation_rate": Metric(
+        _step_violation_rate,
+        "1",
+        True,
+        "Share of predicted steps that break a law by themselves: they end where nothing can be (below a floor), or "
+        "with an energy or with momenta further than the tolerance from those to which the true law, gravity and "
+        "impacts included, leads from the predicted state before. “Nothing changes” fails it. It forgets how a "
+        "prediction came to where it is.",
+        needs=("allowed",),
+    ),
 }
 
 
@@ -324,6 +361,23 @@ FLOW_METRICS: dict[str, Described] = {
 """Metrics of the flow that a model has learned, asked at held-out states; `flow` and `pair_force` define them."""
 
 
+SAMPLE_METRICS: dict[str, Described] = {
+    "diversity": Described(
+        "1",
+        None,
+        "How far sampled futures spread, over starts and samples together, beside how far the true futures of the same "
+        "starts do, on average over time and the entries of the state: 1 as in the data, 0 where nothing moves.",
+    ),
+    "sample_spread": Described(
+        "1",
+        None,
+        "How far sampled futures of one start lie apart, in the same units. A world without chance has 0: there it "
+        "says how unsure a model is.",
+    ),
+}
+"""Metrics of samples, for families that draw them; `samples` defines them."""
+
+
 def described(name: str) -> Described | Metric | None:
     """What there is to know of a metric of states; None for any other."""
-    return STATE_METRICS.get(name) or FLOW_METRICS.get(name)
+    return STATE_METRICS.get(name) or FLOW_METRICS.get(name) or SAMPLE_METRICS.get(name)

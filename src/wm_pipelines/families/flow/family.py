@@ -23,18 +23,31 @@ end must not change its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from wm_pipelines.blocks import workers
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, Views
 from wm_pipelines.families.flow.networks import Pixels, VelocityField
+from wm_pipelines.families.flow.post_training import (
+    Frozen,
+    Paths,
+    PostTraining,
+    advantages,
+    divergence,
+    log_probability,
+    means,
+    rolled_out,
+)
+from wm_pipelines.families.flow.rewards import FACTS, PhysicsReward, RewardWeights
 from wm_pipelines.families.flow.sampling import Velocity, euler, euler_maruyama, guided, heun, path
+from wm_pipelines.families.flow.steering import best, rewarded
 from wm_pipelines.families.parts.transitions import (
     Autoencoder,
     Standardised,
@@ -78,11 +91,20 @@ class FlowConfig(TransitionConfig):
     pool: int = Field(1, ge=1, description="pixels along a side of a frame that are averaged to one")
     encoder_share: float = Field(0.4, gt=0, lt=1, description="share of training of the autoencoder, before the flow's")
     encoder_rows: int = Field(8, ge=1, description="observations of each episode of a batch that it is trained on")
+    # by a physics reward
+    reward: RewardWeights | None = Field(None, description="laws that it is told, as a reward; null: it is told none")
+    post_training: PostTraining | None = Field(None, description="by the reward; null: there is none")
+    best_of: int = Field(1, ge=1, description="a prediction is the best of so many by the reward, step by step")
+    reward_guidance: float = Field(0.0, ge=0, description="how far a prediction follows the reward's gradient")
 
     @model_validator(mode="after")
     def _possible(self) -> FlowConfig:
         if self.guidance != 1.0 and not self.dropout:
             raise ValueError("guidance needs dropout above 0: without it the flow knows no other condition")
+        if self.reward is None and (self.post_training or self.best_of > 1 or self.reward_guidance):
+            raise ValueError("post_training, best_of and reward_guidance need a reward")
+        if self.reward and (self.chunk > 1 or self.guidance != 1.0):
+            raise ValueError("a reward needs chunk: 1 and guidance: 1")
         return self
 
 
@@ -95,15 +117,35 @@ class Flow(TransitionFamily):
     config: FlowConfig
     _observed: Tensor  # training observations, of which all z are
     _coded: dict[int, Tensor]
+    reward_units: Tensor  # of the errors that a reward counts
+    before: Tensor  # weights of every seed's velocity as they were before post-training
+
+    @classmethod
+    def knows(cls, config: Any) -> frozenset[str]:
+        """With a reward the laws that it is made of."""
+        return FACTS if config.reward else frozenset()
 
     @classmethod
     def unsuitable(cls, spec: Spec, config: Any) -> str | None:
         """A chunk is shorter than an episode, and takes no actions."""
         if why := super().unsuitable(spec, config):
             return why
+        if config.reward:
+            if missing := sorted(name for name in FACTS if name not in spec.facts):
+                return f"its reward needs {missing[0]}"
+            if "states" not in spec.views or "actions" in spec.views:
+                return "its reward is of states that move by themselves"
         if config.chunk > 1 and "actions" in spec.views:
             return "chunk: 1 alone takes actions"
         return f"needs episodes of {config.chunk + 1} rows or more" if spec.rows <= config.chunk else None
+
+    def __init__(self, config: FlowConfig, spec: Spec, seeds: Sequence[int]) -> None:
+        super().__init__(config, spec, seeds)
+        self.physics = PhysicsReward(self.spec, config.reward) if config.reward else None
+        if self.physics:
+            self.register_buffer("reward_units", torch.ones(3, dtype=torch.float64))
+        if config.post_training:
+            self.register_buffer("before", self._weights())
 
     # ------------------------------------------------------------------------------------------------------- networks
 
@@ -132,6 +174,8 @@ class Flow(TransitionFamily):
         examples = dict(super().examples(episodes))
         self.register_buffer("_observed", examples.pop(self.view), persistent=False)
         self._coded = {}
+        if self.physics:
+            self.reward_units.copy_(self.physics.units(episodes[self.view]))
         return {"episode": torch.arange(len(self._observed)), **examples}
 
     def member_loss(
@@ -142,6 +186,8 @@ class Flow(TransitionFamily):
         member.observer.train(encoding and progress < _SETTLED * self.config.encoder_share)
         if encoding:
             return self._encoder_loss(member.observer, batch["episode"], generator)
+        if self.config.post_training and progress >= self.config.post_training.pretrained:
+            return self._post_training_loss(member, batch, generator, self.config.post_training)
         return self._flow_loss(member, batch, generator)
 
     def _encoder_loss(
@@ -188,6 +234,26 @@ class Flow(TransitionFamily):
         error = ((found - chosen(batch["rewards"], last).to(z)) / member.reward_scale).square().mean()
         return loss + error, {**terms, "reward": error}
 
+    def _post_training_loss(
+        self, member: TransitionMember, batch: Views, generator: torch.Generator, c: PostTraining
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's loss on roll-outs from random rows of the batch, the divergence from before, the anchor."""
+        assert self.physics is not None
+        seen = self._starts(member, batch["episode"], generator, c)  # [B, C, D]
+        belief = seen[:, None].expand(-1, c.group, -1, -1)
+        shape = (workers.everyone(len(seen)), c.group, c.horizon, c.sample_steps + 1, seen.shape[-1])
+        noise = workers.mine(torch.randn(shape, generator=generator)).to(belief).flatten(0, 1).permute(1, 2, 0, 3)
+        paths = rolled_out(member, belief.flatten(0, 1), noise, c)
+        states = self.outputs(member.observer.decode(paths.z))
+        earned = self.physics(states, self.reward_units).unflatten(0, (-1, c.group))
+        above = advantages(earned, c.discount).flatten(0, 1).T.to(paths.z)  # [H, N]
+        mu = means(member.transition, paths, c)
+        policy = -(above * log_probability(mu, paths.x, c)).mean()
+        apart = divergence(mu, self._means_before(member, paths, c), c).mean()
+        supervised, terms = self._flow_loss(member, batch, generator)
+        loss = c.weight * (policy + c.kl * apart) + c.anchor * supervised
+        return loss, {**terms, "reward": earned.mean(), "divergence": apart}
+
     @torch.no_grad()
     def _codes(self, member: TransitionMember) -> Tensor:
         """What all training observations are as z ``[E, T, D]``, found once, when frozen; units of their changes."""
@@ -198,6 +264,34 @@ class Flow(TransitionFamily):
             member.learn_changes(z.diff(dim=1).flatten(0, 1), 1.0)
             self._coded[id(member)] = z
         return self._coded[id(member)]
+
+    def _starts(self, member: TransitionMember, episode: Tensor, generator: torch.Generator, c: PostTraining) -> Tensor:
+        """Where groups start: histories ``[B, C, D]`` up to random rows of episodes, moved to where a ball can be."""
+        assert self.physics is not None
+        z = self._codes(member)
+        rows = random_rows(len(episode), z.shape[1], c.starts, generator).to(z.device)
+        around = (rows[..., None] + torch.arange(1 - self.config.context, 1, device=z.device)).clamp(min=0)
+        seen = z[episode[:, None, None], around]  # [E, starts, C, D]
+        shape = (workers.everyone(len(episode)), c.starts, 1, z.shape[2])
+        moved = seen + c.disturbance * workers.mine(torch.randn(shape, generator=generator)).to(z)
+        can_be = self.physics.possible(self.outputs(member.observer.decode(moved[:, :, -1])))
+        return torch.where(can_be[..., None, None], moved, seen).flatten(0, 1)
+
+    def _weights(self) -> Tensor:
+        """Of every seed's velocity, ``[S, P]``."""
+        return torch.stack(
+            [parameters_to_vector(m.get_submodule("transition").parameters()).detach() for m in self.members]
+        )
+
+    @torch.no_grad()
+    def _means_before(self, member: TransitionMember, paths: Paths, c: PostTraining) -> Tensor:
+        index = next(i for i, other in enumerate(self.members) if other is member)
+        return means(Frozen(member.transition, self.before[index]), paths, c)
+
+    def after_step(self, progress: float) -> None:
+        """Keep the weights, until post-training begins."""
+        if self.config.post_training and progress <= self.config.post_training.pretrained:
+            self.before.copy_(self._weights())
 
     def finish(self) -> Views | None:
         """Forget the z of training."""
@@ -237,18 +331,39 @@ class Flow(TransitionFamily):
             return euler_maruyama(velocity, draw(), c.sample_steps, c.churn, draw)
         return self._solved(velocity, draw(), c.sample_steps)
 
+    def _steered(self, member: TransitionMember, belief: Tensor, condition: Tensor, draw: Draw | None) -> Tensor:
+        """The likely change, steered by the reward if so configured; draw: of the other candidates."""
+        c = self.config
+        transition: Any = member.transition
+        if self.physics is None or (draw is None and not c.reward_guidance):
+            return self.likely(transition, condition)
+        physics, now = self.physics, belief[:, -1]
+
+        def reward(u: Tensor) -> Tensor:
+            step = torch.stack([now, member.moved(now, u)], 1)
+            return physics(self.outputs(member.observer.decode(step)), self.reward_units)[:, 0]
+
+        velocity = self.velocity(transition, condition)
+        if c.reward_guidance:
+            velocity = rewarded(velocity, reward, c.reward_guidance)
+        centre = self._solved(velocity, torch.zeros_like(now), c.ode_steps)
+        if draw is None:
+            return centre
+        return best([centre, *(self._sampled(transition, condition, draw) for _ in range(c.best_of - 1))], reward)
+
     def _rolled(self, member: Any, belief: Tensor, actions: Tensor, generator: torch.Generator | None) -> Imagined:
         """Chunk by chunk; without a generator as `predicts` says."""
         c, size = self.config, member.transition.size
         draw = None if generator is None else _noise(belief, size, generator)
         if generator is None and c.predicts == "sample":
             draw = _noise(belief, size, torch.Generator().manual_seed(0), same=True)
+        steering = _noise(belief, size, torch.Generator().manual_seed(0), same=True) if c.best_of > 1 else None
         found: list[Tensor] = []
         rewards: list[Tensor] = []
         for action in actions.unbind(1)[:: c.chunk]:
             condition = member.condition(belief, action)
             if draw is None:
-                u = self.likely(member.transition, condition)
+                u = self._steered(member, belief, condition, steering)
             else:
                 u = self._sampled(member.transition, condition, draw)
             for change in u.unflatten(1, (c.chunk, -1)).unbind(1):

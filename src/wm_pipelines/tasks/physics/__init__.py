@@ -33,6 +33,7 @@ class PhysicsConfig(TaskConfig):
     )
     asked_rows: int = Field(4, ge=1, description="rows of every episode at which it is asked for forces")
     reversal_steps: int = Field(5, ge=1, description="steps there, and back, of `reversal_error`")
+    samples: int = Field(0, ge=0, description="futures drawn from each start, of families that draw them; 0: none")
     rollout_episodes: int = Field(3, ge=1, description="episodes kept for the report's figures")
     animation_frames: int = Field(40, ge=2)
     animation_size: int = Field(96, ge=16, description="pixels")

@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Family
+from wm_pipelines.families.base import Decodes, Family, Samples
 from wm_pipelines.laws import Laws
-from wm_pipelines.metrics.registry import STATE_METRICS, Rollout
+from wm_pipelines.metrics import samples
+from wm_pipelines.metrics.registry import SAMPLE_METRICS, STATE_METRICS, Rollout
 from wm_pipelines.tasks.judgement import COST_UNITS, Judgement
 from wm_pipelines.tasks.physics.codes import QUANTITIES
 from wm_pipelines.tasks.physics.probing import energy_range, probe
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.physics import PhysicsConfig
+
+_SAMPLES_SEED = 0  # the same noise for every model
 
 
 def judge(
@@ -64,12 +67,16 @@ def judge(
         config.horizon_threshold,
         tuple(facts.get("attributes", {}).get("mass", ())) if "particles" in facts else (),
         tuple(facts["conserved"]) if "conserved" in facts else None,
+        laws.allowed,
+        laws.simulate,
     )
     judged = Judgement(seeds, split, arrays=_kept(rollout, config.rollout_episodes))
     _add_metrics(judged, rollout, config.error_steps)
     judged.add("step_ms", np.full(len(seeds), 1e3 * seconds / steps / len(seeds)), COST_UNITS["step_ms"])
     if config.asked_episodes:
         probe(family, rollout, episodes.spec, laws, config, judged)
+    if config.samples > 1 and isinstance(family, Samples) and isinstance(family, Decodes):
+        _add_samples(judged, family, np.asarray(states), config.samples)
     if laws.energy is not None and train is not None:
         judged.arrays["energies"] = energy_range(laws.energy, train["states"], rollout.truth)
     judged.arrays |= {
@@ -91,6 +98,26 @@ def _add_metrics(judged: Judgement, rollout: Rollout, error_steps: Sequence[int]
             for k in error_steps:
                 if k < by_step.shape[2]:
                     judged.add(name, by_step[:, :, k], metric.unit, step=k)
+
+
+def _add_samples(judged: Judgement, family: Family, states: NDArray[np.float64], count: int) -> None:
+    """How far futures lie apart that are drawn from the first true states ``[E, K, 2d]``."""
+    assert isinstance(family, Samples)
+    assert isinstance(family, Decodes)
+    starts, steps = torch.tensor(states[:, 0]), states.shape[1] - 1
+    found: dict[str, list[float]] = {name: [] for name in SAMPLE_METRICS}
+    for seed in range(len(family.seeds)):
+        belief = family.start({"states": starts}, seed)
+        idle = torch.zeros(len(starts), steps, 0, dtype=belief.dtype)
+        drawn = family.sample(belief, idle, count, seed, torch.Generator().manual_seed(_SAMPLES_SEED))
+        decoded = family.decode(drawn.flatten(0, 1), seed).unflatten(0, (count, len(starts))).numpy()
+        futures = np.concatenate(
+            [np.broadcast_to(states[None, :, :1], (*decoded.shape[:2], 1, states.shape[-1])), decoded], 2
+        )
+        for name, metric in (("diversity", samples.diversity), ("sample_spread", samples.sample_spread)):
+            found[name].append(metric(futures, states))
+    for name, values in found.items():
+        judged.add(name, np.array(values), SAMPLE_METRICS[name].unit, n=count * len(starts))
 
 
 def _kept(rollout: Rollout, episodes: int) -> dict[str, NDArray[np.float64]]:
