@@ -5,9 +5,9 @@ alone: both the colour and the shape are known from other objects, the combinati
 as in CLEVR-CoGenT: Johnson et al., *CLEVR: a diagnostic dataset for compositional language and elementary visual
 reasoning*, CVPR 2017).
 
-An object of radius r spans a square of side 2 r: the circle fills it, the triangle stands in it with its tip up, and the
-square, a little smaller, has the circle's area. The square of side 2 r lies within its quarter, a pixel from its edges:
-places are told without doubt and objects never touch.
+An object of radius r spans a box of side 2 r: the circle touches its sides, the triangle stands in it with its tip up,
+and the square, a little smaller, has the circle's area. The box lies within its quarter, a pixel from the edges: places
+are told without doubt and objects never touch.
 """
 
 from __future__ import annotations
