@@ -48,7 +48,10 @@ CONF = ROOT.parent / "conf/base"
 VIEWS = ("frames", "captions")
 LOOK = Look(BACKGROUND, FILLS, RADII)
 ATTRIBUTES = ("count", "colour", "shape", "size", "exact", "place", "exact_places")
-DISTURBANCES = {"noise 0.05": (0.05, 0.0), "noise 0.1": (0.1, 0.0), "blur 0.5": (0.0, 0.5), "blur 1": (0.0, 1.0)}
+DISTURBANCES = {
+    **{f"noise {sigma}": (sigma, 0.0) for sigma in (0.1, 0.2, 0.3)},
+    **{f"blur {width}": (0.0, width) for width in (0.5, 1.0, 1.5)},
+}
 """Standard deviation of Gaussian noise on pixels in [0, 1], and width of a Gaussian blur in pixels."""
 
 Rows = list[dict[str, Any]]

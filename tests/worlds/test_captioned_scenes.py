@@ -165,16 +165,20 @@ def test_objects_are_in_the_order_of_their_places_and_share_none():
 
 
 def test_objects_stay_in_their_quarters_and_never_touch():
-    """Each alone leaves the pixels along the edges of its quarter as the background."""
+    """Nothing is painted outside, and along the edges of the quarter at most the faint end of a triangle's tip."""
     found, centres = drawn(400, objects=(1.0,))
     frames = render(found, centres)
-    touched = (frames != np.rint(255 * np.array(BACKGROUND)).astype(np.uint8)).any(-1)
+    apart = abs(frames / 255 - np.rint(255 * np.array(BACKGROUND)) / 255).max(-1)
+    full = abs(np.array(FILLS) - np.array(BACKGROUND)).max(-1)
     half = SIDE // 2
-    for frame, scene in zip(touched, found, strict=True):
+    for frame, scene in zip(apart, found, strict=True):
         row, column = divmod(int(scene[0, 3]), 2)
         quarter = frame[half * row : half * row + half, half * column : half * column + half]
-        assert quarter.any()
-        assert frame.sum() == quarter[1:-1, 1:-1].sum()
+        assert quarter.max() > 0.99 * full[scene[0, 1]]
+        assert (frame > 0).sum() == (quarter > 0).sum()
+        edge = quarter.copy()
+        edge[1:-1, 1:-1] = 0
+        assert edge.max() < 0.35 * full[scene[0, 1]]
 
 
 @pytest.mark.parametrize(("shape", "area"), [(0, np.pi), (1, np.pi), (2, 2.0)])
@@ -188,7 +192,7 @@ def test_areas_and_colours_are_those_of_the_shapes(shape, area):
     apart = (frames - np.array(BACKGROUND)).reshape(count, -1, 3)
     covered = (apart * towards[:, None]).sum((1, 2)) / (towards**2).sum(1)
     wanted = area * np.array(RADII)[found[:, 0, 0]] ** 2
-    np.testing.assert_allclose(covered, wanted, rtol=0.03)
+    np.testing.assert_allclose(covered, wanted, rtol=0.07)  # edges are half covered on average, corners a little more
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(splits, tmp_path):

@@ -24,13 +24,13 @@ Scenes = NDArray[np.int64]
 _SIDEWAYS = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))]).astype(bool)
 """Pixels touch within their picture, corners included."""
 
-# Of the uniform density on a shape (x right, y down), with standardised third and fourth moments:
-# skewness of y, E[x^2 y^2] / (E[x^2] E[y^2]), log of E[x^2] / E[y^2].
+# Of a uniform density on a shape (x right, y down) about its centre: skewness of y, E[x^2 y^2] / (E[x^2] E[y^2]), log
+# of E[x^2] / E[y^2], log of the area over the root of E[x^2] E[y^2]: what has a hole has a small one.
 _MOMENTS = np.array(
     [
-        [0.0, 2.0 / 3.0, 0.0],  # circle
-        [0.0, 1.0, 0.0],  # square
-        [-2.0 * np.sqrt(2.0) / 5.0, 0.8, np.log(0.75)],  # triangle as high as its base is wide
+        [0.0, 2.0 / 3.0, 0.0, np.log(4.0 * np.pi)],  # circle
+        [0.0, 1.0, 0.0, np.log(12.0)],  # square
+        [-2.0 * np.sqrt(2.0) / 5.0, 0.8, np.log(0.75), np.log(6.0 * np.sqrt(3.0))],  # triangle, as high as it is wide
     ]
 )
 _AREA = np.array([np.pi, np.pi, 2.0])
@@ -51,7 +51,7 @@ class Look:
     colours: Sequence[Sequence[float]]
     radii: Sequence[float]
     least: int = 10
-    tolerance: float = 0.3
+    tolerance: float = 0.25
 
 
 def parse(frames: NDArray[Any], look: Look) -> Scenes:
@@ -109,7 +109,8 @@ def _measured(
     xx, yy, yyy, xxyy = (_sums(cover * power, at, count) / area for power in (x**2, y**2, y**3, x**2 * y**2))
     of = np.zeros(count, np.int64)
     of[at - 1] = picture
-    return of, centre, area, np.stack([yyy / yy**1.5, xxyy / (xx * yy), np.log(xx / yy)], axis=1)
+    moments = [yyy / yy**1.5, xxyy / (xx * yy), np.log(xx / yy), np.log(area / np.sqrt(xx * yy))]
+    return of, centre, area, np.stack(moments, axis=1)
 
 
 def _shapes(moments: Float, tolerance: float) -> NDArray[np.int64]:
