@@ -6,8 +6,8 @@ without learning (`metrics.scene_parser`) reads the frames. Beside it stand, on 
 (what the parser can read at most), the same model untrained, and its own frames judged by the captions of others
 (``shuffled``: what is right by chance). Intervals are Wilson's, 95 %, over captions.
 
-Run: ``python benchmarks/text_to_scene.py [--seeds 0 1 2] [--steps N] [--captions N]``; writes
-``benchmarks/results/text_to_scene.json``.
+Run: ``python benchmarks/text_to_scene.py [--variant plain] [--seeds 0 1 2] [--steps N] [--captions N]``; writes
+``benchmarks/results/text_to_scene.json``, of other variants with their name behind.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def of_a_seed(
     return rows, seconds if store is None else None
 
 
-def write(rows: Rows, seconds: Sequence[float | None], config: Any, seeds: Sequence[int]) -> None:
-    """The file of results; the figure in front is of captions of one object in combinations never seen."""
+def write(rows: Rows, seconds: Sequence[float | None], config: Any, given: argparse.Namespace) -> None:
+    """The file of results, one for each variant; the figure in front is of captions of one object in combinations never seen."""
 
     def mean(who: str) -> float:
         found = [
@@ -164,27 +164,29 @@ def write(rows: Rows, seconds: Sequence[float | None], config: Any, seeds: Seque
         ]
         return float(np.mean(found))
 
+    name = "text_to_scene" if given.variant == "plain" else f"text_to_scene_{given.variant}"
     ours, peer = mean("text_flow"), mean("shuffled")
     result = {
-        "name": "text_to_scene",
+        "name": name,
         "ours": ours,
         "peer": peer,
         "ratio": ours / peer if peer else None,
         "peer_is": "the same frames judged by the captions of others",
         "unit": "share of frames whose count, colour, shape and size are right, one object, held-out combinations",
-        "repeats": len(seeds),
+        "repeats": len(given.seeds),
         "threads": 1,
         "versions": {p: version(p) for p in ("numpy", "scipy", "torch")} | {"python": platform.python_version()},
         "train_cpu_seconds": list(seconds),
         "config": config.model_dump(mode="json"),
         "comparisons": rows,
     }
-    (ROOT / "results" / "text_to_scene.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    (ROOT / "results" / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def main() -> None:
     """Train, paint, read, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", default="plain", help="of text_flow")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of training, instead of those of the parameter file")
     parser.add_argument("--captions", type=int, help="of each split; default: all")
@@ -192,7 +194,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     episodes = ingest(WorldConfig(**read("captioned_scenes")), "captioned_scenes")
-    settings = FamilyParameters(**read("text_flow")).resolve("language", "plain", "captioned_scenes")
+    settings = FamilyParameters(**read("text_flow")).resolve("language", given.variant, "captioned_scenes")
     if given.steps:
         settings["schedule"] = settings["schedule"] | {"steps": given.steps}
     config = families.get("text_flow").Config(**settings)
@@ -207,7 +209,7 @@ def main() -> None:
     for seed in given.seeds:
         more, spent = of_a_seed(episodes, judged, config, seed, store)
         rows, seconds = rows + more, [*seconds, spent]
-    write(rows, seconds, config, given.seeds)
+    write(rows, seconds, config, given)
 
 
 if __name__ == "__main__":
