@@ -70,9 +70,15 @@ class _DyingStore(CheckpointStore):
         raise _KilledError
 
 
+def _views(frames):
+    if isinstance(frames, dict):
+        return frames
+    return {"frames": blobs(20)[0] if frames is None else frames}
+
+
 def resumes(make, folder, frames=None):
-    """A training that died after its first checkpoint ends in the bits of one that did not."""
-    episodes = {"frames": blobs(20)[0] if frames is None else frames}
+    """A training that died after its first checkpoint ends in the bits of one that did not; ``frames``: or views."""
+    episodes = _views(frames)
     whole, killed, resumed = make(), make(), make()
     run = train(whole, episodes, LEARNING, None, "m", "d")
     with pytest.raises(_KilledError):
@@ -85,8 +91,8 @@ def resumes(make, folder, frames=None):
 
 
 def seeds_are_independent(make, frames=None):
-    """Seed 1 trained alone is seed 1 trained beside seed 0, bit by bit."""
-    episodes = {"frames": blobs(20)[0] if frames is None else frames}
+    """Seed 1 trained alone is seed 1 trained beside seed 0, bit by bit; ``frames``: or all views."""
+    episodes = _views(frames)
     alone, together = make((1,)), make((0, 1))
     for family in (alone, together):
         train(family, episodes, LEARNING)

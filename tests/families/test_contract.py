@@ -11,6 +11,7 @@ import yaml
 from tests.families.fields import posed
 from tests.families.images import spec_of
 from tests.families.mechanics import bodies, bodies_field, body_starts
+from tests.families.scenes import SCENES, halves
 from tests.specs import LEARNING, PENDULUM, pendulum, simulated
 from wm_pipelines.families.base import FORM_WORDS, GivenLaws, Solves, TrainedConfig, build
 from wm_pipelines.families.parts.members import MemberFamily
@@ -30,11 +31,19 @@ SMALL = {  # beside conf/smoke, which has few steps of the true size
     "momentum_gnn": {"features": 8, "equations": 400},
     "pinn": {"adaptive_points": 10, "finish_steps": 2, "finish_points": 50},
     "random_feature_collocation": {"features": 30},
+    "text_flow": {"text_width": 8, "heads": 2, "widths": [16, 16], "hidden": 8, "words": 6, "vocabulary": 12},
 }
 _GRADIENT = {"training": "gradient", "form": "dynamical", "spin": True, "hidden": [8]}
 _LAWS = _GRADIENT | {"inputs": "laws"}
 MORE = {"momentum_gnn": {"variants": {"gradient": _GRADIENT, "gradient_laws": _LAWS}}}  # beside those of conf/base
-TASK = {"pendulum": "physics", "bodies": "physics", "images": "images", "videos": "videos", "heat_1d": "fields"}
+TASK = {
+    "pendulum": "physics",
+    "bodies": "physics",
+    "images": "images",
+    "videos": "videos",
+    "heat_1d": "fields",
+    "scenes": "language",
+}
 
 
 class WatchedFacts(Facts):
@@ -70,6 +79,8 @@ def world(name):
     if name == "heat_1d":
         spec, views, _ = posed("heat_1d", points={"interior": 60, "boundary": 12, "initial": 12, "validation": 40})
         return spec, views
+    if name == "scenes":
+        return SCENES, halves(8)
     spec = spec_of(1, 28, 28, 1) if name == "images" else spec_of(20, 32, 32, 1)
     shape, draw = (8, spec.rows, *spec.views["frames"].shape), torch.Generator().manual_seed(0)
     frames = torch.randint(256, shape, dtype=torch.uint8, generator=draw)
@@ -84,7 +95,7 @@ def parameters(name):
 
 
 def configuration(name, variant, of):
-    stands_for = {"videos": "pendulum_video", "images": "mnist"}.get(of, of)
+    stands_for = {"videos": "pendulum_video", "images": "mnist", "scenes": "captioned_scenes"}.get(of, of)
     settings = parameters(name).resolve(TASK[of], variant, stands_for) | SMALL.get(name, {})
     schedule = {"schedule": {"steps": 2, "batch_size": 4, "warmup": 0}}
     few = schedule if issubclass(families.get(name).Config, TrainedConfig) else {}

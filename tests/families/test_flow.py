@@ -9,10 +9,10 @@ import torch
 from tests.families.driven import PUSHED, forked, pushed, spec_of
 from tests.families.images import VIDEO, moving_dots, resumes, seeds_are_independent
 from tests.specs import LEARNING
+from wm_pipelines.blocks.flow_sampling import euler, euler_maruyama, guided, heun, path, score
 from wm_pipelines.families.base import Encodes, Imagines, Samples
 from wm_pipelines.families.flow import Flow, FlowConfig
 from wm_pipelines.families.flow.networks import VelocityField
-from wm_pipelines.families.flow.sampling import euler, euler_maruyama, guided, heun, path, score
 from wm_pipelines.learning.loop import train
 
 FLOAT32 = LEARNING.model_copy(update={"precision": "32-true"})

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.specs import LEARNING, PENDULUM
+from wm_pipelines.blocks.flow_sampling import euler_maruyama
 from wm_pipelines.errors import validate
 from wm_pipelines.families.flow import Flow, FlowConfig
 from wm_pipelines.families.flow.post_training import (
@@ -17,7 +18,6 @@ from wm_pipelines.families.flow.post_training import (
     spreads,
 )
 from wm_pipelines.families.flow.rewards import FACTS, PhysicsReward, RewardWeights, impacts_due
-from wm_pipelines.families.flow.sampling import euler_maruyama
 from wm_pipelines.families.flow.steering import best, rewarded
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.loop import train

@@ -11,11 +11,11 @@ diffusion guidance*, 2022).
 ``z`` are the standardised vectors themselves; of frames the latents of an autoencoder that is trained in the first
 share of training and frozen after it, or the pixels themselves (``latent: 0``).
 
-A sample follows the flow from noise, by an ODE or by an SDE of the same marginals (sampling.py). A prediction is made
-without chance: the ODE from the centre of the noise, ``x_0 = 0``, the same for every row and step. In one dimension the
-flow keeps order, and the centre goes to the median of the data: at a fork to the likelier side and not between them.
-Any other fixed draw would be off to the same side at every step. With ``predicts: sample`` it is instead one sample
-from noise that is fixed once for all, different from step to step and the same for every row.
+A sample follows the flow from noise, by an ODE or by an SDE of the same marginals (`blocks.flow_sampling`). A
+prediction is made without chance: the ODE from the centre of the noise, ``x_0 = 0``, the same for every row and step.
+In one dimension the flow keeps order, and the centre goes to the median of the data: at a fork to the likelier side and
+not between them. Any other fixed draw would be off to the same side at every step. With ``predicts: sample`` it is
+instead one sample from noise that is fixed once for all, different from step to step and the same for every row.
 
 A chunk is drawn at once and its rows know of each other, which is why longer ones take no actions: what is done at its
 end must not change its beginning.
@@ -32,9 +32,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from wm_pipelines.blocks import workers
+from wm_pipelines.blocks.flow_condition import Pixels
+from wm_pipelines.blocks.flow_sampling import Velocity, euler, euler_maruyama, guided, heun, path
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, Views
-from wm_pipelines.families.flow.networks import Pixels, VelocityField
+from wm_pipelines.families.flow.networks import VelocityField
 from wm_pipelines.families.flow.post_training import (
     Frozen,
     Paths,
@@ -46,7 +48,6 @@ from wm_pipelines.families.flow.post_training import (
     rolled_out,
 )
 from wm_pipelines.families.flow.rewards import FACTS, PhysicsReward, RewardWeights
-from wm_pipelines.families.flow.sampling import Velocity, euler, euler_maruyama, guided, heun, path
 from wm_pipelines.families.flow.steering import best, rewarded
 from wm_pipelines.families.parts.transitions import (
     Autoencoder,

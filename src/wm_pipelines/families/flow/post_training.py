@@ -35,7 +35,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from wm_pipelines.families.flow.sampling import score
+from wm_pipelines.blocks.flow_sampling import score
 from wm_pipelines.mappings import Settings
 
 _NO_SPREAD = 1e-6  # of a group's rewards, below which nothing is learned from it

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from wm_pipelines.families.flow.sampling import Velocity
+from wm_pipelines.blocks.flow_sampling import Velocity
 
 Score = Callable[[Tensor], Tensor]
 """Rewards ``[N]`` of changes ``[N, D]``."""

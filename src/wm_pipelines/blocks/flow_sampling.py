@@ -12,7 +12,8 @@ Shapes: ``x [N, D]``; times are numbers in [0, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -56,6 +57,15 @@ def heun(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
         slope = velocity(x, k / steps)
         ahead = x + slope / steps
         x = ahead if k == steps - 1 else x + (slope + velocity(ahead, (k + 1) / steps)) / (2 * steps)
+    return x
+
+
+def heun_through(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
+    """`heun` through given times, the first 0 and the last 1, increasing: steps of different lengths."""
+    for now, after in pairwise(times):
+        slope = velocity(x, now)
+        ahead = x + (after - now) * slope
+        x = ahead if after == times[-1] else x + 0.5 * (after - now) * (slope + velocity(ahead, after))
     return x
 
 
