@@ -153,7 +153,7 @@ def of_a_seed(
 
 
 def write(rows: Rows, seconds: Sequence[float | None], config: Any, given: argparse.Namespace) -> None:
-    """The file of results, one per variant; the figure in front is of captions of one object, unseen combinations."""
+    """The file of results of a variant; the figure in front is of one object in combinations never seen."""
 
     def mean(who: str) -> float:
         found = [

@@ -136,7 +136,7 @@ def _arranged(picture: NDArray[np.int64], found: Scenes, pictures: int) -> Scene
 
 
 def _sums(values: Float, labels: NDArray[np.int64], count: int) -> Float:
-    return np.asarray(np.bincount(labels.ravel(), values.ravel(), minlength=count + 1)[1:], np.float64)
+    return np.bincount(labels.ravel(), values.ravel(), minlength=count + 1)[1:].astype(np.float64)
 
 
 # ------------------------------------------------------------------------------------------------------------- scores

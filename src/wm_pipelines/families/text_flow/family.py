@@ -82,8 +82,7 @@ class TextFlowMember(nn.Module):
         self.words = Words(c.vocabulary, c.words)
         self.reader = Reader(c.vocabulary, c.words, c.text_width, c.text_depth, c.heads)
         self.pixels = Pixels(spec.views["frames"])
-        channels, height, width = self.pixels.centre.shape
-        self.velocity = FrameVelocity((channels, height, width), c.patch, c.widths, c.blocks, c.text_width, c.hidden)
+        self.velocity = FrameVelocity(self.pixels.centre.shape, c.patch, c.widths, c.blocks, c.text_width, c.hidden)
 
 
 @register

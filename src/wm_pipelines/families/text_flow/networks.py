@@ -85,7 +85,7 @@ class FrameVelocity(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], patch: int, widths: Sequence[int], blocks: int, caption: int, hidden: int
+        self, shape: Sequence[int], patch: int, widths: Sequence[int], blocks: int, caption: int, hidden: int
     ) -> None:
         super().__init__()
         channels, height, width = shape
