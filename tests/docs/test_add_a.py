@@ -101,7 +101,7 @@ def test_the_families_of_the_page_train_and_are_judged(tmp_path):
 
 def test_the_worlds_of_the_page_are_simulated_solved_and_drawn(tmp_path):
     listed = {
-        "physics": {"worlds": ["dropped_ball"], "families": ["persistence", "oracle", "mlp"], **FLOAT64},
+        "physics": {"worlds": ["tossed_ball"], "families": ["persistence", "oracle", "mlp"], **FLOAT64},
         "fields": {"worlds": ["transport_1d"], "families": ["random_feature_collocation"], **FLOAT64},
     }
     small = {
