@@ -104,6 +104,8 @@ def configuration(name, variant, of):
 
 def suits(name, variant, of):
     kind, config, (spec, _) = families.get(name), configuration(name, variant, of), world(of)
+    if of == "scenes" and "captions" not in kind.needs:
+        return False  # small frames, for who reads what they show
     return kind.unsuitable(spec.told(kind.knows(config), name), config) is None
 
 

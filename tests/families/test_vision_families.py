@@ -130,6 +130,7 @@ def test_every_family_that_works_on_frames_is_among_them():
         "mixture_density",
         "flow",
         "latent_action",
+        "text_flow",
     }  # tested in files of their own
     assert {name for name in own if "frames" in known[name].shown(VIDEO)} == set(SMALL) | elsewhere
 
