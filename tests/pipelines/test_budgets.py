@@ -1,12 +1,14 @@
-"""The environment `full` trains every variant of the table of states for twice base's steps: nobody is forgotten."""
+"""What the parameter files of all environments come to: configurations that can be, and budgets that are kept."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from wm_pipelines.learning.config import FamilyParameters
 from wm_pipelines.mappings import deep_merge
+from wm_pipelines.pipelines.checks import check_family_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 PHYSICS = yaml.safe_load((CONF / "base/globals.yml").read_text())["tasks"]["physics"]
@@ -20,6 +22,18 @@ def read(family, *environments):
         if path.exists():
             merged = deep_merge(merged, yaml.safe_load(path.read_text())[family])
     return FamilyParameters(**merged)
+
+
+@pytest.mark.parametrize("environment", sorted(path.parent.name for path in CONF.glob("*/globals.yml")))
+def test_every_configuration_that_runs_can_be(environment):
+    base, own = (
+        yaml.safe_load((CONF / name / "globals.yml").read_text()).get("tasks", {}) for name in ("base", environment)
+    )
+    for task, listed in deep_merge(base, own).items():
+        for name in (listed or {}).get("families", ()):
+            parameters = read(name, "base") if environment == "base" else read(name, "base", environment)
+            here = SimpleNamespace(task=task, worlds=listed["worlds"], families=[name])
+            check_family_settings(name, parameters, {task: here})
 
 
 @pytest.mark.parametrize("family", PHYSICS["families"])

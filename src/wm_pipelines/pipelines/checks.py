@@ -180,8 +180,8 @@ def check_family_settings(name: str, parameters: FamilyParameters, wanted: Mappi
             raise UserError(unknown_parameter(".".join(above), word, _fields(kind, path)))
     for c in wanted.values():
         if name in c.families:
-            for variant in parameters.variants:
-                for world in c.worlds:
+            for world in c.worlds:
+                for variant in parameters.variants_for(c.task, world):
                     validate(kind, parameters.resolve(c.task, variant, world), f"{name} ({variant} on {world})")
 
 
