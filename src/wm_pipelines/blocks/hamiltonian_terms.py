@@ -10,6 +10,7 @@ not depend on the state.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,12 +26,12 @@ Chart = Callable[[Tensor], tuple[Tensor, Slopes]]
 those with respect to ``x``, ``[S, N, w, K]``."""
 
 
-class Inputs(nn.Module):
+class Inputs(nn.Module, ABC):
     """What a term of H depends on."""
 
+    @abstractmethod
     def chart(self) -> Chart:
         """The map and its chain rule, as they are now."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """``[S, N, w] -> [S, N, M, n]``."""

@@ -301,6 +301,14 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class Generates(Protocol):
+    """A family that makes frames of sentences."""
+
+    def generate(self, captions: Tensor, seed: int, generator: torch.Generator) -> Tensor:
+        """Frames ``[N, H, W, C]`` in [0, 1] of captions ``[N, L]`` (UTF-8, uint8), by the model of one seed."""
+
+
+@runtime_checkable
 class Acts(Believes, Protocol):
     """A family with a policy of its own."""
 

@@ -35,16 +35,21 @@ class Thrown(Settings):
     speed: Annotated[float, Quantity("m/s"), Field(ge=0)] = 2.0
 
 
-class BouncingBallParameters(WorldParameters):
-    """Parameters of `BouncingBall`.
+class BallParameters(WorldParameters):
+    """Parameters of a ball above a floor, wherever it starts.
 
     Attributes:
-        restitution: ``e``, speed after an impact over speed before; 1: elastic.
+        restitution: ``e``, vertical speed after an impact over that before; 1: elastic.
     """
 
     mass: Mass = 1.0
     gravity: Annotated[float, Quantity("m/s^2"), Field(gt=0)] = 9.81
     restitution: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class BouncingBallParameters(BallParameters):
+    """Parameters of `BouncingBall`."""
+
     initial: Annotated[Thrown | Given, Field(discriminator="law")] = Thrown()
 
 

@@ -17,11 +17,11 @@ from pydantic import Field, model_validator
 from wm_pipelines.laws import Laws
 from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds import register
-from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters
-from wm_pipelines.worlds.bouncing_ball import BouncingBall, BouncingBallParameters
+from wm_pipelines.worlds.base import Array, Float, SimulatedWorld
+from wm_pipelines.worlds.bouncing_ball import BallParameters, BouncingBall, BouncingBallParameters
 from wm_pipelines.worlds.parts import captions
 from wm_pipelines.worlds.parts.initial import Given, LengthRange, require_entries
-from wm_pipelines.worlds.parts.quantities import Mass, Quantity
+from wm_pipelines.worlds.parts.quantities import Quantity
 from wm_pipelines.worlds.parts.rendering import Canvas, colour, render_batched
 
 _VERTICAL = (1, 3)  # entries of a state that are one of `BouncingBall`
@@ -44,16 +44,9 @@ class ThrownSideways(Settings):
         return self
 
 
-class ThrownBallParameters(WorldParameters):
-    """Parameters of `ThrownBall`.
+class ThrownBallParameters(BallParameters):
+    """Parameters of `ThrownBall`."""
 
-    Attributes:
-        restitution: ``e``, vertical speed after an impact over that before; 1: elastic.
-    """
-
-    mass: Mass = 1.0
-    gravity: Annotated[float, Quantity("m/s^2"), Field(gt=0)] = 9.81
-    restitution: Annotated[float, Field(gt=0, le=1)] = 1.0
     initial: Annotated[ThrownSideways | Given, Field(discriminator="law")] = ThrownSideways()
 
 

@@ -15,7 +15,7 @@ Deviations from Flow-GRPO:
 * Roll-outs are of several rows, each a sample of its own; every row has a reward, and the advantage of a row is of what
   is earned from there on, discounted.
 * Every group is used for one update, at whose weights it was drawn: the ratio of probabilities is 1 and is not clipped.
-* The last step of the SDE, which is deterministic in `sampling.euler_maruyama`, gets a noise of its own here,
+* The last step of the SDE, which is deterministic in `flow_sampling.euler_maruyama`, gets a noise of its own here,
   ``exploration``: what a flow says of data that are nearly certain is decided there, and without noise what it does
   there would have no probability.
 * Starts are rows of the training data, disturbed: a reward by known laws needs no data where it is asked.
@@ -82,7 +82,7 @@ def spreads(c: PostTraining) -> list[float]:
 
 
 def mean_step(velocity: Tensor, x: Tensor, k: int, c: PostTraining) -> Tensor:
-    """``mu`` of step k, of points and velocities there ``[…, D]``: that of `sampling.euler_maruyama`."""
+    """``mu`` of step k, of points and velocities there ``[…, D]``: that of `flow_sampling.euler_maruyama`."""
     t, h = k / c.sample_steps, 1.0 / c.sample_steps
     if k == c.sample_steps - 1:
         return x + h * velocity

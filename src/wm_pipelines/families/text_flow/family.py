@@ -14,7 +14,7 @@ stepped through as ``t = u / (u + s (1 - u))`` with u uniform, of which ``shift 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -33,14 +33,6 @@ from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
 _AT_ONCE = 250  # frames generated together
-
-
-@runtime_checkable
-class Generates(Protocol):
-    """A family that makes frames of sentences."""
-
-    def generate(self, captions: Tensor, seed: int, generator: torch.Generator) -> Tensor:
-        """Frames ``[N, H, W, C]`` in [0, 1] of captions ``[N, L]`` (UTF-8, uint8), by the model of one seed."""
 
 
 class TextFlowConfig(TrainedConfig):

@@ -189,7 +189,7 @@ class Control(Task):
         """
         from wm_pipelines.tasks.control.judge import judge
 
-        acts = manifest is not None and (split == "test" or config.transfer_judged > 0)
+        acts = split == "test" or config.transfer_judged > 0
         own = manifest[split] if manifest is not None and acts else None
         return judge(model, episodes, split, laws, config, self.planner(config), self.objective(config), own)
 
