@@ -99,6 +99,14 @@ def test_errors_that_are_nothing_at_times_do_not_hide_that_others_are_large():
     assert best_set(nothing, True, ERROR) == ["a", "b"]
 
 
+def test_models_that_run_away_do_not_hide_that_others_are_large():
+    values = models(np.random.default_rng(9), a=1e-5, b=1.0, c=2.0, d=3.0, e=4.0, f=5.0)
+    assert best_set(values, True, ERROR) == ["a"]
+    for name in "ef":
+        values[name] *= np.reshape([1.0, 1e60, 1e20], (3, 1))
+    assert "b" not in best_set(values, True, ERROR)
+
+
 def test_among_thirty_models_one_that_is_worse_everywhere_is_told():
     rng = np.random.default_rng(8)
     lost = 1.0 + 4.0 * rng.exponential(1.0, 20)  # by one at least, in some episodes by much
