@@ -152,8 +152,9 @@ def _with_palette(canvas: Frames, colours: int) -> list[Image.Image]:
     # Each of 32³ cells of the colour cube stands for its most frequent colour: of several assignments the last stays.
     cube = 8 * np.indices((32, 32, 32), dtype=np.uint8).reshape(3, -1).T + 4
     cube[_cell(shades)] = shades
-    distance = np.square(cube[:, None].astype(np.float32) - palette.astype(np.float32)).sum(axis=-1)
-    nearest = distance.argmin(axis=-1)
+    # |cube - palette|² without |cube|², which is the same for all entries; whole numbers, exact in single precision.
+    entries = palette.astype(np.float32)
+    nearest = (np.square(entries).sum(axis=-1) - 2.0 * cube.astype(np.float32) @ entries.T).argmin(axis=-1)
     # Quantisation averages, and white would turn grey: each entry becomes the most frequent colour that it stands for.
     palette[nearest[_cell(shades)]] = shades
     return [Image.fromarray(palette[nearest[_cell(f)]]) for f in canvas]
