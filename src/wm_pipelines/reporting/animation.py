@@ -157,12 +157,14 @@ def _with_palette(canvas: Frames, colours: int) -> list[Image.Image]:
     nearest = (np.square(entries).sum(axis=-1) - 2.0 * cube.astype(np.float32) @ entries.T).argmin(axis=-1)
     # Quantisation averages, and white would turn grey: each entry becomes the most frequent colour that it stands for.
     palette[nearest[_cell(shades)]] = shades
-    return [Image.fromarray(palette[nearest[_cell(f)]]) for f in canvas]
+    shade = palette[nearest]
+    return [Image.fromarray(shade[_cell(f)]) for f in canvas]
 
 
-def _cell(colours: Frames) -> NDArray[np.intp]:
+def _cell(colours: Frames) -> NDArray[np.uint16]:
     """Cell of the colour cube that a colour lies in, five bits per channel: ``[..., 3] -> [...]``."""
-    return (colours >> 3) @ np.array([1 << 10, 1 << 5, 1], dtype=np.intp)
+    red, green, blue = np.moveaxis((colours >> 3).astype(np.uint16), -1, 0)
+    return red << 10 | green << 5 | blue
 
 
 def _encode(images: list[Image.Image], duration: int) -> bytes:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io import to_json
@@ -146,11 +145,11 @@ def legend(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
 
 def embedded(identifier: str, shown: Figure, wide: bool = False) -> dict[str, Any]:
     """A figure as JSON inside a script element, in which ``</`` would end the element."""
-    # One key serves all figures of a world.
-    figure = go.Figure(shown.figure).update_layout(showlegend=False)
-    for trace in figure.data:
-        if trace.type == "scatter" and trace.hovertemplate is None and trace.hoverinfo is None:
-            trace.hovertemplate = _hover(figure, trace)
+    figure = shown.figure.to_dict()  # a copy; as a figure, every number of it would be checked once more
+    figure["layout"]["showlegend"] = False  # one key serves all figures of a world
+    for trace in figure["data"]:
+        if trace["type"] == "scatter" and "hovertemplate" not in trace and "hoverinfo" not in trace:
+            trace["hovertemplate"] = _hover(figure["layout"], trace)
     text = to_json(figure, validate=False, engine="json").replace("<", "\\u003c")
     return {
         "id": identifier,
@@ -162,11 +161,12 @@ def embedded(identifier: str, shown: Figure, wide: bool = False) -> dict[str, An
     }
 
 
-def _hover(figure: go.Figure, trace: Any) -> str:
+def _hover(layout: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
     """The model's name, and both numbers under the titles of their axes, which hold the units."""
-    lines = [f"<b>{trace.name}</b>"]
+    lines = [f"<b>{trace.get('name')}</b>"]
     for axis in ("x", "y"):
-        title = figure.layout[(trace[f"{axis}axis"] or axis).replace(axis, f"{axis}axis", 1)].title.text or axis
+        drawn_on = layout.get(trace.get(f"{axis}axis", axis).replace(axis, f"{axis}axis", 1), {})
+        title = drawn_on.get("title", {}).get("text") or axis
         lines.append(f"{escape(title)}: %{{{axis}:.4g}}")
     return "<br>".join(lines) + "<extra></extra>"
 
