@@ -199,8 +199,9 @@ class HamiltonianFlow:
     def _step_or_rest(
         self, field: Callable[[Tensor], Tensor], y: Tensor, step: float, alive: Tensor, slopes: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """One step from the last one's slopes, if there was one; rows whose stage equations do not contract are taken
-        out, told by their last change.
+        """One step, from the last one's slopes if there was one.
+
+        Rows whose stage equations do not contract are told by their last change, and taken out.
         """
         guess = None if slopes is None else prolonged_slopes(slopes)
         while bool(alive.any()):
