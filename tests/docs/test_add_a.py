@@ -65,7 +65,11 @@ def added(page: str, folder: Path, listed: dict, **parameters) -> Iterator[Proje
 
 def test_the_families_of_the_page_train_and_are_judged(tmp_path):
     listed = {
-        "physics": {"worlds": ["mass_spring"], "families": ["damped_oscillator", "linear_step", "linear_latents"], **FLOAT64},
+        "physics": {
+            "worlds": ["mass_spring"],
+            "families": ["damped_oscillator", "linear_step", "linear_latents"],
+            **FLOAT64,
+        },
         "videos": {"worlds": ["pendulum_video"], "families": ["linear_latents"], **FLOAT32},
     }
     small = {
