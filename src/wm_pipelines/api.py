@@ -238,7 +238,8 @@ def judge(
         model: one that was loaded, or a function of your own, ``roll(start [E, 2d], steps) -> [E, steps + 1, 2d]``,
             which is judged as the task of states judges all others.
         on: a world's name, for the episodes that a run has stored; episodes of your own, held out; or those by split,
-            where a task fits probes to ``train``. split: which is judged. env, project: whose parameters of judging are used.
+            where a task fits probes to ``train``. split: which is judged. env, project: whose parameters of judging
+            are used.
 
     Raises:
         UserError: no such split; the task needs more than episodes; the function returned something else.

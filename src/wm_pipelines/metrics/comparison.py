@@ -101,8 +101,8 @@ def best_set(
 
     Simulated with 20 episodes and ten models of which one is better by 2 %: it is in the set in 97 to 100 % of cases
     with two to five seeds whose logarithms scatter by 0 to 1; where models scatter unequally (standard deviations
-    apart by a factor of e), two seeds keep it in 91 %, three in 95 %, five in 96 %; where it alone scatters, ten times as much
-    as the others, in 89, 93 and 96 %.
+    apart by a factor of e), two seeds keep it in 91 %, three in 95 %, five in 96 %; where it alone scatters, ten
+    times as much as the others, in 89, 93 and 96 %.
 
     Args:
         values: model -> ``[S, E]``, the same episodes for all. Infinite: see `paired_difference`.
