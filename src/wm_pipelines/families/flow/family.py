@@ -206,13 +206,14 @@ class Flow(TransitionFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """``w(t) |v(x_t, t | c) - (x_1 - x_0)|^2``, t uniform; ``x_1`` are the chunks ``u [B, R, K D]``.
 
-        An error of the data that are expected is one of v by ``1 / (1 - t)``: without w the last moments are all.
+        An error of the data that are expected is one of v by ``1 / (1 - t)``: without w the last moments are all. With
+        ``w = min(1, ((1 - t) / nearest)^2)`` it is ``|d - x_1|^2 / max(1 - t, nearest)^2``.
         """
-        draws = _Draws(u, generator)
-        x, velocity = path(draws.normal(), u.flatten(0, 1), t := draws.uniform())
+        draws, data = _Draws(u, generator), u.flatten(0, 1)
+        x, _ = path(draws.normal(), data, t := draws.uniform())
         known = draws.uniform() >= self.config.dropout
-        found = transition(x, t, transition.condition(condition.flatten(0, 1), known))
-        error = ((found - velocity) * ((1.0 - t) / self.config.nearest).clamp(max=1.0)).square().mean()
+        found = transition.data(x, t, transition.condition(condition.flatten(0, 1), known))
+        error = ((found - data) / (1.0 - t).clamp(min=self.config.nearest)).square().mean()
         return error, {"velocity": error}
 
     def _flow_loss(

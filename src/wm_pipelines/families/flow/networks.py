@@ -40,7 +40,10 @@ class VelocityField(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """Velocities ``[N, D]`` at ``x [N, D]``, at times t < 1 ``[N, 1]`` or ``[1, 1]``, given embedded conditions."""
+        return (self.data(x, t, c) - x) / (1.0 - t)
+
+    def data(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """The data d ``[N, D]`` that are expected from there."""
         mean = self.mean(c)
         waves = torch.cos(math.pi * t * torch.arange(1, _WAVES + 1, device=t.device))
-        data = mean + self.point(self.layers(nn.functional.silu(c + self.place(x - t * mean) + self.time(waves))))
-        return (data - x) / (1.0 - t)
+        return mean + self.point(self.layers(nn.functional.silu(c + self.place(x - t * mean) + self.time(waves))))
