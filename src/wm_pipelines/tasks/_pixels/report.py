@@ -36,6 +36,7 @@ _FINDINGS = {
     "r2_velocity_probed": "a linear probe of a window of latent steps explains {} of the variance of the velocities",
 }
 _MONITORS = {"feature_std": "Spread of features", "effective_rank": "Effective rank"}
+_NOT_IN_TABLES = ("defect_", "sample_frechet_of_", "sample_ssim_of_")
 _PER_SECOND = 5.0  # frames of an animation
 
 DESCRIPTIONS = {
@@ -57,6 +58,15 @@ DESCRIPTIONS = {
     "fvd": "Fréchet distance of I3D features of predicted and true clips.",
     "embedding_mmd": "Distance of predicted from true clips in features of the project's own video encoder (unbiased "
     "squared maximum mean discrepancy); zero for equal distributions.",
+    "sample_frechet_of": "The same of the true frames (0 but for chance), of the last frame copied and of the mean "
+    "frame.",
+    "sample_frechet_below": "How far samples are below the two floors, on the same episodes.",
+    "sample_frechet": "Fréchet distance of sampled futures from true videos in features of random convolutions; less "
+    "its bias. A model that draws no samples is judged by its prediction.",
+    "sample_ssim_of": "Structural similarity of the last frame copied and of the mean frame to the true frames.",
+    "sample_ssim_above": "How far samples are above these floors, on the same episodes.",
+    "sample_ssim_best": "Structural similarity of the best of a few sampled futures to the true frames.",
+    "sample_ssim": "The same of a sample on average.",
     "delta_psnr": "How much better predicted frames are under the codes inferred from them than under random ones "
     "(codes of other transitions, as frequent as they are).",
     "delta_psnr_mapped": "The same under the true actions, by the map from few labels to codes.",
@@ -138,7 +148,7 @@ def _section(
         "losses": where_lost(scores, world, None if spec is None else spec.step),
         "notes": _notes(kept),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
-        "table": frame.numbers(own, [m for m in metric_order(own["metric"]) if not m.startswith("defect_")]),
+        "table": frame.numbers(own, [m for m in metric_order(own["metric"]) if not m.startswith(_NOT_IN_TABLES)]),
         "legend": frame.legend(drawn),
         "animations": _animations(results, world),
         "figures": [frame.embedded(f"{anchor}-{name}", figure) for name, figure in drawn.items()],
