@@ -6,6 +6,7 @@ Axes: ``S`` seeds, ``M`` predictions (several per episode), ``I`` latent steps o
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from wm_pipelines.families.base import RoundTrips
 from wm_pipelines.metrics.distances import I3DFeatures, fvd
 from wm_pipelines.metrics.perception import frame_mse, lpips, psnr, ssim
 from wm_pipelines.tasks._pixels.features import Float, Frames, encode
-from wm_pipelines.tasks.judgement import Judgement
+from wm_pipelines.tasks.judgement import COST_UNITS, Judgement
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.videos import VideosConfig
@@ -36,6 +37,7 @@ class Futures:
             decode its encodings ``observed`` itself, which is what it is to predict.
         frames: predicted ``[S, M, steps, H, W, C]`` in [0, 1], or None. target: ``[M, steps, H, W, C]`` uint8.
         states: ``[M, context + steps, 2d]``, or None. starts: predictions per episode. step: seconds per frame.
+        seconds: that predicting took, of all seeds and starts together.
     """
 
     past: Float
@@ -47,6 +49,7 @@ class Futures:
     states: Float | None
     starts: int
     step: float
+    seconds: float
 
     @property
     def episodes(self) -> int:
@@ -116,8 +119,10 @@ def predict(model: Any, episodes: Episodes, config: VideosConfig, only_context: 
     windows = cut(model, episodes, config)
     past, _ = encode(model, windows.past)
     found: dict[str, torch.Tensor] = {}
+    began = time.perf_counter()
     if not only_context:
         found = _asked(model, windows)
+    seconds = time.perf_counter() - began
     latents = observed = rebuilt = None
     if "latents" in found and windows.states is not None:
         clips = np.concatenate([windows.past, windows.future], 1)
@@ -136,6 +141,7 @@ def predict(model: Any, episodes: Episodes, config: VideosConfig, only_context: 
         windows.states,
         windows.starts,
         episodes.spec.step,
+        seconds,
     )
 
 
@@ -150,7 +156,7 @@ def _asked(model: Any, windows: Windows) -> dict[str, torch.Tensor]:
 
 
 def add_frames(judged: Judgement, futures: Futures, config: VideosConfig) -> None:
-    """MSE, PSNR, SSIM of all steps together and by step; LPIPS and FVD where they are asked for.
+    """MSE, PSNR, SSIM of all steps together and by step, time of a step; LPIPS and FVD where they are asked for.
 
     Args:
         judged: takes the rows, the first seed's frames with their targets, each ``[M, K, H, W, C]`` uint8, how many
@@ -173,6 +179,8 @@ def add_frames(judged: Judgement, futures: Futures, config: VideosConfig) -> Non
         if name != "mse_per_frame":
             for k in range(values.shape[2]):
                 judged.add(name, futures.over_starts(values[:, :, k]), unit, step=k + 1)
+    step_ms = 1e3 * futures.seconds / target.shape[1] / len(predicted)
+    judged.add("step_ms", np.full(len(predicted), step_ms), COST_UNITS["step_ms"])
     if config.i3d is not None:
         features = I3DFeatures(config.i3d.path, config.i3d.sha256)
         judged.add("fvd", np.array([fvd(target, p, features) for p in predicted]), "1", len(target))
