@@ -40,80 +40,100 @@ def add_samples(
 ) -> None:
     """Distance and similarity of sampled futures, of both floors and of the truth, and how far floors are off.
 
+    From the model's whole context; of a model that draws also from one frame, ``image_sample_…``.
+
     Args:
         judged: takes the rows. model: if it draws no samples, its predictions stand for them. futures: these.
         train: where the reference and the mean frame come from. test: episodes of the starts. config: windows, samples.
     """
     assert futures.frames is not None
     windows, known = (cut(model, episodes, config) for episodes in (test, train))
-    drawn = _drawn(model, windows, config.samples) if _draws(model) else futures.frames[:, None]
-    true, seen = _shown(windows.future), _shown(windows.past[:, -1:])
-    mean = _shown(train["frames"].mean((0, 1))[None, None])
-    floors = {"persistence": np.broadcast_to(seen, true.shape), "mean_frame": np.broadcast_to(mean, true.shape)}
-    _add_similarity(judged, drawn, floors, true, futures)
-    if len(test) < _FEWEST or len(train) < _FEWEST:
+    judge, seeds = _Judge(windows, known, train["frames"].mean((0, 1))), len(model.seeds)
+    for name, frames in {"truth": judge.true, **judge.floors}.items():
+        for metric, values in judge.of(frames[None]).items():
+            if not metric.endswith("_best"):
+                judged.add(f"sample_{metric}_of_{name}", np.repeat(values[None], seeds, 0), "1")
+    if not _draws(model):
+        judge.add(judged, "sample", futures.frames[:, None])
         return
-    features = VideoFeatures(np.concatenate([known.past[:, -1:], known.future], 1))
-
-    def distances(frames: NDArray[np.float32]) -> Float:
-        """Pseudo-values ``[E]`` of one future for every start, rounded as frames are stored."""
-        clips = np.concatenate([seen, np.round(255 * np.clip(frames, 0, 1)) / 255], 1, dtype=np.float32)
-        return frechet_pseudo_values(features.reference, features(clips), windows.starts)
-
-    own = np.stack([np.mean([distances(sample) for sample in samples], axis=0) for samples in drawn])
-    judged.add("sample_frechet", own, "1")
-    judged.add("sample_frechet_of_truth", np.stack([distances(true)] * len(own)), "1")
-    for name, frames in floors.items():
-        floor = distances(frames)
-        judged.add(f"sample_frechet_of_{name}", np.stack([floor] * len(own)), "1")
-        judged.add(f"sample_frechet_below_{name}", floor - own, "1")
+    for prefix, context in {"sample": model.context, "image_sample": 1}.items():
+        if prefix == "sample" or model.context > 1:
+            judge.add(judged, prefix, _drawn(model, windows, config.samples, context))
 
 
-def _add_similarity(
-    judged: Judgement,
-    drawn: NDArray[np.float32],
-    floors: dict[str, NDArray[np.float32]],
-    true: NDArray[np.float32],
-    futures: Futures,
-) -> None:
-    similar = ssim(drawn, true, data_range=1.0).mean(-1)  # [S, N, M]
-    own = futures.over_starts(similar.mean(1))
-    judged.add("sample_ssim", own, "1")
-    judged.add("sample_ssim_best", futures.over_starts(similar.max(1)), "1")
-    for name, frames in floors.items():
-        floor = futures.over_starts(ssim(frames, true, data_range=1.0).mean(-1)[None])
-        judged.add(f"sample_ssim_of_{name}", np.repeat(floor, len(own), 0), "1")
-        judged.add(f"sample_ssim_above_{name}", own - floor, "1")
+class _Judge:
+    """Compares futures of the same starts with the true ones and with the floors.
+
+    Args:
+        windows: of the starts. known: of training episodes. mean: the mean training frame ``[H, W, C]``, 0 … 255.
+    """
+
+    def __init__(self, windows: Windows, known: Windows, mean: Float) -> None:
+        self.starts, self.true, self.seen = windows.starts, _shown(windows.future), _shown(windows.past[:, -1:])
+        copies, shape = {"persistence": self.seen, "mean_frame": _shown(mean[None, None])}, self.true.shape
+        self.floors = {name: np.broadcast_to(frames, shape) for name, frames in copies.items()}
+        enough = min(len(x.future) // x.starts for x in (windows, known)) >= _FEWEST
+        self.features = VideoFeatures(np.concatenate([known.past[:, -1:], known.future], 1)) if enough else None
+
+    def of(self, samples: NDArray[np.float32]) -> dict[str, Float]:
+        """What samples ``[N, M, K, …]`` are worth, ``[E]`` each; ``frechet`` are pseudo-values."""
+        similar = ssim(samples, self.true, data_range=1.0).mean(-1)
+        worth = {"ssim": self._by_episode(similar.mean(0)), "ssim_best": self._by_episode(similar.max(0))}
+        if self.features is not None:
+            worth["frechet"] = np.mean([self._distance(self.features, frames) for frames in samples], axis=0)
+        return worth
+
+    def add(self, judged: Judgement, prefix: str, drawn: NDArray[np.float32]) -> None:
+        """Rows of futures ``[S, N, M, K, …]``."""
+        found = [self.of(samples) for samples in drawn]
+        floors = {name: self.of(frames[None]) for name, frames in self.floors.items()}
+        for metric in found[0]:
+            own = np.stack([worth[metric] for worth in found])
+            judged.add(f"{prefix}_{metric}", own, "1")
+            for name, floor in floors.items():
+                if metric == "frechet":
+                    judged.add(f"{prefix}_frechet_below_{name}", floor[metric] - own, "1")
+                else:
+                    judged.add(f"{prefix}_{metric}_above_{name}", own - floor[metric], "1")
+
+    def _by_episode(self, values: Float) -> Float:
+        return values.reshape(-1, self.starts).mean(1)
+
+    def _distance(self, features: VideoFeatures, frames: NDArray[np.float32]) -> Float:
+        """Of one future for every start, rounded as frames are stored, the last frame seen in front."""
+        clips = np.concatenate([self.seen, np.round(255 * np.clip(frames, 0, 1)) / 255], 1, dtype=np.float32)
+        return frechet_pseudo_values(features.reference, features(clips), self.starts)
 
 
 def _shown(frames: NDArray[Any]) -> NDArray[np.float32]:
-    return np.asarray(frames, np.float32) / 255
+    return np.asarray(frames / 255, np.float32)
 
 
 def _draws(model: Any) -> bool:
     return isinstance(model, Samples) and isinstance(model, Decodes)
 
 
-def _drawn(model: Any, windows: Windows, count: int) -> NDArray[np.float32]:
-    """Futures ``[S, N, M, K, H, W, C]`` in [0, 1]."""
+def _drawn(model: Any, windows: Windows, count: int, context: int) -> NDArray[np.float32]:
+    """Futures ``[S, N, M, K, H, W, C]`` in [0, 1], from so many frames of the past."""
     actions = torch.zeros(len(windows.future), windows.future.shape[1], 0)
     if windows.actions is not None:
         actions = torch.tensor(windows.actions[:, -windows.future.shape[1] :])
     found = []
     for seed in range(len(model.seeds)):
-        belief = _belief(model, windows, seed)
+        belief = _belief(model, windows, seed, context)
         features = model.sample(belief, actions.to(belief), count, seed, torch.Generator().manual_seed(_SEED))
         found.append(torch.stack([model.decode(f, seed) for f in features]))
     return torch.stack(found).numpy()
 
 
-def _belief(model: Any, windows: Windows, seed: int) -> torch.Tensor:
-    """What the model makes of the frames and actions of its context."""
-    frames: Frames = windows.past[:, -model.context :]
+def _belief(model: Any, windows: Windows, seed: int, context: int) -> torch.Tensor:
+    """What the model makes of the last frames and actions of the past."""
+    first = windows.past.shape[1] - context
+    frames: Frames = windows.past[:, first:]
     belief = model.start({"frames": torch.tensor(frames[:, 0])}, seed)
-    for k in range(1, model.context):
+    for k in range(1, context):
         action = torch.zeros(len(frames), 0)
         if windows.actions is not None:
-            action = torch.tensor(windows.actions[:, windows.past.shape[1] - model.context + k - 1])
+            action = torch.tensor(windows.actions[:, first + k - 1])
         belief = model.update(belief, action, {"frames": torch.tensor(frames[:, k])}, seed)
     return belief
