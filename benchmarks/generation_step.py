@@ -292,7 +292,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=300, help="of a training that is timed")
+    parser.add_argument("--steps", type=int, default=150, help="of a training that is timed")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

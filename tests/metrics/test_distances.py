@@ -249,6 +249,7 @@ def test_examples_of_one_episode_are_left_out_together():
     assert found.shape == (4,)
     expected = 4 * d.frechet_distance(reference, x) - 3 * d.frechet_distance(reference, x[3:])
     assert first == pytest.approx(expected)
+    assert np.isinf(d.frechet_pseudo_values(reference, np.full((6, 2), np.nan))).all()
     with pytest.raises(ValueError, match="three episodes or more"):
         d.frechet_pseudo_values(reference, x, 6)
 

@@ -65,9 +65,10 @@ def frechet_pseudo_values(reference: Float, examples: Float, of_one_episode: int
 
     ``E d - (E - 1) d_without_e``. Their mean is the distance less the part of its bias that falls as 1/E (Quenouille,
     *Notes on bias in estimation*, 1956), so that it says the same of few episodes and of many; it may be negative where
-    the distributions are alike. Their spread is that of the estimate, and differences between two models on the same
-    episodes are differences of their pseudo-values. The reference is taken as it is: what is left of the bias, and
-    its own chance, are the same for everybody; the distance of true examples shows them.
+    the distributions are alike, and is infinite where a feature is not finite. Their spread is that of the estimate,
+    and differences between two models on the same episodes are differences of their pseudo-values. The reference is
+    taken as it is: what is left of the bias, and its own chance, are the same for everybody; the distance of true
+    examples shows them.
 
     Args:
         reference: ``[N, D]``, other examples of the truth. examples: ``[E G, D]``, neighbours of one episode.
@@ -81,6 +82,8 @@ def frechet_pseudo_values(reference: Float, examples: Float, of_one_episode: int
     groups = examples.reshape(-1, of_one_episode, examples.shape[-1])
     count = len(groups)
     whole = frechet_distance(reference, examples)
+    if np.isinf(whole):
+        return np.full(count, np.inf)
     without = [
         frechet_distance(reference, np.delete(groups, e, 0).reshape(-1, examples.shape[-1])) for e in range(count)
     ]

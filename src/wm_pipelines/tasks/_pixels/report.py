@@ -234,7 +234,7 @@ def _sampled(own: pd.DataFrame) -> list[str]:
         for prefix, of in (("sample", "several frames"), ("image_sample", "one frame")):
             worth = []
             for metric, (title, sign) in _SAMPLED.items():
-                if (row := told.get((model, f"{prefix}_{metric}"))) is not None:
+                if (row := told.get((model, f"{prefix}_{metric}"))) is not None and np.isfinite(row["value"]):
                     gains = [_gain(told[model, f"{prefix}_{metric}_{sign}_{floor}"], sign, floor) for floor in _FLOORS]
                     worth.append(f"{title} {pretty_number(float(row['value']))} ({', '.join(gains)})")
             lines.append(f"Futures sampled by {model_label(model)} from {of}: {'; '.join(worth)}.")

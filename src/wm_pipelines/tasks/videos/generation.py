@@ -49,8 +49,8 @@ def add_samples(
     assert futures.frames is not None
     windows, known = (cut(model, episodes, config) for episodes in (test, train))
     judge, seeds = _Judge(windows, known, train["frames"].mean((0, 1))), len(model.seeds)
-    for name, frames in {"truth": judge.true, **judge.floors}.items():
-        for metric, values in judge.of(frames[None]).items():
+    for name, worth in {"truth": judge.of(judge.true[None]), **judge.floors}.items():
+        for metric, values in worth.items():
             if not metric.endswith("_best"):
                 judged.add(f"sample_{metric}_of_{name}", np.repeat(values[None], seeds, 0), "1")
     if not _draws(model):
@@ -70,10 +70,10 @@ class _Judge:
 
     def __init__(self, windows: Windows, known: Windows, mean: Float) -> None:
         self.starts, self.true, self.seen = windows.starts, _shown(windows.future), _shown(windows.past[:, -1:])
-        copies, shape = {"persistence": self.seen, "mean_frame": _shown(mean[None, None])}, self.true.shape
-        self.floors = {name: np.broadcast_to(frames, shape) for name, frames in copies.items()}
         enough = min(len(x.future) // x.starts for x in (windows, known)) >= _FEWEST
-        self.features = VideoFeatures(np.concatenate([known.past[:, -1:], known.future], 1)) if enough else None
+        self.features = _features(known) if enough else None
+        copies, shape = {"persistence": self.seen, "mean_frame": _shown(mean[None, None])}, (1, *self.true.shape)
+        self.floors = {name: self.of(np.broadcast_to(frames, shape)) for name, frames in copies.items()}
 
     def of(self, samples: NDArray[np.float32]) -> dict[str, Float]:
         """What samples ``[N, M, K, …]`` are worth, ``[E]`` each; ``frechet`` are pseudo-values."""
@@ -86,11 +86,12 @@ class _Judge:
     def add(self, judged: Judgement, prefix: str, drawn: NDArray[np.float32]) -> None:
         """Rows of futures ``[S, N, M, K, …]``."""
         found = [self.of(samples) for samples in drawn]
-        floors = {name: self.of(frames[None]) for name, frames in self.floors.items()}
         for metric in found[0]:
             own = np.stack([worth[metric] for worth in found])
             judged.add(f"{prefix}_{metric}", own, "1")
-            for name, floor in floors.items():
+            if not np.isfinite(own).all():
+                continue
+            for name, floor in self.floors.items():
                 if metric == "frechet":
                     judged.add(f"{prefix}_frechet_below_{name}", floor[metric] - own, "1")
                 else:
@@ -103,6 +104,14 @@ class _Judge:
         """Of one future for every start, rounded as frames are stored, the last frame seen in front."""
         clips = np.concatenate([self.seen, np.round(255 * np.clip(frames, 0, 1)) / 255], 1, dtype=np.float32)
         return frechet_pseudo_values(features.reference, features(clips), self.starts)
+
+
+def _features(known: Windows) -> VideoFeatures | None:
+    """By windows of training episodes; None where these are all alike."""
+    try:
+        return VideoFeatures(np.concatenate([known.past[:, -1:], known.future], 1))
+    except ValueError:
+        return None
 
 
 def _shown(frames: NDArray[Any]) -> NDArray[np.float32]:
