@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 BENCHMARKS: dict[str, list[str] | None] = {
     "pendulum_simulation": [],
     "jepa_step": [],
+    "generation_step": [],
     "momentum_gnn_scaling": [],
     "driven_pendulum": [],
     "planning": [],

@@ -337,7 +337,7 @@ def test_frames_are_continued():
 
 def test_pixels_can_be_their_own_latents():
     frames, _ = moving_dots(4)
-    family = built(VIDEO, latent=0, pool=2)
+    family = built(VIDEO, latent=0, pool=2, widths=(8, 8), patch=2)
     family.examples({"frames": frames})
     member, x = family.members[0], family.inputs({"frames": frames})[:, 0]
     z = family.member_features(member, x)
@@ -345,6 +345,28 @@ def test_pixels_can_be_their_own_latents():
     torch.testing.assert_close(family.member_decode(member, z[:, None])[:, 0], x)
     assert family.predict({"frames": frames[:, :1]}, 3)["frames"].shape == (1, 4, 3, 16, 16, 1)
     assert not family.learned_features
+
+
+def test_the_velocity_of_frames_leads_to_the_data_it_expects():
+    family = moved(built(VIDEO, latent=0, pool=2, context=2, chunk=2, widths=(8, 16), patch=2))
+    field = family.members[0].transition
+    x, condition = torch.randn(2, 3, 2 * 64, generator=generator())
+    c = field.condition(condition, torch.ones(3, 1, dtype=torch.bool))
+    t = torch.full((1, 1), 0.3)
+    torch.testing.assert_close(x + 0.7 * field(x, t, c), field.data(x, t, c))
+    # Which past was seen, and where on the path x is, makes a difference.
+    other = field.condition(condition.flip(0), torch.ones(3, 1, dtype=torch.bool))
+    assert not torch.allclose(field.data(x, t, other), field.data(x, t, c), atol=1e-3)
+    assert not torch.allclose(field.data(x, 2 * t, c), field.data(x, t, c), atol=1e-3)
+
+
+def test_of_a_past_that_is_forgotten_the_last_observation_remains():
+    seen = torch.randn(4, 6, 3, 2, generator=generator())
+    assert torch.equal(built()._forgotten(seen, generator()), seen)
+    found = built(alone=0.5)._forgotten(seen, generator())
+    alone = (found == seen[:, :, -1:]).all(-1).all(-1)
+    assert 4 < int(alone.sum()) < 20
+    assert torch.equal(found[~alone], seen[~alone])
 
 
 # ---------------------------------------------------------------- mistakes

@@ -136,6 +136,20 @@ def test_stages_train_what_they_say_and_codes_rest_in_the_last():
             assert all(g is None or not g.any() for g in encoder)
 
 
+def test_what_rests_is_found_once_and_is_what_it_would_be_anew():
+    family, (views, _) = built(), walks()
+    family.examples(views)
+    member, frames = family.members[0], family.inputs(views)
+    episode, rows = torch.tensor([[0], [3]]), torch.tensor([[1, 2, 3], [7, 8, 9]])
+    torch.testing.assert_close(family._latents(member)[episode, rows], family._encoded(member, frames[episode, rows]))
+    assert family._latents(member) is family._latents(member)
+    member.inference.eval()
+    assert torch.equal(family._actions(member), family._codes_of(member, family._encoded(member, frames)))
+    family.finish()
+    assert not family._encodings
+    assert not family._taken
+
+
 def test_training_does_not_see_the_actions():
     """Without labels, other actions change no bit; with labels, the action map alone."""
     (views, _), draw = walks(), torch.Generator().manual_seed(5)

@@ -83,7 +83,7 @@ def test_padding_of_bytes_changes_nothing():
 def test_gradients_of_the_velocity():
     torch.manual_seed(0)
     field = FrameVelocity((2, 4, 4), 2, (8, 8), 1, 3, 4).double()
-    torch.nn.init.normal_(field.out.weight)
+    torch.nn.init.normal_(field.data.out.weight)
     x, caption = torch.randn(3, 2, 4, 4).double().requires_grad_(), torch.randn(3, 3).double().requires_grad_()
     t, known = torch.tensor([[0.0], [0.4], [0.9]]).double(), torch.tensor([[True], [False], [True]])
     assert torch.autograd.gradcheck(lambda x, caption: field(x, t, caption, known), (x, caption))

@@ -215,3 +215,72 @@ def test_clips_that_i3d_cannot_take_are_refused(i3d):
     for clips, message in cases:
         with pytest.raises(ValueError, match=message):
             features(clips)
+
+
+# ---------------------------------------------------------------- estimates of few examples
+
+
+def test_pseudo_values_take_the_bias_of_few_episodes_away():
+    """Of equal distributions the distance is above 0, the more so of the fewer; the pseudo-values' mean is about 0."""
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(5000, 6))
+    plain, corrected = [], []
+    for _ in range(60):
+        x = rng.normal(size=(40, 6))
+        plain.append(d.frechet_distance(reference, x))
+        corrected.append(d.frechet_pseudo_values(reference, x).mean())
+    error = np.std(corrected) / np.sqrt(len(corrected))
+    assert np.mean(plain) > 0.2
+    assert abs(np.mean(corrected)) < 0.1 * np.mean(plain) + 3 * error
+
+
+def test_the_spread_of_pseudo_values_is_that_of_the_estimate():
+    rng = np.random.default_rng(1)
+    reference = rng.normal(size=(2000, 3))
+    values = [d.frechet_pseudo_values(reference, 1.0 + 0.7 * rng.normal(size=(50, 3))) for _ in range(200)]
+    told = np.mean([v.std(ddof=1) / np.sqrt(len(v)) for v in values])
+    assert told == pytest.approx(np.std([v.mean() for v in values]), rel=0.15)
+
+
+def test_examples_of_one_episode_are_left_out_together():
+    rng = np.random.default_rng(2)
+    reference, x = rng.normal(size=(50, 2)), rng.normal(size=(12, 2))
+    (first, *_) = found = d.frechet_pseudo_values(reference, x, 3)
+    assert found.shape == (4,)
+    expected = 4 * d.frechet_distance(reference, x) - 3 * d.frechet_distance(reference, x[3:])
+    assert first == pytest.approx(expected)
+    assert np.isinf(d.frechet_pseudo_values(reference, np.full((6, 2), np.nan))).all()
+    with pytest.raises(ValueError, match="three episodes or more"):
+        d.frechet_pseudo_values(reference, x, 6)
+
+
+def moving_squares(count, speed, seed=0, rows=5, size=16):
+    rng = np.random.default_rng(seed)
+    frames = np.zeros((count, rows, size, size, 1), np.uint8)
+    for clip, start in zip(frames, rng.integers(0, size, (count, 2)), strict=True):
+        for t, frame in enumerate(clip):
+            at = (start + speed * t) % size
+            frame[np.ix_((at[0] + np.arange(4)) % size, (at[1] + np.arange(4)) % size)] = 255
+    return frames
+
+
+def test_video_features_tell_motion_sharpness_and_nothing_else_apart():
+    true = moving_squares(200, 2)
+    features = d.VideoFeatures(true)
+    np.testing.assert_allclose(features.reference.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(features.reference.std(0), 1, rtol=1e-6)
+    others = moving_squares(200, 2, seed=1)
+    same = d.frechet_distance(features.reference, features(others))
+    still = d.frechet_distance(features.reference, features(np.repeat(others[:, :1], 5, 1)))
+    blurred = (others + np.roll(others, 1, 2) * 1.0 + np.roll(others, 1, 3)) / 3 / 255
+    assert same < 0.2
+    assert min(still, d.frechet_distance(features.reference, features(blurred))) > 5 * same
+    np.testing.assert_allclose(features(others), features(others / 255), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(features(others[:3]), d.VideoFeatures(true)(others)[:3], rtol=1e-3, atol=1e-4)
+
+
+def test_clips_without_differences_have_no_features():
+    with pytest.raises(ValueError, match="all alike"):
+        d.VideoFeatures(np.zeros((4, 3, 16, 16, 1), np.uint8))
+    with pytest.raises(ValueError, match="two or more"):
+        d.VideoFeatures(np.zeros((1, 3, 16, 16, 1), np.uint8))

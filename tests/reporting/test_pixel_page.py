@@ -120,3 +120,22 @@ def test_the_terminal_shows_the_main_metrics():
     lines = Videos().summary(results("videos").summary).splitlines()
     assert lines[0].split()[:4] == ["world", "split", "model", "R²"]
     assert "0.800*" in next(line for line in lines if "vjepa " in line and "untrained" not in line)
+
+
+def test_a_page_says_how_far_samples_are_above_the_floors():
+    own = ("videos", "w", "flow", "plain", "frames", "", 0, "test")
+    rows = [
+        (*own, f"{prefix}_{metric}{end}", -1, value, low, high, 20, "1")
+        for prefix in ("sample", "image_sample")
+        for metric, sign in (("frechet", "below"), ("ssim", "above"))
+        for end, value, low, high in (
+            ("", 0.4, 0.3, 0.5),
+            (f"_{sign}_persistence", 0.2, 0.1, 0.3),
+            (f"_{sign}_mean_frame", 0.1, -0.1, 0.3),
+        )
+    ]
+    text = Page(Videos().page(Results(pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS))))).text
+    told = "0.400 (0.200 below persistence, 0.10 … 0.30, 0.100 below mean frame, −0.10 … 0.30)"
+    assert f"Futures sampled by flow · plain from several frames: Fréchet distance {told}; SSIM" in text
+    assert "from one frame" in text
+    assert "Below" not in text

@@ -150,6 +150,7 @@ class _Gradient:
         )
         self.module, self.optimizer = self.fabric.setup(self.family, optimizer)
         self.module.mark_forward_method("loss")
+        self.apart = family.parameters_by_seed()
         device = self.fabric.device
         self.batches = BatchSource(
             {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in examples.items()},
@@ -214,11 +215,10 @@ class _Gradient:
         return {"loss": loss.detach(), **terms}
 
     def _clip(self, largest: float) -> None:
-        apart = self.family.parameters_by_seed()
-        if apart is None:
+        if self.apart is None:
             clip_gradients_per_seed(self.family.parameters(), largest)
             return
-        for parameters in apart:
+        for parameters in self.apart:
             torch.nn.utils.clip_grad_norm_(parameters, largest)
 
     def _log(self, done: int, terms: Mapping[str, Tensor], bar: tqdm) -> None:

@@ -2,7 +2,7 @@
 
 Axes: ``N`` and ``M`` examples, ``D`` features. The examples are independent draws; which is called real does not
 matter. The features may be anyone's: I3D logits give the FVD, Inception's give the FID, a project's own video encoder
-gives a distance in the manner of JEDi.
+gives a distance in the manner of JEDi, those of random convolutions (`VideoFeatures`) need no training.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Float = NDArray[np.float64]
 
 I3D_SIDE, I3D_LOGITS, I3D_SHORTEST = 224, 400, 10
 _ROWS = 1024
+_CHANNELS, _CLIPS = (32, 64), 64
 
 
 def frechet_distance(a: Float, b: Float) -> float:
@@ -57,6 +58,101 @@ def _factor(x: Float) -> Float:
     """``R [min(N, D), D]`` whose ``RᵀR`` is the covariance of ``x [N, D]``."""
     centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
     return np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
+
+
+def frechet_pseudo_values(reference: Float, examples: Float, of_one_episode: int = 1) -> Float:
+    """Jackknife pseudo-values of the Fréchet distance of examples from a reference, one per episode: ``[E]``.
+
+    ``E d - (E - 1) d_without_e``. Their mean is the distance less the part of its bias that falls as 1/E (Quenouille,
+    *Notes on bias in estimation*, 1956), so that it says the same of few episodes and of many; it may be negative where
+    the distributions are alike, and is infinite where a feature is not finite. Their spread is that of the estimate,
+    and differences between two models on the same episodes are differences of their pseudo-values. The reference is
+    taken as it is: what is left of the bias, and its own chance, are the same for everybody; the distance of true
+    examples shows them.
+
+    Args:
+        reference: ``[N, D]``, other examples of the truth. examples: ``[E G, D]``, neighbours of one episode.
+        of_one_episode: G, so many neighbours depend on each other.
+
+    Raises:
+        ValueError: the shapes do not fit, or there are fewer than three episodes.
+    """
+    if len(examples) % of_one_episode or len(examples) < 3 * of_one_episode:
+        raise ValueError(f"{len(examples)} examples are not {of_one_episode} each of three episodes or more")
+    groups = examples.reshape(-1, of_one_episode, examples.shape[-1])
+    count = len(groups)
+    whole = frechet_distance(reference, examples)
+    if np.isinf(whole):
+        return np.full(count, np.inf)
+    without = [
+        frechet_distance(reference, np.delete(groups, e, 0).reshape(-1, examples.shape[-1])) for e in range(count)
+    ]
+    return count * whole - (count - 1) * np.array(without)
+
+
+class VideoFeatures:
+    """Features of clips by convolutions that nobody trained: ``[N, T, H, W, C] -> [N, D]``.
+
+    Two layers of spatio-temporal convolutions with Gaussian weights, drawn once for all (fixed seed), each followed by
+    a rectifier, averaged over space and time; then the directions in which given clips vary most, in units of their
+    spread. As the embedding of a network that is not trained (Naeem et al., *Reliable fidelity and diversity metrics
+    for generative models*, ICML 2020) they favour no model that learned from the same videos, and there are few of
+    them, as a Fréchet distance of few examples needs. Distances are comparable within a world alone.
+
+    Args:
+        clips: true ones that directions and units are taken from, ``[N, T, H, W, C]``, N ≥ 2.
+        size: D, at most. seed: of the weights.
+
+    Attributes:
+        reference: features of these clips ``[N, D]``.
+
+    Raises:
+        ValueError: there are fewer than two clips, or they are all alike.
+    """
+
+    def __init__(self, clips: NDArray[Any], size: int = 8, seed: int = 0) -> None:
+        from torch import Generator
+
+        if clips.ndim != 5 or len(clips) < 2:
+            raise ValueError(f"features are of clips [N, T, H, W, C], two or more, got {clips.shape}")
+        generator = Generator().manual_seed(seed)
+        shapes = (_CHANNELS[0], clips.shape[-1], 3, 5, 5), (_CHANNELS[1], _CHANNELS[0], 3, 3, 3)
+        self._weights = [_random_kernel(shape, generator) for shape in shapes]
+        seen = self._convolved(clips)
+        self._mean = seen.mean(0)
+        _, spread, directions = np.linalg.svd(seen - self._mean, full_matrices=False)
+        kept = min(size, len(clips) - 1, int((spread > 1e-6 * max(spread[0], 1e-12)).sum()))
+        if not kept or spread[0] < 1e-9:
+            raise ValueError("these clips are all alike: there is nothing to compare by")
+        self._axes = directions[:kept].T / (spread[:kept] / np.sqrt(len(clips)))
+        self.reference = (seen - self._mean) @ self._axes
+
+    def __call__(self, clips: NDArray[Any]) -> Float:
+        """Features of clips, uint8 or floating point in [0, 1]."""
+        return np.asarray((self._convolved(clips) - self._mean) @ self._axes)
+
+    def _convolved(self, clips: NDArray[Any]) -> Float:
+        import torch
+        from torch.nn.functional import conv3d
+
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(clips), _CLIPS):
+                part = torch.as_tensor(np.ascontiguousarray(clips[start : start + _CLIPS]))
+                x = part.float().div(255 if part.dtype == torch.uint8 else 1).movedim(-1, 1) - 0.5
+                for (weight, bias), stride in zip(self._weights, ((1, 2, 2), (2, 2, 2)), strict=True):
+                    padding = tuple(side // 2 for side in weight.shape[2:])
+                    x = conv3d(x, weight, bias, stride, padding).relu_()
+                found.append(x.mean((2, 3, 4)))
+        return np.asarray(torch.cat(found).double().numpy())
+
+
+def _random_kernel(shape: tuple[int, ...], generator: Any) -> tuple[Any, Any]:
+    """Weights that keep the size of activations (He et al. 2015), and small offsets."""
+    import torch
+
+    weight = torch.randn(shape, generator=generator) * np.sqrt(2.0 / np.prod(shape[1:]))
+    return weight, 0.1 * torch.randn(shape[0], generator=generator)
 
 
 class Discrepancy(NamedTuple):

@@ -23,7 +23,9 @@ _RANGES = {
     **dict.fromkeys(("policy_success_rate", "strict_success_rate", "ignores_actions"), RATE),
     **dict.fromkeys(("action_consistency", "action_consistency_chance", "distractor_share"), RATE),
     "psnr": (0.0, 100.0),
-    "ssim": (-1.0, 1.0),
+    **dict.fromkeys(
+        ("ssim", "sample_ssim", "sample_ssim_best", "image_sample_ssim", "image_sample_ssim_best"), (-1.0, 1.0)
+    ),
 }
 
 

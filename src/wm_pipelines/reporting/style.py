@@ -188,6 +188,12 @@ METRIC_TITLES = {
     "lpips": "LPIPS",
     "fvd": "FVD",
     "embedding_mmd": "Embedding MMD",
+    "sample_frechet": "Fréchet distance of samples",
+    "sample_ssim": "SSIM of samples",
+    "sample_ssim_best": "SSIM of the best sample",
+    "image_sample_frechet": "Fréchet distance of samples from one frame",
+    "image_sample_ssim": "SSIM of samples from one frame",
+    "image_sample_ssim_best": "SSIM of the best sample from one frame",
     "energy_error": "Energy error",
     "energy_drift": "Energy drift",
     "energy_mse": "Energy MSE",
@@ -243,6 +249,7 @@ COST_DESCRIPTIONS = {
 _HIGHER_IS_BETTER = {
     "psnr",
     "ssim",
+    *(f"{which}{score}" for which in ("", "image_") for score in ("sample_ssim", "sample_ssim_best")),
     "linear_probe",
     "knn_probe",
     "attentive_probe",
@@ -267,6 +274,7 @@ _LOWER_IS_BETTER = {
     "lpips",
     "mse_per_frame",
     "embedding_mmd",
+    *("sample_frechet", "image_sample_frechet"),
     "fvd",
     "fid",
     "perplexity",
@@ -290,7 +298,7 @@ def lower_is_better(metric: str) -> bool | None:
         return known.lower_is_better
     if name.startswith(("relative_l2_", "defect_dynamics_")) or name.endswith("_balance_error"):
         return True
-    if name.startswith("r2_") or name.endswith("_auc"):
+    if name.startswith("r2_") or name.endswith("_auc") or "_above_" in name or "_frechet_below_" in name:
         return False
     if name in _HIGHER_IS_BETTER or name in _LOWER_IS_BETTER:
         return name in _LOWER_IS_BETTER

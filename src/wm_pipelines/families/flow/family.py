@@ -36,7 +36,7 @@ from wm_pipelines.blocks.flow_condition import Pixels
 from wm_pipelines.blocks.flow_sampling import Velocity, euler, euler_maruyama, guided, heun, path
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, Views
-from wm_pipelines.families.flow.networks import VelocityField
+from wm_pipelines.families.flow.networks import FrameVelocity, VelocityField
 from wm_pipelines.families.flow.post_training import (
     Frozen,
     Paths,
@@ -90,6 +90,9 @@ class FlowConfig(TransitionConfig):
     # of frames
     latent: int = Field(16, ge=0, description="D, entries of z, of frames; 0: the pixels themselves")
     pool: int = Field(1, ge=1, description="pixels along a side of a frame that are averaged to one")
+    patch: int = Field(4, ge=1, description="of the pixels themselves: pixels along a side of a patch")
+    blocks: int = Field(1, ge=1, description="of the pixels themselves: residual blocks per level, in and out")
+    alone: float = Field(0.0, ge=0, lt=1, description="share of pasts of which the last observation alone is known")
     encoder_share: float = Field(0.4, gt=0, lt=1, description="share of training of the autoencoder, before the flow's")
     encoder_rows: int = Field(8, ge=1, description="observations of each episode of a batch that it is trained on")
     # by a physics reward
@@ -151,17 +154,26 @@ class Flow(TransitionFamily):
     # ------------------------------------------------------------------------------------------------------- networks
 
     def make_transition(self, size: int, condition: int) -> nn.Module:
-        """The velocity of chunks."""
+        """The velocity of chunks: a perceptron, of pixels a U-Net."""
         c, dropped = self.config, self.config.dropped if self.config.dropout else ()
+        if self.pixels:
+            height, width, channels = self.seen_space.shape
+            frame = (channels, height, width)
+            return FrameVelocity(frame, c.chunk, c.context, self.action_size, c.patch, c.widths, c.blocks, c.hidden)
         parts = {"past": condition - self.action_size, "action": self.action_size}
         return VelocityField(c.chunk * size, parts, dropped, c.hidden, c.depth)
 
     def _observer(self) -> Any:
         if self.space.kind == "vector":
             return Standardised(self.space.shape[0])
-        if not self.config.latent:
+        if self.pixels:
             return Pixels(self.seen_space)
         return Autoencoder(self.seen_space, self.config.widths, self.config.latent)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether frames are their own z; then u are the frames that follow, and not changes."""
+        return self.space.kind == "frames" and not self.config.latent
 
     @property
     def learned_features(self) -> bool:  # type: ignore[override]  # a class variable elsewhere
@@ -206,13 +218,14 @@ class Flow(TransitionFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """``w(t) |v(x_t, t | c) - (x_1 - x_0)|^2``, t uniform; ``x_1`` are the chunks ``u [B, R, K D]``.
 
-        An error of the data that are expected is one of v by ``1 / (1 - t)``: without w the last moments are all.
+        An error of the data that are expected is one of v by ``1 / (1 - t)``: without w the last moments are all. With
+        ``w = min(1, ((1 - t) / nearest)^2)`` it is ``|d - x_1|^2 / max(1 - t, nearest)^2``.
         """
-        draws = _Draws(u, generator)
-        x, velocity = path(draws.normal(), u.flatten(0, 1), t := draws.uniform())
+        draws, data = _Draws(u, generator), u.flatten(0, 1)
+        x, _ = path(draws.normal(), data, t := draws.uniform())
         known = draws.uniform() >= self.config.dropout
-        found = transition(x, t, transition.condition(condition.flatten(0, 1), known))
-        error = ((found - velocity) * ((1.0 - t) / self.config.nearest).clamp(max=1.0)).square().mean()
+        found = transition.data(x, t, transition.condition(condition.flatten(0, 1), known))
+        error = ((found - data) / (1.0 - t).clamp(min=self.config.nearest)).square().mean()
         return error, {"velocity": error}
 
     def _flow_loss(
@@ -223,17 +236,30 @@ class Flow(TransitionFamily):
         last = random_rows(len(episode), z.shape[1] - c.chunk, c.rows, generator).to(z.device)  # [B, R]
         around = (last[..., None] + torch.arange(1 - c.context, 1 + c.chunk, device=z.device)).clamp(min=0)
         seen, following = z[episode[:, None, None], around].split([c.context, c.chunk], 2)  # [B, R, ·, D]
-        history = self._disturbed(member, seen, generator)
+        history = self._disturbed(member, self._forgotten(seen, generator), generator)
         action = self._taken(batch, last).to(z)
         condition = member.condition(history.flatten(0, 1), action.flatten(0, 1)).unflatten(0, last.shape)
-        change = torch.cat([history[:, :, -1:], following], 2).diff(dim=2)
-        u = ((change - member.change_mean) / member.change_scale).flatten(2)
+        u = self._units(member, history, following)
         loss, terms = self.transition_loss(member.transition, condition, u, generator)
         if not self.rewarded:
             return loss, terms
         found = member.rewarded(condition, following[:, :, 0])
         error = ((found - chosen(batch["rewards"], last).to(z)) / member.reward_scale).square().mean()
         return loss + error, {**terms, "reward": error}
+
+    def _forgotten(self, seen: Tensor, generator: torch.Generator) -> Tensor:
+        """Of some pasts ``[B, R, C, D]`` the last alone, as if it had always been there (`member_start`)."""
+        if not self.config.alone:
+            return seen
+        drawn = workers.mine(torch.rand(workers.everyone(len(seen)), seen.shape[1], generator=generator)).to(seen)
+        return torch.where(drawn[..., None, None] < self.config.alone, seen[:, :, -1:], seen)
+
+    def _units(self, member: TransitionMember, history: Tensor, following: Tensor) -> Tensor:
+        """The ``[B, R, K D]`` that stand for the z that follow ``[B, R, K, D]``: changes, or pixels themselves."""
+        if self.pixels:
+            return following.flatten(2)
+        change = torch.cat([history[:, :, -1:], following], 2).diff(dim=2)
+        return ((change - member.change_mean) / member.change_scale).flatten(2)
 
     def _post_training_loss(
         self, member: TransitionMember, batch: Views, generator: torch.Generator, c: PostTraining
@@ -368,7 +394,7 @@ class Flow(TransitionFamily):
             else:
                 u = self._sampled(member.transition, condition, draw)
             for change in u.unflatten(1, (c.chunk, -1)).unbind(1):
-                z = member.moved(belief[:, -1], change)
+                z = change if self.pixels else member.moved(belief[:, -1], change)
                 if self.rewarded:
                     rewards.append(member.rewarded(member.condition(belief, action), z))
                 belief = torch.cat([belief[:, 1:], z[:, None]], 1)

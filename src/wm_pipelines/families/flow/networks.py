@@ -6,12 +6,14 @@ Modules draw their weights from torch's global generator.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from wm_pipelines.blocks.flow_condition import Condition
+from wm_pipelines.blocks.frame_network import FrameNetwork
 
 _WAVES = 6  # cosines of t that a network sees
 
@@ -40,7 +42,53 @@ class VelocityField(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """Velocities ``[N, D]`` at ``x [N, D]``, at times t < 1 ``[N, 1]`` or ``[1, 1]``, given embedded conditions."""
+        return (self.data(x, t, c) - x) / (1.0 - t)
+
+    def data(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """The data d ``[N, D]`` that are expected from there."""
         mean = self.mean(c)
         waves = torch.cos(math.pi * t * torch.arange(1, _WAVES + 1, device=t.device))
-        data = mean + self.point(self.layers(nn.functional.silu(c + self.place(x - t * mean) + self.time(waves))))
-        return (data - x) / (1.0 - t)
+        return mean + self.point(self.layers(silu(c + self.place(x - t * mean) + self.time(waves))))
+
+
+class FrameVelocity(nn.Module):
+    """The same of frames: d is a U-Net that sees the past frames beside x.
+
+    Args:
+        shape: ``(C, H, W)`` of a frame. chunk: frames that x holds. context: frames of the past. action: entries.
+        patch, widths, blocks, hidden: see `FrameNetwork`.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        chunk: int,
+        context: int,
+        action: int,
+        patch: int,
+        widths: Sequence[int],
+        blocks: int,
+        hidden: int,
+    ) -> None:
+        super().__init__()
+        channels, *sides = shape
+        self.shape, self.seen = (chunk * channels, *sides), (context * channels, *sides)
+        self.size, self.action = math.prod(self.shape), action
+        self.told = Condition({"action": action, "time": _WAVES}, hidden, ())
+        self.network = FrameNetwork(self.shape, patch, widths, blocks, hidden, self.seen[0], kernel=1)
+
+    def condition(self, condition: Tensor, known: Tensor) -> Tensor:
+        """As it is, the past of rows not ``known [N, 1]`` left blank."""
+        past, action = condition.split([math.prod(self.seen), self.action], -1)
+        return torch.cat([torch.where(known, past, 0.0), action], -1)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """Velocities ``[N, D]`` at ``x [N, D]``, at times t < 1 ``[N, 1]`` or ``[1, 1]``, given conditions."""
+        return (self.data(x, t, c) - x) / (1.0 - t)
+
+    def data(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """The data d ``[N, D]`` that are expected from there."""
+        past, action = c.split([math.prod(self.seen), self.action], -1)
+        waves = torch.cos(math.pi * t * torch.arange(1, _WAVES + 1, device=t.device)).expand(len(x), -1)
+        told = silu(self.told(torch.cat([action, waves], -1), torch.ones_like(t, dtype=torch.bool)))
+        return self.network(x.unflatten(1, self.shape), told, past.unflatten(1, self.seen)).flatten(1)

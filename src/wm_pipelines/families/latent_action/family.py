@@ -101,6 +101,8 @@ class LatentAction(ImaginingFamily):
     uses: ClassVar[tuple[str, ...]] = ("actions",)
     config: LatentActionConfig
     _observed: Tensor  # training frames, of which pieces are shown
+    _encodings: dict[int, Tensor]  # by member, of all of them, once Enc rests
+    _taken: dict[int, Tensor]  # by member, codes of all their transitions, once the codes rest
     _labelled: Tensor
 
     @classmethod
@@ -151,6 +153,7 @@ class LatentAction(ImaginingFamily):
             )
         seen = super().examples(episodes)
         self.register_buffer("_observed", seen[self.view], persistent=False)
+        self._encodings, self._taken = {}, {}
         for member in self.members:
             assert isinstance(member, WorldModel)
             member.frames.learn_background(seen[self.view])
@@ -168,23 +171,43 @@ class LatentAction(ImaginingFamily):
         share = (progress - two) / c.discovery_share
         member.inference.train(discovers)
         if progress < two:
-            return self._prediction_loss(member, self._piece(batch, 1, generator))
+            return self._prediction_loss(member, *self._piece(batch, 1, generator))
         if discovers:
-            return self._discovery_loss(member, self._piece(batch, 1, generator), share, generator)
+            return self._discovery_loss(member, *self._piece(batch, 1, generator), share, generator)
         steps = roll_out_length((progress - three) / (1 - three), 0.5, c.horizon)
-        return self._dynamics_loss(member, self._piece(batch, steps, generator), generator)
+        return self._dynamics_loss(member, *self._piece(batch, steps, generator), generator)
 
-    def _piece(self, batch: Views, steps: int, generator: torch.Generator) -> Tensor:
-        """Random pieces of the batch's episodes, context and so many steps: ``[N, context + steps, C, H, W]``."""
+    def _piece(self, batch: Views, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random pieces of the batch's episodes, context and so many steps: episodes ``[N, 1]``, rows ``[N, T]``."""
         c, length = self.config, self.config.context + steps
         shape = (workers.everyone(len(batch["episode"])), c.pieces)
         first = workers.mine(torch.randint(self._observed.shape[1] - length + 1, shape, generator=generator))
         rows = (first[..., None] + torch.arange(length)).flatten(0, 1).to(self._observed.device)
-        episode = batch["episode"].repeat_interleave(c.pieces)
-        return self.inputs({self.view: self._observed[episode[:, None], rows]})
+        return batch["episode"].repeat_interleave(c.pieces)[:, None], rows
 
-    def _prediction_loss(self, member: WorldModel, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _frames(self, episode: Tensor, rows: Tensor) -> Tensor:
+        """Training frames as networks take them, ``[N, T, C, H, W]``."""
+        return self.inputs({self.view: self._observed[episode, rows]})
+
+    @torch.no_grad()
+    def _latents(self, member: WorldModel) -> Tensor:
+        """Latents of all training frames ``[E, T, M, h, w]``, found once: Enc rests from stage 2 on."""
+        if id(member) not in self._encodings:
+            parts = self._observed.flatten(0, 1).split(_AT_ONCE)
+            z = torch.cat([member.frames.encode(self.inputs({self.view: part})) for part in parts])
+            self._encodings[id(member)] = z.unflatten(0, self._observed.shape[:2])
+        return self._encodings[id(member)]
+
+    @torch.no_grad()
+    def _actions(self, member: WorldModel) -> Tensor:
+        """Codes of all training transitions ``[E, T - 1]``, found once: they rest in stage 3."""
+        if id(member) not in self._taken:
+            self._taken[id(member)] = torch.cat([self._codes_of(member, z) for z in self._latents(member).split(1)])
+        return self._taken[id(member)]
+
+    def _prediction_loss(self, member: WorldModel, episode: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Stage 1: what is decoded of every frame and of what f expects to follow."""
+        x = self._frames(episode, rows)
         z = self._encoded(member, x)
         codes = torch.full((len(x), 1), -1, device=x.device)
         expected = member.roll_out(z[:, :-1], codes)
@@ -193,14 +216,13 @@ class LatentAction(ImaginingFamily):
         return rebuilt + ahead, {"rebuilt": pixels, "pixels": predicted}
 
     def _discovery_loss(
-        self, member: WorldModel, x: Tensor, share: float, generator: torch.Generator
+        self, member: WorldModel, episode: Tensor, rows: Tensor, share: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Stage 2: the next frame from the past and from what the inverse model says of it through the bottleneck."""
-        c = self.config
-        with torch.no_grad():
-            z = self._encoded(member, x)
+        c, count = self.config, len(rows)
+        x, z = self._frames(episode, rows[:, -2:]), self._latents(member)[episode, rows]
         found = member.inference(z[:, -2], z[:, -1])
-        noise = workers.mine(torch.randn(workers.everyone(len(x)), c.code, generator=generator)).to(found)
+        noise = workers.mine(torch.randn(workers.everyone(count), c.code, generator=generator)).to(found)
         if share < c.continuous:
             passed, bottleneck, terms = found + c.noise * noise, found.new_zeros(()), {}
         else:
@@ -212,23 +234,25 @@ class LatentAction(ImaginingFamily):
             distance = (found - member.codebook.vectors[chosen]).square().sum(1).mean()
             bottleneck = c.commitment * distance + c.entropy * crowding
             terms = {"commitment": distance, "crowding": crowding}
-        predicted = member.dynamics(z[:, :-1], passed, self._given(len(x), generator).to(found))
-        loss, pixels = self._error(member, predicted[:, None], x[:, -1:], x[:, -2:])
+        predicted = member.dynamics(z[:, :-1], passed, self._given(count, generator).to(found))
+        loss, pixels = self._error(member, predicted[:, None], x[:, -1:], x)
         return loss + bottleneck, {"pixels": pixels, **terms}
 
     def _dynamics_loss(
-        self, member: WorldModel, x: Tensor, generator: torch.Generator
+        self, member: WorldModel, episode: Tensor, rows: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Stage 3: roll-outs under the codes of what really happened."""
         memory = self.config.context
-        with torch.no_grad():
-            if not bool(member.codebook.started):
-                self._start_codes(member, generator)
-            z = self._encoded(member, x)
-            codes = self._codes_of(member, z[:, memory - 1 :])
+        if not bool(member.codebook.started):
+            self._start_codes(member, generator)
+        x = self._frames(episode, rows[:, memory - 1 :])
+        z, codes = (
+            self._latents(member)[episode, rows[:, :memory]],
+            self._actions(member)[episode, rows[:, memory - 1 : -1]],
+        )
         given = self._given(len(x), generator).bool()[:, None].to(codes.device)
-        future = member.roll_out(z[:, :memory], torch.where(given, codes, -1))
-        loss, pixels = self._error(member, future, x[:, memory:], x[:, memory - 1 :])
+        future = member.roll_out(z, torch.where(given, codes, -1))
+        loss, pixels = self._error(member, future, x[:, 1:], x)
         return loss, {"pixels": pixels}
 
     def _given(self, count: int, generator: torch.Generator) -> Tensor:
@@ -249,25 +273,28 @@ class LatentAction(ImaginingFamily):
         moved = (weight * (seen[:, 1:] - seen[:, :-1]).square()).mean()
         return (weight * error).mean() / (workers.averaged(moved) + _STILL), error.mean()
 
+    @torch.no_grad()
     def _start_codes(self, member: WorldModel, generator: torch.Generator) -> None:
         """k-means of what the inverse model says of transitions all over the training frames."""
-        episodes, rows = self._observed.shape[:2]
+        z = self._latents(member)
+        episodes, rows = z.shape[:2]
         count = min(_STARTED_FROM, episodes * (rows - 1))
         at = torch.linspace(0, episodes * (rows - 1) - 1, count).long()
-        episode, row = at // (rows - 1), at % (rows - 1)
         was_training = member.inference.training
         member.inference.eval()
-        found = []
-        for part in torch.stack([episode, row], 1).split(_AT_ONCE):
-            pair = self._observed[part[:, :1], part[:, 1:] + torch.arange(2)]
-            z = self._encoded(member, self.inputs({self.view: pair}))
-            found.append(member.inference(z[:, 0], z[:, 1]).detach())
+        parts = (
+            part.tensor_split([1], 1) for part in torch.stack([at // (rows - 1), at % (rows - 1)], 1).split(_AT_ONCE)
+        )
+        found = [
+            member.inference(z[episode[:, 0], row[:, 0]], z[episode[:, 0], row[:, 0] + 1]) for episode, row in parts
+        ]
         member.codebook.start(torch.cat(found), generator)
         member.inference.train(was_training)
 
     @torch.no_grad()
     def finish(self) -> Views | None:
-        """Tell every member's action map the labelled transitions."""
+        """Tell every member's action map the labelled transitions; forget latents and codes of training."""
+        self._encodings, self._taken = {}, {}
         if self.action_size and self.config.labels:
             count = len(self._labelled)
             episodes = -(-count // (self._observed.shape[1] - 1))

@@ -25,6 +25,8 @@ from wm_pipelines.reporting.style import (
     metric_title,
     model_label,
     model_order,
+    pretty_interval,
+    pretty_number,
 )
 from wm_pipelines.reporting.summary import competes
 from wm_pipelines.tasks._pixels.laws import defects, over_time, where_lost
@@ -36,6 +38,13 @@ _FINDINGS = {
     "r2_velocity_probed": "a linear probe of a window of latent steps explains {} of the variance of the velocities",
 }
 _MONITORS = {"feature_std": "Spread of features", "effective_rank": "Effective rank"}
+_NOT_IN_TABLES = ("defect_", "sample_frechet_of_", "sample_ssim_of_")
+_FLOORS = ("persistence", "mean_frame")
+_SAMPLED = {
+    "frechet": ("Fréchet distance", "below"),
+    "ssim": ("SSIM", "above"),
+    "ssim_best": ("SSIM of the best", "above"),
+}
 _PER_SECOND = 5.0  # frames of an animation
 
 DESCRIPTIONS = {
@@ -57,6 +66,16 @@ DESCRIPTIONS = {
     "fvd": "Fréchet distance of I3D features of predicted and true clips.",
     "embedding_mmd": "Distance of predicted from true clips in features of the project's own video encoder (unbiased "
     "squared maximum mean discrepancy); zero for equal distributions.",
+    "sample_frechet_of": "The same of the true frames (0 but for chance), of the last frame copied and of the mean "
+    "frame.",
+    "sample_frechet_below": "How far samples are below the two floors, on the same episodes.",
+    "sample_frechet": "Fréchet distance of sampled futures from true videos in features of random convolutions; less "
+    "its bias. A model that draws no samples is judged by its prediction.",
+    "sample_ssim_of": "Structural similarity of the last frame copied and of the mean frame to the true frames.",
+    "sample_ssim_above": "How far samples are above these floors, on the same episodes.",
+    "sample_ssim_best": "Structural similarity of the best of a few sampled futures to the true frames.",
+    "sample_ssim": "The same of a sample on average.",
+    "image_sample": "The same of futures sampled from one frame, which does not tell how fast anything moves.",
     "delta_psnr": "How much better predicted frames are under the codes inferred from them than under random ones "
     "(codes of other transitions, as frequent as they are).",
     "delta_psnr_mapped": "The same under the true actions, by the map from few labels to codes.",
@@ -134,17 +153,22 @@ def _section(
     return {
         "name": world,
         "anchor": anchor,
-        "findings": _findings(own),
+        "findings": _findings(own) + _sampled(own),
         "losses": where_lost(scores, world, None if spec is None else spec.step),
         "notes": _notes(kept),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
-        "table": frame.numbers(own, [m for m in metric_order(own["metric"]) if not m.startswith("defect_")]),
+        "table": frame.numbers(own, [m for m in metric_order(own["metric"]) if _in_table(m)]),
         "legend": frame.legend(drawn),
         "animations": _animations(results, world),
         "figures": [frame.embedded(f"{anchor}-{name}", figure) for name, figure in drawn.items()],
         "images": _images(results, world),
         "not_applicable": [(f, why) for w, f, why in results.not_applicable if w == world],
     }
+
+
+def _in_table(metric: str) -> bool:
+    """Errors by stage have a figure; floors and what is above them a sentence."""
+    return not metric.startswith(_NOT_IN_TABLES) and not metric.endswith(tuple(f"_{floor}" for floor in _FLOORS))
 
 
 def _of_test(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -199,6 +223,27 @@ def _findings(own: pd.DataFrame) -> list[str]:
             f"{words.format(_share(best['value']))}" + (f" ({beside})." if beside else ".")
         )
     return lines
+
+
+def _sampled(own: pd.DataFrame) -> list[str]:
+    """What futures sampled by models that draw some are worth beside the floors, in words."""
+    rows = own.assign(model=own["family"] + "/" + own["variant"]).to_dict("records")
+    told = {(row["model"], row["metric"]): row for row in rows}
+    lines = []
+    for model in model_order(model for model, metric in told if metric == "image_sample_ssim"):
+        for prefix, of in (("sample", "several frames"), ("image_sample", "one frame")):
+            worth = []
+            for metric, (title, sign) in _SAMPLED.items():
+                if (row := told.get((model, f"{prefix}_{metric}"))) is not None and np.isfinite(row["value"]):
+                    gains = [_gain(told[model, f"{prefix}_{metric}_{sign}_{floor}"], sign, floor) for floor in _FLOORS]
+                    worth.append(f"{title} {pretty_number(float(row['value']))} ({', '.join(gains)})")
+            lines.append(f"Futures sampled by {model_label(model)} from {of}: {'; '.join(worth)}.")
+    return lines
+
+
+def _gain(row: Mapping[Hashable, Any], sign: str, floor: str) -> str:
+    ends = pretty_interval(float(row["ci_low"]), float(row["ci_high"]))
+    return f"{pretty_number(float(row['value']))} {sign} {floor.replace('_', ' ')}" + (f", {ends}" if ends else "")
 
 
 def _named(row: Mapping[Hashable, Any]) -> str:

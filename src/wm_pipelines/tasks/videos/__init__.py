@@ -38,6 +38,7 @@ class VideosConfig(PixelConfig):
     probe_episodes: int = Field(200, ge=2, description="training episodes that probes learn from, at most")
     tolerance: float = Field(0.1, gt=0, description="relative energy error that counts as a violation, probed")
     horizon_threshold: float = Field(0.4, gt=0, description="error, in the truth's spread, that ends a horizon")
+    samples: int = Field(4, ge=0, description="futures drawn of every start, where a model draws; 0: none are judged")
     lpips: bool = Field(False, description="perceptual distance; needs the extra `lpips`")
     i3d: Checked | None = Field(None, description="TorchScript I3D for FVD: path and SHA-256")
 

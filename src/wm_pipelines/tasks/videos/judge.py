@@ -29,6 +29,7 @@ from wm_pipelines.tasks._pixels.features import (
 )
 from wm_pipelines.tasks.judgement import Judgement
 from wm_pipelines.tasks.videos.codes import add_codes
+from wm_pipelines.tasks.videos.generation import add_samples
 from wm_pipelines.tasks.videos.physics import add_futures
 from wm_pipelines.tasks.videos.prediction import add_frames, predict
 from wm_pipelines.tasks.videos.probing import Observables, PhysicsProbe
@@ -84,6 +85,8 @@ def judge(
         add_futures(judged, probe, futures, floor, laws, config)
     if futures.frames is not None:
         add_frames(judged, futures, config)
+        if config.samples:
+            add_samples(judged, model, futures, some, test, config)
     if isinstance(model, DiscoversActions):
         add_codes(judged, model, some, test, laws, config)
     add_surprise(judged, model, episodes, split, learned)
