@@ -37,7 +37,7 @@ from wm_pipelines.blocks.flow_sampling import guided
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TextScore, TrainedConfig, Views
 from wm_pipelines.families.parts.members import MemberFamily
-from wm_pipelines.families.transfusion.layout import TEXT, Document, Image, Layout, lay_out
+from wm_pipelines.families.transfusion.layout import TEXT, Document, Image, Layout, attention_mask, lay_out
 from wm_pipelines.families.transfusion.network import Memory, Network, Size, next_tokens
 from wm_pipelines.families.transfusion.noise import LEVELS, Noise
 from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, EOI, EOS, SPECIAL, Vocabulary, texts_of
@@ -355,6 +355,14 @@ class Transfusion(MemberFamily):
         member = self.members[seed].eval()
         assert isinstance(member, TransfusionMember)
         return member
+
+    def illustrate(self, views: Views) -> dict[str, Tensor]:
+        """The attention mask of the first caption with its image behind, then of the image with its caption behind."""
+        member = self._member(0)
+        (tokens,), patches = member.vocabulary.tokens(texts_of(views["captions"][:1])), member.network.size.patches
+        layout = lay_out([_painted(tokens, patches, told=True), _described(tokens, patches)])
+        mask = attention_mask(layout.kind, self.config.causal_images)
+        return {"attention_mask": 1.0 - 0.8 * mask[:, None, :, :, None].expand(-1, -1, -1, -1, 3).float()}
 
     def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
         """Pixels as they are: ``[E, T, H W C]``."""

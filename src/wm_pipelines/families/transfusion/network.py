@@ -125,11 +125,11 @@ class Network(nn.Module):
         self.size, self.causal_images = size, causal_images
         width, rows = size.width, size.shape[1] // size.patch
         self.stem = stem(size.stem, size.shape, size.patch, width, size.channels)
-        self.words = nn.Parameter(0.02 * torch.randn(size.vocabulary, width))
-        self.text_place = nn.Parameter(0.02 * torch.randn(size.text, width))
-        self.row = nn.Parameter(0.02 * torch.randn(rows, width))
-        self.column = nn.Parameter(0.02 * torch.randn(size.patches // rows, width))
-        self.order = nn.Parameter(0.02 * torch.randn(size.images, width))
+        self.words = nn.Parameter(0.5 * torch.randn(size.vocabulary, width))
+        self.text_place = nn.Parameter(0.3 * torch.randn(size.text, width))
+        self.row = nn.Parameter(0.3 * torch.randn(rows, width))
+        self.column = nn.Parameter(0.3 * torch.randn(size.patches // rows, width))
+        self.order = nn.Parameter(0.3 * torch.randn(size.images, width))
         self.level = nn.Sequential(nn.Linear(2 * _WAVES, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(MixedBlock(width, size.heads) for _ in range(size.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -254,10 +254,10 @@ def _waves(levels: Tensor) -> Tensor:
 
 
 def _initialise(network: Network) -> None:
-    """Narrow weights of the transformer, what blocks add shrinks with depth (Radford et al., 2019)."""
+    """Weights of the transformer; what blocks add shrinks with depth (Radford et al., 2019)."""
     for part in [*network.blocks.modules(), network.head]:
         if isinstance(part, nn.Linear):
-            nn.init.trunc_normal_(part.weight, std=0.02)
+            nn.init.trunc_normal_(part.weight, std=0.5 / math.sqrt(network.size.width))
             nn.init.zeros_(part.bias)
     for block in network.blocks:
         assert isinstance(block, MixedBlock)
