@@ -1,6 +1,7 @@
 """The equations of Transfusion: who sees whom, noise levels, a vocabulary that belongs to its weights, sampling."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -129,7 +130,10 @@ def test_patches_see_each_other_both_ways_and_the_text_before():
     for patch in range(PATCHES):
         (slope,) = torch.autograd.grad(features[0, 3 + patch].sum(), x, retain_graph=True)
         assert (torch.nn.functional.pixel_unshuffle(slope[0], 4).abs().sum(1).flatten(1) > 0).all()
-    others = lay_out([[[BOS, 8, BOI], Image(PATCHES), [EOI, 9, 10]]]), lay_out([[[BOS, 7, BOI], Image(PATCHES), [EOI, 9, 11]]])
+    others = (
+        lay_out([[[BOS, 8, BOI], Image(PATCHES), [EOI, 9, 10]]]),
+        lay_out([[[BOS, 7, BOI], Image(PATCHES), [EOI, 9, 11]]]),
+    )
     said = [model(one, x, torch.ones(1, 1).long()).features[0, 3:7] for one in (layout, *others)]
     assert not torch.isclose(said[0], said[1]).all(1).any()  # the text before
     assert torch.equal(said[0], said[2])  # but not the text behind
@@ -287,7 +291,7 @@ def test_a_network_that_knows_leads_back_to_the_image(prediction):
     x = noise.add(x0, e, start)
     for levels in ([950, 0], [950, 600, 200, 0]):
         at = x
-        for level, to in zip(levels, levels[1:], strict=False):
+        for level, to in pairwise(levels):
             t, lower = torch.full((4,), level), torch.full((4,), to)
             at = noise.back(noise.target(x0, e, t), at, t, lower)
             torch.testing.assert_close(at, noise.add(x0, e, lower), rtol=1e-3, atol=2e-3)

@@ -73,8 +73,8 @@ def perplexity(nats: Float, units: Float) -> tuple[Summary, Float]:
     apart = (nats - ratio * units) / units.mean()
     half = t_quantile(len(nats) - 1, 0.95) * apart.std(ddof=1) / np.sqrt(len(nats))
     value = np.exp(ratio)
-    ends = np.exp(ratio - half), np.exp(ratio + half)
-    return Summary.scalar(float(value), *map(float, ends), n=len(nats)), np.asarray(value * (1.0 + apart))
+    low, high = np.exp(ratio - half), np.exp(ratio + half)
+    return Summary.scalar(float(value), float(low), float(high), n=len(nats)), np.asarray(value * (1.0 + apart))
 
 
 def others_of_their_kind(kind: NDArray[Any]) -> NDArray[np.int64]:

@@ -396,7 +396,7 @@ LANGUAGE_METRICS: dict[str, Described] = {
     "frame_exact": Described("1", False, "The same of captions of any number of objects."),
     "frame_exact_two": Described("1", False, "The same of captions of two objects."),
     "caption_exact_chance": Described(
-        "1", False, "Exact captions where each is compared with another scene of as many objects: what is right by chance."
+        "1", False, "Exact captions where each is compared with another scene of as many objects: right by chance."
     ),
     "frame_exact_chance": Described("1", False, "The same of frames."),
     **{
@@ -408,7 +408,7 @@ LANGUAGE_METRICS: dict[str, Described] = {
     },
     "caption_combination": Described("1", False, "Share of captions in which every colour belongs to its shape."),
     "caption_sentence": Described("1", False, "Share of captions that are sentences of the grammar."),
-    "frame_count": Described("1", False, "Share of frames in which the parser finds as many objects as were asked for."),
+    "frame_count": Described("1", False, "Share of frames in which the parser finds as many objects as asked for."),
     **{
         f"frame_{name}": Described("1", False, f"Share, {_GIVEN_COUNT}, in which all {name}s are those asked for.")
         for name in ("size", "colour", "shape", "place")
@@ -436,6 +436,4 @@ LANGUAGE_RATES = tuple(name for name, one in LANGUAGE_METRICS.items() if not one
 
 def described(name: str) -> Described | Metric | None:
     """What there is to know of a metric of states or of language; None for any other."""
-    return (
-        STATE_METRICS.get(name) or FLOW_METRICS.get(name) or SAMPLE_METRICS.get(name) or LANGUAGE_METRICS.get(name)
-    )
+    return STATE_METRICS.get(name) or FLOW_METRICS.get(name) or SAMPLE_METRICS.get(name) or LANGUAGE_METRICS.get(name)

@@ -20,8 +20,8 @@ What deviates from the paper:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -94,6 +94,8 @@ class TransfusionMember(nn.Module):
     """What one seed has: a vocabulary, units of pixels, levels of noise, the network and its moving average."""
 
     average: EMA | None
+    text_level: Tensor
+    image_level: Tensor
 
     def __init__(self, config: TransfusionConfig, spec: Spec) -> None:
         super().__init__()
@@ -165,7 +167,7 @@ class Transfusion(MemberFamily):
         """``L_LM + lambda L_DDPM`` of documents, every other one with the text in front."""
         c, data = self.config, self._data(member, batch["frames"][:, 0])
         count = workers.everyone(len(data))
-        text_first = workers.mine(torch.arange(count) % 2 == 0)
+        begins_with_text = workers.mine(torch.arange(count) % 2 == 0)
         noise, u, left_out = (
             workers.mine(draw(count, *shape, generator=generator)).to(data)
             for draw, shape in ((torch.randn, data.shape[1:]), (torch.rand, ()), (torch.rand, ()))
@@ -174,14 +176,14 @@ class Transfusion(MemberFamily):
         patches = member.network.size.patches
         layout = lay_out(
             [
-                _painted(tokens, patches, bool(known)) if first else _described(tokens, patches)
-                for tokens, first, known in zip(_rows(batch["captions"]), text_first, told, strict=True)
+                text_first(tokens, patches, bool(known)) if first else image_first(tokens, patches)
+                for tokens, first, known in zip(_rows(batch["captions"]), begins_with_text, told, strict=True)
             ]
         )
-        text_first = text_first.to(data.device)
+        u = (workers.mine(torch.arange(count)).to(u) + u) / count  # evenly over the batch: Kingma et al., NeurIPS 2021
         levels = (1 + u * LEVELS).long().clamp(max=LEVELS)
         early = (u * (LEVELS * c.noise_before_text + 1)).long()
-        levels = torch.where(text_first, levels, early)
+        levels = torch.where(begins_with_text.to(data.device), levels, early)
         return self._losses(member, layout.to(data.device), data, noise, levels)
 
     def _losses(
@@ -233,8 +235,7 @@ class Transfusion(MemberFamily):
 
     def extra_summary(self) -> dict[str, Any]:
         """Which vocabulary the weights belong to: SHA-256 of its merges."""
-        seals = [hashlib.sha256(m.vocabulary.merges.cpu().numpy().tobytes()).hexdigest() for m in self.members]  # type: ignore[union-attr,operator]
-        return {"vocabulary": seals[0]}
+        return {"vocabulary": bytes(self._member(0).vocabulary.seal.cpu().tolist()).hex()}
 
     def _data(self, member: TransfusionMember, frames: Tensor) -> Tensor:
         """Frames ``[N, H, W, C]`` uint8 as data of the diffusion, ``[N, C, H, W]``."""
@@ -264,7 +265,7 @@ class Transfusion(MemberFamily):
         x = torch.randn(count, *member.pixels.centre.shape, generator=generator).to(member.pixels.centre)
         levels = torch.linspace(LEVELS, 0, c.sample_steps + 1).round().long().tolist()
         clip = self._limits(member)
-        for level, lower in zip(levels, levels[1:], strict=False):
+        for level, lower in pairwise(levels):
             at, to = (torch.full((count,), v, device=x.device) for v in (level, lower))
             said = self._said(network, layout, x, at, told)
             if c.guidance != 1.0:
@@ -301,10 +302,14 @@ class Transfusion(MemberFamily):
     def _described(self, member: TransfusionMember, data: Tensor) -> list[list[int]]:
         """Tokens of captions of images ``[N, C, H, W]``, up to the end of the text."""
         network, count = member.network, len(data)
-        document = [[BOI], Image(network.size.patches), [EOI]]
+        document: Document = [[BOI], Image(network.size.patches), [EOI]]
         layout = lay_out([document] * count).to(data.device)
         answer = network(layout, data[:, None], torch.zeros(count, 1, dtype=torch.int64, device=data.device))
-        logits, memory, place = network.logits(answer.features[:, -1]), answer.memory, 2  # text tokens so far: begin and end of the image
+        logits, memory, place = (
+            network.logits(answer.features[:, -1]),
+            answer.memory,
+            2,
+        )  # text tokens so far: begin and end of the image
         tokens, over = [], torch.zeros(count, dtype=torch.bool, device=data.device)
         for _ in range(self.config.longest + 1):
             token = _no_marks(logits).argmax(1)
@@ -342,7 +347,7 @@ class Transfusion(MemberFamily):
             layout = lay_out([[[BOS, *row, BOI]] for row in tokens]).to(device)
             features = network(layout).features
         else:
-            layout = lay_out([_described(row, network.size.patches) for row in tokens]).to(device)
+            layout = lay_out([image_first(row, network.size.patches) for row in tokens]).to(device)
             none = torch.zeros(len(data), 1, dtype=torch.int64, device=device)
             features = network(layout, data[:, None], none).features
         wanted, counts = next_tokens(layout)
@@ -360,7 +365,7 @@ class Transfusion(MemberFamily):
         """The attention mask of the first caption with its image behind, then of the image with its caption behind."""
         member = self._member(0)
         (tokens,), patches = member.vocabulary.tokens(texts_of(views["captions"][:1])), member.network.size.patches
-        layout = lay_out([_painted(tokens, patches, told=True), _described(tokens, patches)])
+        layout = lay_out([text_first(tokens, patches), image_first(tokens, patches)])
         mask = attention_mask(layout.kind, self.config.causal_images)
         return {"attention_mask": 1.0 - 0.8 * mask[:, None, :, :, None].expand(-1, -1, -1, -1, 3).float()}
 
@@ -370,12 +375,12 @@ class Transfusion(MemberFamily):
         return self.scaled(views["frames"]).flatten(2), None
 
 
-def _painted(tokens: Sequence[int], patches: int, told: bool) -> Document:
+def text_first(tokens: Sequence[int], patches: int, told: bool = True) -> Document:
     """A caption and then its image; untold, the image alone."""
     return [[BOS, *tokens, BOI] if told else [BOI], Image(patches)]
 
 
-def _described(tokens: Sequence[int], patches: int) -> Document:
+def image_first(tokens: Sequence[int], patches: int) -> Document:
     """An image and then its caption."""
     return [[BOI], Image(patches), [EOI, *tokens, EOS]]
 

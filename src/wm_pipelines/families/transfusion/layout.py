@@ -78,7 +78,10 @@ def lay_out(documents: Sequence[Document], length: int | None = None) -> Layout:
 
 
 def _row(document: Document) -> np.ndarray:
-    kinds, tokens, places, text, images = [], [], [], 0, 0
+    kinds: list[int] = []
+    tokens: list[int] = []
+    places: list[int] = []
+    text, images = 0, 0
     for piece in document:
         if isinstance(piece, Image):
             images += 1

@@ -51,7 +51,7 @@ class Size:
 
 @dataclass
 class Memory:
-    """Keys and values of what was read, layer by layer ``[B, heads, N, D / heads]``, and what kind it was ``[B, N]``."""
+    """Keys and values of what was read, by layer ``[B, heads, N, D / heads]``, and what kind it was ``[B, N]``."""
 
     layers: list[tuple[Tensor, Tensor]]
     kind: Tensor
@@ -136,7 +136,7 @@ class Network(nn.Module):
         self.head = nn.Linear(width, size.vocabulary)
         _initialise(self)
 
-    # ------------------------------------------------------------------------------------------------------- in, through
+    # ------------------------------------------------------------------------------------------------------ in, through
 
     def embed_images(self, images: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Kept]:
         """Images ``[B, K, C, H, W]`` with noise of ``levels [B, K]``.

@@ -6,6 +6,7 @@ of a patch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 
 import torch
@@ -22,7 +23,7 @@ Kept = tuple[Tensor, ...]
 """What a stem keeps of an embedding for the way back, finest first."""
 
 
-def stem(kind: str, shape: tuple[int, int, int], patch: int, width: int, channels: int) -> nn.Module:
+def stem(kind: str, shape: tuple[int, int, int], patch: int, width: int, channels: int) -> Stem:
     """The embedding of patches and its inverse.
 
     Args:
@@ -41,7 +42,19 @@ def stem(kind: str, shape: tuple[int, int, int], patch: int, width: int, channel
     raise UserError(f"stem '{kind}' unknown; known: {', '.join(STEMS)}")
 
 
-class LinearStem(nn.Module):
+class Stem(nn.Module, ABC):
+    """From images to patches and back."""
+
+    @abstractmethod
+    def embed(self, x: Tensor, level: Tensor) -> tuple[Tensor, Kept]:
+        """Images ``[M, C, H, W]``, embedded levels of noise ``[M, D]`` -> patches ``[M, P, D]`` and what is kept."""
+
+    @abstractmethod
+    def images(self, h: Tensor, level: Tensor, kept: Kept) -> Tensor:
+        """Features of patches ``[M, P, D]`` and what was kept -> images ``[M, C, H, W]``."""
+
+
+class LinearStem(Stem):
     """Every patch by itself: nothing passes between patches but by attention."""
 
     def __init__(self, shape: tuple[int, int, int], patch: int, width: int) -> None:
@@ -60,7 +73,7 @@ class LinearStem(nn.Module):
         return pixel_shuffle(self.leave(h).transpose(1, 2).unflatten(2, (self.rows, -1)), self.patch)
 
 
-class UNetStem(nn.Module):
+class UNetStem(Stem):
     """The outer levels of a U-Net around the transformer: down to patches, up again beside what was seen going down.
 
     The finest level sees two by two pixels as one position; every further one is half as fine and twice as wide. Its

@@ -98,7 +98,9 @@ class Vocabulary(nn.Module):
             UserError: they are those of another checkpoint.
         """
         if not torch.equal(self.seal.cpu(), self._digest()):
-            raise UserError("the vocabulary is that of another checkpoint: its tokens mean other words to these weights")
+            raise UserError(
+                "the vocabulary is that of another checkpoint: its tokens mean other words to these weights"
+            )
 
     def _digest(self) -> Tensor:
         digest = hashlib.sha256(self.merges.cpu().numpy().tobytes()).digest()

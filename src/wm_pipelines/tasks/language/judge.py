@@ -152,7 +152,7 @@ def _add_parser(judged: Judgement, part: Episodes, look: Look, config: LanguageC
             judged.add(f"parser_{name}", values, "1", step=round(100 * sigma) if sigma else -1)
 
 
-# --------------------------------------------------------------------------------------------------------------- helpers
+# -------------------------------------------------------------------------------------------------------------- helpers
 
 
 def _add_shares(judged: Judgement, metric: str, right: Float, number: NDArray[np.int64]) -> None:

@@ -127,7 +127,10 @@ def composition(own: pd.DataFrame) -> list[dict[str, str]]:
 
     The interval of the difference is that of two independent means, from their own intervals.
     """
-    rows, wide = [], own[own["metric"].isin(["caption_combination", "frame_combination", "caption_exact_one", "frame_exact_one"])]
+    rows, wide = (
+        [],
+        own[own["metric"].isin(["caption_combination", "frame_combination", "caption_exact_one", "frame_exact_one"])],
+    )
     for (family, variant, metric), group in wide.groupby(["family", "variant", "metric"]):
         by_split = {str(row["split"]): row for row in group.to_dict("records")}
         if not {"test", "held_out"} <= set(by_split):
