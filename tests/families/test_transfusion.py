@@ -395,6 +395,20 @@ def test_half_of_a_batch_begins_with_the_text(monkeypatch):
     assert 0.3 < np.mean(told) < 0.7  # of those whose text comes first half are left out
 
 
+def test_levels_of_noise_are_spread_over_all_examples_whose_text_comes_first(monkeypatch):
+    family, seen = built(), []
+    monkeypatch.setattr(family, "_losses", lambda m, layout, data, noise, levels: (seen.append(levels), _zero(m))[1])
+    batch = {k: v[:8] for k, v in family.examples(halves(16)).items()}
+    for seed in range(200):
+        family.member_loss(family.members[0], batch, generator(seed), 0.0)
+    levels = torch.stack(seen)
+    assert (levels[:, 1::2] == 0).all()  # an image before its text has none
+    quarters = (levels[:, ::2] - 1).div(LEVELS / 4).long().sort(1).values
+    assert torch.equal(quarters, torch.arange(4).expand(200, 4))
+    assert levels[:, ::2].max() > 0.99 * LEVELS
+    assert levels[:, ::2].min() < 0.01 * LEVELS + 1
+
+
 def _zero(member):
     return torch.zeros(()), {"text": torch.zeros(()), "image": torch.zeros(())}
 
@@ -439,6 +453,20 @@ def test_samples_depend_on_captions_and_generator_alone():
     assert ((first >= 0) & (first <= 1)).all()
     assert torch.equal(first, family.generate(captions, 0, generator()))
     assert not torch.equal(first, family.generate(captions, 0, generator(1)))
+
+
+def test_an_untrained_model_says_nothing_that_is_no_token():
+    family = built(seeds=(0, 1, 2))
+    family.examples(halves(12))
+    with torch.no_grad():
+        for member in family.members:
+            member.network.head.bias[member.vocabulary.known :] = 100.0
+            member.network.head.bias[:SPECIAL] = 50.0
+            member.network.head.bias[EOS] = 0.0
+    for seed in range(3):
+        said = family.caption(halves(5)["frames"][:, 0], seed)
+        assert len(said) == 5
+        assert all(isinstance(text, str) for text in said)
 
 
 def test_the_score_of_a_caption_is_the_sum_of_what_its_tokens_cost():

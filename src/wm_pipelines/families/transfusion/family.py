@@ -64,13 +64,13 @@ class TransfusionConfig(TrainedConfig):
     longest: int = Field(48, ge=1, description="tokens of a caption at most")
     # images
     images: int = Field(1, ge=1, description="images of a document at most")
-    patch: int = Field(4, ge=1, description="pixels along the side of a patch")
+    patch: int = Field(8, ge=1, description="pixels along the side of a patch")
     stem: Literal["linear", "unet"] = Field("unet", description="from pixels to patches and back")
-    channels: int = Field(48, ge=1, description="of the U-Net's convolutions")
+    channels: int = Field(32, ge=1, description="of the U-Net's convolutions")
     # diffusion
     prediction: Literal["x0", "eps", "v", "flow"] = "x0"
     noise_schedule: Literal["cosine", "linear"] = "cosine"
-    shift: float = Field(3.0, gt=0, description="factor on noise over signal: more of the levels in the noise")
+    shift: float = Field(9.0, gt=0, description="factor on noise over signal: more of the levels in the noise")
     noise_before_text: float = Field(0.0, ge=0, le=1, description="share of the levels for images before their text")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of captions left out before images, for guidance")
     # the loss
@@ -79,7 +79,7 @@ class TransfusionConfig(TrainedConfig):
     average: float = Field(0.99, ge=0, lt=1, description="rate of the moving average of the weights; 0: none")
     # sampling
     guidance: float = Field(2.5, ge=0, description="w: 0 without the caption, 1 with it, more beyond it")
-    sample_steps: int = Field(25, ge=1, description="DDIM or Euler steps of a sample")
+    sample_steps: int = Field(12, ge=1, description="DDIM or Euler steps of a sample")
 
     @model_validator(mode="after")
     def _possible(self) -> TransfusionConfig:
@@ -180,7 +180,8 @@ class Transfusion(MemberFamily):
                 for tokens, first, known in zip(_rows(batch["captions"]), begins_with_text, told, strict=True)
             ]
         )
-        u = (workers.mine(torch.arange(count)).to(u) + u) / count  # evenly over the batch: Kingma et al., NeurIPS 2021
+        # Spread evenly over the examples of either kind: Kingma et al., Variational diffusion models, NeurIPS 2021.
+        u = ((workers.mine(torch.arange(count)).to(u) // 2 + u) / -(-count // 2)).clamp(max=1.0 - 1e-6)
         levels = (1 + u * LEVELS).long().clamp(max=LEVELS)
         early = (u * (LEVELS * c.noise_before_text + 1)).long()
         levels = torch.where(begins_with_text.to(data.device), levels, early)
@@ -312,7 +313,7 @@ class Transfusion(MemberFamily):
         )  # text tokens so far: begin and end of the image
         tokens, over = [], torch.zeros(count, dtype=torch.bool, device=data.device)
         for _ in range(self.config.longest + 1):
-            token = _no_marks(logits).argmax(1)
+            token = _sayable(logits, member.vocabulary.known).argmax(1)
             token = torch.where(over, EOS, token)
             over = over | (token == EOS)
             if bool(over.all()):
@@ -390,10 +391,11 @@ def _rows(tokens: Tensor) -> list[list[int]]:
     return [[t for t in row if t >= 0] for row in tokens.tolist()]
 
 
-def _no_marks(logits: Tensor) -> Tensor:
-    """Logits of what may stand in a caption: text, or its end."""
+def _sayable(logits: Tensor, known: int) -> Tensor:
+    """Logits ``[N, V]`` of what may stand in a caption: one of the ``known`` tokens of text, or its end."""
     logits = logits.clone()
     logits[:, [k for k in range(SPECIAL) if k != EOS]] = -torch.inf
+    logits[:, known:] = -torch.inf
     return logits
 
 

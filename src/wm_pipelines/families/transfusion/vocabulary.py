@@ -120,15 +120,19 @@ class Vocabulary(nn.Module):
             raise UserError(f"a caption has {most} tokens, the model takes {self.longest}; raise longest")
         return found
 
+    @property
+    def known(self) -> int:
+        """How many tokens there are; numbers from here on mean nothing."""
+        return int(self._tokenizer.get_vocab_size())
+
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens; special ones are left out.
 
         Raises:
             UserError: a token is none of the vocabulary.
         """
-        known = self._tokenizer.get_vocab_size()
-        if bad := [t for t in tokens if not 0 <= t < known]:
-            raise UserError(f"token {bad[0]} is out of range: the vocabulary has {known}")
+        if bad := [t for t in tokens if not 0 <= t < self.known]:
+            raise UserError(f"token {bad[0]} is out of range: the vocabulary has {self.known}")
         return str(self._tokenizer.decode([t for t in tokens if t >= SPECIAL])).removeprefix(" ")
 
 
