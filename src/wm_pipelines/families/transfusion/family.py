@@ -38,7 +38,7 @@ from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TextScore, TrainedConfig, Views
 from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.families.transfusion.layout import TEXT, Document, Image, Layout, attention_mask, lay_out
-from wm_pipelines.families.transfusion.network import Memory, Network, Size, next_tokens
+from wm_pipelines.families.transfusion.network import Answer, Memory, Network, Size, next_tokens
 from wm_pipelines.families.transfusion.noise import LEVELS, Noise
 from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, EOI, EOS, SPECIAL, Vocabulary, texts_of
 from wm_pipelines.spec import Spec
@@ -191,21 +191,27 @@ class Transfusion(MemberFamily):
         self, member: TransfusionMember, layout: Layout, data: Tensor, noise: Tensor, levels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of documents of one image each, and its two terms; means over the batch of all workers."""
-        network, noisy = member.network, levels > 0
+        noisy = levels > 0
         x = torch.where(noisy[:, None, None, None], member.noise.add(data, noise, levels), data)
-        answer = network(layout, x[:, None], levels[:, None])
-        assert answer.level is not None
+        answer = member.network(layout, x[:, None], levels[:, None])
         wanted, counts = next_tokens(layout)
-        logits = network.logits(answer.features[:, :-1][counts])
+        logits = member.network.logits(answer.features[:, :-1][counts])
         nll = cross_entropy(logits, wanted[counts], reduction="sum")
         text = nll / workers.averaged(counts.sum().to(nll)).clamp(min=1.0)
-        kept = tuple(part[noisy] for part in answer.kept)
-        said = network.images(answer.features[noisy], layout.rows(noisy), answer.level[noisy], kept, 1)[:, 0]
-        target = member.noise.target(data[noisy], noise[noisy], levels[noisy])
-        error = (said - target).square().mean((1, 2, 3)).sum()
-        image = error / workers.averaged(noisy.sum().to(error)).clamp(min=1.0)
+        error = data.new_zeros(())  # a worker may have no image with noise
+        if bool(noisy.any()):
+            said = self._of(member.network, layout, answer, noisy)
+            target = member.noise.target(data[noisy], noise[noisy], levels[noisy])
+            error = (said - target).square().mean((1, 2, 3)).sum()
+        image = error / workers.averaged(noisy.sum().to(data)).clamp(min=1.0)
         terms = {"text": text.detach(), "image": image.detach()}
         return text + self._weight(member, terms) * image, terms
+
+    def _of(self, network: Network, layout: Layout, answer: Answer, chosen: Tensor) -> Tensor:
+        """What is said of the images of some documents, one each: ``[n, C, H, W]``."""
+        assert answer.level is not None
+        kept = tuple(part[chosen] for part in answer.kept)
+        return network.images(answer.features[chosen], layout.rows(chosen), answer.level[chosen], kept, 1)[:, 0]
 
     def _weight(self, member: TransfusionMember, terms: dict[str, Tensor]) -> Tensor | float:
         """Lambda: fixed, or such that its term is as large as that of the text, by moving averages of both."""

@@ -56,10 +56,6 @@ class Memory:
     layers: list[tuple[Tensor, Tensor]]
     kind: Tensor
 
-    def rows(self, chosen: Tensor) -> Memory:
-        """That of some documents."""
-        return Memory([(k[chosen], v[chosen]) for k, v in self.layers], self.kind[chosen])
-
 
 class MixedBlock(Block):
     """A pre-norm block whose attention is masked, and goes on from keys and values of what was read before."""
