@@ -45,6 +45,13 @@ class Laws:
         reference: the true fields, ``points [N, d] -> [N, F]``, numpy float64.
         coefficients: true values by symbol. conditions: with the values they prescribe. balances, divergence: see
             `equations`.
+
+    Of still scenes:
+
+    Attributes:
+        look: what objects look like, by the names of `metrics.scene_parser.Look`.
+        read_caption: text -> objects, each ``(size, colour, shape, place)``; ValueError where it is no sentence about
+            a scene.
     """
 
     energy: Callable[[Array], Array] | None = None
@@ -61,6 +68,8 @@ class Laws:
     conditions: tuple[Condition, ...] = ()
     balances: Mapping[str, Balance] = field(default_factory=dict)
     divergence: Equation | None = None
+    look: Mapping[str, Any] = field(default_factory=dict)
+    read_caption: Callable[[str], Any] | None = None
 
 
 def laws_of(spec: Spec) -> Laws:

@@ -98,7 +98,7 @@ def test_source_and_parameter_files_exist(written):
                         place = place[part]
 
 
-@pytest.mark.parametrize("task", ["physics", "fields", "images", "videos", "control"])
+@pytest.mark.parametrize("task", ["physics", "fields", "images", "videos", "control", "language"])
 def test_a_fit_depends_on_what_judges_and_not_on_what_reports(task):
     files = import_closure(*judging_modules(task), without=REPORTS)
     assert ROOT / f"src/wm_pipelines/tasks/{task}/judge.py" in files

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from wm_pipelines.metrics.registry import described
 
-REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies")
+REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies", "training_copy")
 """Ceiling and floors: always shown, never the winner."""
 
 UNTRAINED = "_untrained"
@@ -34,9 +34,12 @@ _FAMILY_COLOURS = {
     "latent_dynamics": "#c94a4a",
     "sequence": "#7a8b1f",
     "object_tracker": "#7a8b1f",
+    "transfusion": "#2f7fd1",
+    "text_flow": "#d55e00",
     "raw_pixels": "#7f858f",
     "persistence": "#7f858f",
     "fixed_policies": "#7f858f",
+    "training_copy": "#7f858f",
 }
 _FIRST_FLOOR = "raw_pixels"
 _SPARE_COLOURS = ("#1893b5", "#a8683f", "#6a74d8", "#d1478c", "#7a8b1f", "#c94a4a")
@@ -228,6 +231,19 @@ METRIC_TITLES = {
     "ignores_actions": "Ignores actions",
     "reward_mse": "Reward MSE",
     "decision_ms": "Time per decision",
+    "caption_exact_one": "Caption exact, one object",
+    "caption_exact_up_to_two": "Caption exact, one or two",
+    "caption_exact": "Caption exact",
+    "caption_exact_chance": "Caption exact by chance",
+    "frame_exact_one": "Frame exact, one object",
+    "frame_exact_two": "Frame exact, two objects",
+    "frame_exact": "Frame exact",
+    "frame_exact_chance": "Frame exact by chance",
+    "perplexity": "Perplexity of a token",
+    "perplexity_per_byte": "Perplexity of a byte",
+    "prior_perplexity": "Prior perplexity of a token",
+    "prior_perplexity_per_byte": "Prior perplexity of a byte",
+    "frechet_pixels": "Fréchet distance of pixels",
     "train_seconds": "Training",
     "train_flops": "Training FLOPs",
     "step_ms": "Time per step",
@@ -277,7 +293,6 @@ _LOWER_IS_BETTER = {
     *("sample_frechet", "image_sample_frechet"),
     "fvd",
     "fid",
-    "perplexity",
     "residual_norm",
     "divergence",
     "boundary_error",
