@@ -50,7 +50,7 @@ def spaces_of(views: Mapping[str, Array]) -> dict[str, Space]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Episodes:
     """``E`` episodes of one world; one split (train, validation, test …) is one `Episodes`.
 
@@ -81,6 +81,13 @@ class Episodes:
             dtype = "str" if array.dtype.kind == "U" else array.dtype.name
             if array.shape != wanted or dtype != space.dtype:
                 raise ValueError(f"view '{name}' is {dtype} {list(array.shape)}, not {space.dtype} {list(wanted)}")
+
+    def __repr__(self) -> str:
+        """What is there, in a line: ``<Episodes mass_spring, test: 20 of 400 rows each, step 0.05 s; states …>``."""
+        split = f", {self.metadata['split']}" if "split" in self.metadata else ""
+        rows = f"{len(self)} of {self.spec.rows} row{'s' * (self.spec.rows != 1)} each"
+        views = ", ".join(f"{name} {list(view.shape)} {view.dtype}" for name, view in sorted(self.views.items()))
+        return f"<Episodes {self.spec.name}{split}: {rows}, step {self.spec.step:g} s; {views}>"
 
     def __getitem__(self, view: str) -> Array:
         """A view.
