@@ -131,6 +131,30 @@ class Episodes:
                 raise ValueError(f"{name} is not finite in episode {episode}, row {row[0] if row else 0}")
 
 
+# ---------------------------------------------------------------- how many there are
+
+_LEARNED_FROM = ("train", "validation")
+_FEW = 5
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """``12 episodes: 8 train, 2 validation, 2 test``, by the number in every split."""
+    total = sum(counts.values())
+    counts = {split: counts[split] for split in (*_LEARNED_FROM, *counts) if split in counts}
+    return f"{total} episode{'s' * (total != 1)}: {', '.join(f'{count} {split}' for split, count in counts.items())}"
+
+
+def too_few(counts: Mapping[str, int]) -> list[str]:
+    """A line for every split to judge on that has too few episodes to tell models apart, with what to do about it."""
+    return [
+        f"split '{split}' has {count} episode{'s' * (count != 1)}: hardly any difference between models can be told "
+        f"with fewer than {_FEW}; give `splits.{split}` a larger share, record more, or cut long episodes into "
+        "stretches with `steps:` (videos: `clips_per_video:`)"
+        for split, count in counts.items()
+        if count < _FEW and split not in _LEARNED_FROM
+    ]
+
+
 # ---------------------------------------------------------------- codecs
 
 

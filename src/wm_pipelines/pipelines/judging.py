@@ -80,12 +80,24 @@ def judge_models(
         "world": world,
         "task": task_name,
         "not_applicable": not_applicable,
+        "about": about(episodes),
         "data": {split: part.content_hash for split, part in sorted(episodes.items())},
         "specs": {split: episodes[split].spec.to_json() for split in task.splits(episodes)},
         "evaluation": config.model_dump(mode="json", exclude={"worlds"}),
         "seconds": perf_counter() - began,
     }
     return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
+
+
+def about(episodes: Mapping[str, Episodes]) -> dict[str, Any]:
+    """What a reader must know of the episodes: how many in every split, how they were split, what ingestion found."""
+    train = episodes["train"]
+    return {
+        "counts": {split: len(part) for split, part in episodes.items()},
+        "in_time": train.spec.rows > 1,
+        "split_by": train.metadata.get("split_by"),
+        "found": list(train.metadata.get("found", [])),
+    }
 
 
 def judge_on_one_thread(task: Task, *arguments: Any, **options: Any) -> Judgement:
