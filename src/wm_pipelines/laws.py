@@ -31,6 +31,8 @@ class Laws:
         simulate: ``(z0 [E, 2d], step, steps) -> [E, steps + 1, 2d]``, numpy float64. dynamics: ``z -> dz/dt``.
         allowed: ``z [..., 2d] -> [...]``, whether a state can be (not below a floor), numpy. Where it is given,
             ``simulate`` takes every such state.
+        meets: ``(z [..., 2d], seconds) -> [...]``, whether a state meets an impact within that time, where ``dynamics``
+            say nothing of it; None: there are no impacts.
         lyapunov_time: 1 / largest Lyapunov exponent in seconds, for chaotic systems.
 
     Of worlds that take actions:
@@ -60,6 +62,7 @@ class Laws:
     simulate: Callable[[Any, float, int], Any] | None = None
     dynamics: Callable[[Array], Array] | None = None
     allowed: Callable[[Any], Any] | None = None
+    meets: Callable[[Any, float], Any] | None = None
     lyapunov_time: float | None = None
     plant: Any = None
     agent: tuple[int, ...] = ()

@@ -7,6 +7,7 @@ the first page; that links to all reports which there are. So no link depends on
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -18,9 +19,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io import to_json
 
+from wm_pipelines.episodes import counted, too_few
 from wm_pipelines.reporting.library import FIGURE_LIBRARY
 from wm_pipelines.reporting.plots import Figure
 from wm_pipelines.reporting.style import (
+    COST_METRICS,
     DASHES,
     MARKERS,
     Palette,
@@ -75,6 +78,8 @@ def render(
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"label": model_label, "number": pretty_number, "word": lambda w: w.replace("_", " ")}
+    environment.filters["coded"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
+    environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(name.split("_"))
     palette = Palette(models)
     return environment.get_template(template).render(
         style=Markup(template_text("report.css")),
@@ -95,6 +100,44 @@ def template_text(name: str) -> str:
     return files("wm_pipelines.reporting").joinpath("templates", name).read_text(encoding="utf-8")
 
 
+def about(world: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What stands under a world's heading: how many episodes, how they were split, what ingestion found.
+
+    Args:
+        world: see `pipelines.judging.about`; nothing where results are older than that.
+    """
+    if not world or not world["in_time"]:
+        return None
+    how = {
+        "time": "one recording, cut by time",
+        "episode": "whole recordings, none of them in two splits",
+    }.get(world["split_by"], "")
+    return {
+        "counted": counted(world["counts"]) + (f" ({how})" if how else ""),
+        "found": [line for level, line in world["found"] if level != "WARNING"],
+        "warnings": [*too_few(world["counts"]), *(line for level, line in world["found"] if level == "WARNING")],
+    }
+
+
+def sample(own: pd.DataFrame, of: str = "held-out episodes") -> str:
+    """What the means of a world's summary rows are taken over: ``20 held-out episodes, 3 seeds``.
+
+    Args:
+        own: the rows. of: what is counted, by the number that most metrics have.
+    """
+    judged = own[~own["metric"].isin(COST_METRICS)]
+    if judged.empty:
+        return ""
+    several = judged[judged["n"] > judged["seeds"]]
+    judged = several if len(several) else judged
+    each = (judged["n"] // judged["seeds"]).groupby([judged["world"], judged["split"]])
+    counts = each.agg(lambda n: n.mode().max())
+    low, high, seeds = int(counts.min()), int(counts.max()), int(judged["seeds"].max())
+    of = of.replace("episodes", "episode") if high == 1 else of
+    episodes = f"{low} to {high} {of} per world" if low < high else f"{high} {of}"
+    return f"{episodes}, {seeds} seed{'s' * (seeds != 1)}"
+
+
 def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
     """A number as a table shows it: text, interval, sorting key, whether it is the best."""
     if row is None:
@@ -105,7 +148,7 @@ def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
         "text": pretty_number(value),
         "interval": pretty_interval(low, high) if np.isfinite(value) else "",
         "key": f"{value:.17g}",
-        "best": bool(row["best"]),
+        "best": bool(row["starred"]),
         "diverged": bool(np.isinf(value)),
         "n": int(row["n"]),
         "seeds": int(row["seeds"]),
@@ -113,9 +156,17 @@ def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def numbers(own: pd.DataFrame, metrics: list[str]) -> dict[str, Any]:
-    """A table with one row per model and one column per metric, of a world's summary rows."""
-    rows = [{"model": key.model, "cells": [cell(r.get(m)) for m in metrics]} for key, r in rows_by_model(own)]
+    """A table with one row per model, what it is told there, and one column per metric, of a world's summary rows."""
+    rows = [
+        {"model": key.model, "told": words(key.knows), "cells": [cell(r.get(m)) for m in metrics]}
+        for key, r in rows_by_model(own)
+    ]
     return {"columns": columns(own, metrics), "rows": rows}
+
+
+def words(knows: str) -> list[str]:
+    """What a model is told, of a row's ``knows``."""
+    return [word for word in knows.split(",") if word]
 
 
 def columns(summary: pd.DataFrame, metrics: list[str]) -> list[dict[str, Any]]:

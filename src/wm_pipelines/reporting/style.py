@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 from wm_pipelines.metrics.registry import described
 
@@ -12,6 +13,12 @@ REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies", "training
 
 UNTRAINED = "_untrained"
 """How the variant of a model ends that was judged without training: a floor, too."""
+
+_FLOORS = ("persistence/", "raw_pixels/", "fixed_policies/random")
+_ABOVE_FLOOR = (
+    "horizon*", "mse*", "relative_error*", "psnr", "ssim", "lpips", "fvd", "*_probe", "r2_*", "surprise_*",
+    *(f"*{score}" for score in ("normalised_score", "return", "success_rate", "over_random", "planning_gap")),
+)  # fmt: skip
 
 INK = "#1b1f24"
 """Colour of the truth on a light page; the report turns it light on a dark one (traces marked ``meta="ink"``)."""
@@ -68,6 +75,16 @@ def model_label(model: str) -> str:
     family, variant = split_model(model)
     trained, control = variant.removesuffix(UNTRAINED), " untrained" * variant.endswith(UNTRAINED)
     return f"{family}{control}" if trained in _UNNAMED_VARIANTS else f"{family} · {trained}{control}"
+
+
+def is_floor(model: str) -> bool:
+    """Whether a model ``"family/variant"`` is what everybody should beat: nothing changes, pixels, random actions."""
+    return model.startswith(_FLOORS)
+
+
+def above_floor(metric: str) -> bool:
+    """Whether a metric says something only above the floor; “nothing changes” keeps every energy."""
+    return any(fnmatchcase(metric, pattern) for pattern in _ABOVE_FLOOR)
 
 
 def model_order(models: Iterable[str]) -> list[str]:

@@ -108,13 +108,15 @@ class Table(SimulatedWorld):
         by_time = len(self._recorded[0]) == 1
         splits = self._split_by_time() if by_time else self._split_by_episode(seed)
         smoothing = self._smoothing(splits["train"])  # the noise is learned where the families learn
-        for level, line in (*smoothing.report(self._path.name), *self._findings()):
+        found = [*smoothing.report(self._path.name), *self._findings()]
+        for level, line in found:
             logger.log(level, "%s.", line)
         facts = {
             "seed": seed,
             "source_sha256": hashlib.sha256(self._path.read_bytes()).hexdigest(),
             "split_by": "time" if by_time else "episode",
             "generator": __version__,
+            "found": [[logging.getLevelName(level), line] for level, line in found],
             **smoothing.metadata(),
         }
         return {name: self._episodes(name, smoothing(parts), facts) for name, parts in splits.items()}

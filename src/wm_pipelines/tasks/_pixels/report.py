@@ -38,6 +38,7 @@ _FINDINGS = {
     "r2_velocity_probed": "a linear probe of a window of latent steps explains {} of the variance of the velocities",
 }
 _MONITORS = {"feature_std": "Spread of features", "effective_rank": "Effective rank"}
+<<<<<<< HEAD
 _NOT_IN_TABLES = ("defect_", "sample_frechet_of_", "sample_ssim_of_")
 _FLOORS = ("persistence", "mean_frame")
 _SAMPLED = {
@@ -45,6 +46,9 @@ _SAMPLED = {
     "ssim": ("SSIM", "above"),
     "ssim_best": ("SSIM of the best", "above"),
 }
+=======
+_MOST = 3  # names in a sentence
+>>>>>>> 7d42064c4301878f250fd71b3fca40d00e3cacca
 _PER_SECOND = 5.0  # frames of an animation
 
 DESCRIPTIONS = {
@@ -117,7 +121,7 @@ def page(task: str, title: str, results: Results) -> str:
     """The report as one HTML page; equal results give equal bytes."""
     table = results.summary
     models = model_order(table["family"] + "/" + table["variant"])
-    palette, worlds = Palette(models), sorted(set(table["world"]))
+    palette, worlds = Palette(models), results.worlds
     return frame.render(
         "pixels.html.j2",
         task,
@@ -128,7 +132,6 @@ def page(task: str, title: str, results: Results) -> str:
         title=title,
         worlds=[_section(results, task, world, f"world-{i}", table, palette) for i, world in enumerate(worlds)],
         glossary=_glossary(results.scores),
-        seeds=int(results.scores["seed"].nunique()),
     )
 
 
@@ -153,7 +156,13 @@ def _section(
     return {
         "name": world,
         "anchor": anchor,
+<<<<<<< HEAD
         "findings": _findings(own) + _sampled(own),
+=======
+        "about": frame.about(results.about.get(world)),
+        "sample": frame.sample(own, "held-out images or episodes"),
+        "findings": _findings(own),
+>>>>>>> 7d42064c4301878f250fd71b3fca40d00e3cacca
         "losses": where_lost(scores, world, None if spec is None else spec.step),
         "notes": _notes(kept),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
@@ -215,7 +224,8 @@ def _findings(own: pd.DataFrame) -> list[str]:
             ],
         }
         equals = [o for o in reversed(others) if o["best"] and best["best"]]
-        second = [f"not told from it: {_named(o)}" for o in equals]
+        many = [f"{len(equals)} of {len(others)} others not told from it"]
+        second = [f"not told from it: {_named(o)}" for o in equals] if len(equals) < _MOST else many
         second += [f"runner-up {_named(o)}" for o in [o for o in others if o not in equals][-1:]]
         beside = ", ".join(second + [f"{name} {_share(f['value'].max())}" for name, f in floors.items() if len(f)])
         lines.append(
