@@ -8,6 +8,7 @@ import torch
 
 from tests.families.driven import PUSHED, forked, pushed, spec_of
 from tests.families.images import VIDEO, moving_dots, resumes, seeds_are_independent
+from tests.families.images import spec_of as spec_of_videos
 from tests.specs import LEARNING
 from wm_pipelines.blocks.flow_sampling import euler, euler_maruyama, guided, heun, path, score
 from wm_pipelines.families.base import Encodes, Imagines, Samples
@@ -358,6 +359,20 @@ def test_the_velocity_of_frames_leads_to_the_data_it_expects():
     other = field.condition(condition.flip(0), torch.ones(3, 1, dtype=torch.bool))
     assert not torch.allclose(field.data(x, t, other), field.data(x, t, c), atol=1e-3)
     assert not torch.allclose(field.data(x, 2 * t, c), field.data(x, t, c), atol=1e-3)
+
+
+def test_probes_read_coarse_pixels_of_frames_seen_and_predicted():
+    family = built(spec_of_videos(5, 40, 40, 1), latent=0, widths=(8, 8), patch=4)
+    frames = torch.randint(256, (2, 5, 40, 40, 1), dtype=torch.uint8, generator=generator())
+    family.examples({"frames": frames})
+    found = family.encode({"frames": frames}).pooled
+    assert found.shape == (1, 2, 5, 16 * 16)
+    member = family.members[0]
+    whole = (frames.float().movedim(-1, 2) / 255 - member.observer.centre) / member.observer.scale
+    torch.testing.assert_close(found.mean(-1)[0], whole.mean((2, 3, 4)), rtol=0.05, atol=0.05)
+    predicted = family.predict({"frames": frames[:, :1]}, 3)
+    again = family.encode({"frames": (255 * predicted["frames"][0]).round().to(torch.uint8)}).pooled
+    torch.testing.assert_close(predicted["latents"], again, rtol=0, atol=0.05)
 
 
 def test_of_a_past_that_is_forgotten_the_last_observation_remains():

@@ -29,6 +29,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 from torch.nn.utils import parameters_to_vector
 
 from wm_pipelines.blocks import workers
@@ -62,6 +63,7 @@ from wm_pipelines.spec import Spec
 
 _SETTLED = 0.5  # of the autoencoder's phase, after which its statistics of batches stay
 _AT_ONCE = 512  # observations encoded together
+_SIDE = 16  # of pixels that probes read
 
 Draw = Callable[[], Tensor]
 """Standard normal ``[N, K D]``, new at every call."""
@@ -326,6 +328,23 @@ class Flow(TransitionFamily):
         return super().finish()
 
     # ------------------------------------------------------------------------------------------------------------ use
+
+    def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
+        """What is predicted, z ``[E, T, D]``; of pixels coarse ones, which is what probes read."""
+        return self._coarse(super().member_encode(member, views)[0]), None
+
+    def member_predict(self, member: Any, past: Views, steps: int, actions: Tensor | None) -> dict[str, Tensor]:
+        """A likely future."""
+        found = super().member_predict(member, past, steps, actions)
+        return {**found, "latents": self._coarse(found["latents"])}
+
+    def _coarse(self, z: Tensor) -> Tensor:
+        """Of pixels ``[E, T, D]`` averages, at most `_SIDE` a side: windows of them stay a few thousand numbers."""
+        height, width, channels = self.seen_space.shape if self.pixels else (0, 0, 0)
+        if max(height, width) <= _SIDE:
+            return z
+        maps = z.flatten(0, 1).unflatten(1, (channels, height, width))
+        return adaptive_avg_pool2d(maps, _SIDE).flatten(1).unflatten(0, z.shape[:2])
 
     def likely(self, transition: Any, condition: Tensor) -> Tensor:
         """The end of the ODE from the centre of the noise."""
