@@ -38,7 +38,6 @@ _FINDINGS = {
     "r2_velocity_probed": "a linear probe of a window of latent steps explains {} of the variance of the velocities",
 }
 _MONITORS = {"feature_std": "Spread of features", "effective_rank": "Effective rank"}
-<<<<<<< HEAD
 _NOT_IN_TABLES = ("defect_", "sample_frechet_of_", "sample_ssim_of_")
 _FLOORS = ("persistence", "mean_frame")
 _SAMPLED = {
@@ -46,9 +45,7 @@ _SAMPLED = {
     "ssim": ("SSIM", "above"),
     "ssim_best": ("SSIM of the best", "above"),
 }
-=======
 _MOST = 3  # names in a sentence
->>>>>>> 7d42064c4301878f250fd71b3fca40d00e3cacca
 _PER_SECOND = 5.0  # frames of an animation
 
 DESCRIPTIONS = {
@@ -156,13 +153,10 @@ def _section(
     return {
         "name": world,
         "anchor": anchor,
-<<<<<<< HEAD
         "findings": _findings(own) + _sampled(own),
-=======
         "about": frame.about(results.about.get(world)),
         "sample": frame.sample(own, "held-out images or episodes"),
         "findings": _findings(own),
->>>>>>> 7d42064c4301878f250fd71b3fca40d00e3cacca
         "losses": where_lost(scores, world, None if spec is None else spec.step),
         "notes": _notes(kept),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
