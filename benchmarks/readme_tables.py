@@ -27,7 +27,7 @@ KEPT = (
     "symplecticity_error", "reversal_error", "parameters", "train_seconds", "train_flops",
 )  # fmt: skip
 IMAGE_FAMILIES = ("ijepa", "mae", "contrastive", "raw_pixels")
-VIDEO_FAMILIES = ("raw_pixels", "vjepa", "latent_dynamics", "object_tracker", "mae", "contrastive")
+VIDEO_FAMILIES = ("raw_pixels", "vjepa", "latent_dynamics", "flow", "object_tracker", "mae", "contrastive")
 CEILING = "oracle"
 
 

@@ -156,7 +156,6 @@ def _section(
         "findings": _findings(own) + _sampled(own),
         "about": frame.about(results.about.get(world)),
         "sample": frame.sample(own, "held-out images or episodes"),
-        "findings": _findings(own),
         "losses": where_lost(scores, world, None if spec is None else spec.step),
         "notes": _notes(kept),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
