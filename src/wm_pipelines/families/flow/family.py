@@ -9,7 +9,8 @@ is left out, and samples may be guided away from what the flow says without them
 diffusion guidance*, 2022).
 
 ``z`` are the standardised vectors themselves; of frames the latents of an autoencoder that is trained in the first
-share of training and frozen after it, or the pixels themselves (``latent: 0``).
+share of training and frozen after it, or the pixels themselves (``latent: 0``); then what noise is carried to are the
+frames that follow and not changes, and the network is a U-Net.
 
 A sample follows the flow from noise, by an ODE or by an SDE of the same marginals (`blocks.flow_sampling`). A
 prediction is made without chance: the ODE from the centre of the noise, ``x_0 = 0``, the same for every row and step.
