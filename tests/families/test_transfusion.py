@@ -95,6 +95,16 @@ def test_the_mask_is_causal_on_text_and_whole_within_an_image(seed, causal):
         assert torch.equal(found[size:, size:], torch.eye(len(kind) - size, dtype=torch.bool))
 
 
+@pytest.fixture
+def one_thread():
+    """As in every training and judging here: several share out sums by what there is to sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", ["linear", "unet"])
 @pytest.mark.parametrize("seed", range(6))
 def test_text_logits_are_the_same_bits_whatever_follows(seed, kind):

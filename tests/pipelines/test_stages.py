@@ -260,6 +260,8 @@ def write_stages(folder, source):
 
 
 def test_the_file_is_written_into_the_project_of_the_working_directory_and_named(checkout):
+    (checkout / "conf/local").mkdir(exist_ok=True)
+    (checkout / "conf/local/globals.yml").write_text("tasks: {images: null}\n")
     done = write_stages(checkout / "conf", checkout)
     assert (done.returncode, done.stdout) == (0, f"Wrote {checkout / 'dvc.yaml'}\n"), done.stderr
     assert (checkout / "dvc.yaml").read_text() == as_text()

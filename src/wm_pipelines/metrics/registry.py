@@ -334,7 +334,8 @@ FLOW_METRICS: dict[str, Described] = {
         "1",
         True,
         "How far the rate of change of the momenta that a model predicts at held-out states is from the true law, "
-        "relative to the root mean square of the true one: 1 for a model without any force.",
+        "relative to the root mean square of the true one: 1 for a model without any force. States at an impact are "
+        "left out.",
     ),
     "force_exponent": Described(
         "1",

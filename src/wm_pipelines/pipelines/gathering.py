@@ -78,7 +78,7 @@ def _thresholds(task: Task, results: list[dict[str, Any]]) -> list[str]:
 
 def _limits(task: Task, results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """World -> split -> metric -> the largest value it can have there, where there is one."""
-    specs = {one["facts"]["world"]: one["facts"]["specs"] for one in results}
+    specs = {one["facts"]["world"]: one["facts"].get("specs", {}) for one in results}
     found = {w: {s: task.limits(Spec.from_json(spec)) for s, spec in own.items()} for w, own in specs.items()}
     return {w: own for w, limits in found.items() if (own := {s: one for s, one in limits.items() if one})}
 

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.pipelines.combinations import Combinations, combinations, project_root
+from wm_pipelines.pipelines.combinations import Combinations, combinations, project_root, use_environment
 from wm_pipelines.pipelines.play import TASK, listed
 from wm_pipelines.provenance import REPORTS, import_closure, judging_modules, module_file
 from wm_pipelines.registry import tasks
@@ -301,6 +301,7 @@ def project() -> Path:
 def main(arguments: list[str]) -> None:
     """Write ``dvc.yaml``, or say what has fallen behind."""
     root = project()
+    use_environment(root / "conf", "base")  # whatever lies over it here
     if "--behind" not in arguments:
         file = root / "dvc.yaml"
         file.write_text(as_text(), encoding="utf-8")
