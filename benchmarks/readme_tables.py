@@ -27,7 +27,7 @@ KEPT = (
     "symplecticity_error", "reversal_error", "parameters", "train_seconds", "train_flops",
 )  # fmt: skip
 IMAGE_FAMILIES = ("ijepa", "mae", "contrastive", "raw_pixels")
-VIDEO_FAMILIES = ("raw_pixels", "vjepa", "latent_dynamics", "object_tracker", "mae", "contrastive")
+VIDEO_FAMILIES = ("raw_pixels", "vjepa", "latent_dynamics", "flow", "object_tracker", "mae", "contrastive")
 CEILING = "oracle"
 
 
@@ -158,9 +158,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="folder 08_reporting of a run")
     given = parser.parse_args()
-    board = pd.read_parquet(given.results / "leaderboard.parquet")
-    readme = (ROOT / "README.md").read_text()
+    path = given.results / "leaderboard.parquet"
+    if not path.exists():
+        parser.error(f"'{path}' is missing: run kedro run --pipeline=physics_eval first")
+    board = pd.read_parquet(path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     tasks = set(board["task"])
+    judged = {"physics": {*WORLDS[0], *WORLDS[1]}, "images": {"mnist"}, "videos": {"pendulum_video", "bouncing_balls"}}
+    for task in tasks & set(judged):
+        if missing := sorted(judged[task] - set(board.loc[board["task"] == task, "world"])):
+            parser.error(f"these results lack {', '.join(missing)} of {task}: README shows whole runs of base")
     if "physics" in tasks:
         summary = pd.read_csv(given.results / "summary.csv")
         summary = summary[summary["task"] == "physics"]
@@ -170,7 +177,7 @@ def main() -> None:
     for block, table in (("images", images), ("videos", videos)):
         if block in tasks:
             readme = written(readme, block, table(board[board["task"] == block]))
-    (ROOT / "README.md").write_text(readme)
+    (ROOT / "README.md").write_text(readme, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -296,3 +296,15 @@ def test_images_alone_with_labels_come_back(tmp_path):
     np.testing.assert_array_equal(found["labels"], [7, 0, 7])
     assert (found.spec.rows, found.spec.state_size, found.content_hash) == (1, 0, episodes.content_hash)
     assert Spec.from_json(json.loads(json.dumps(found.spec.to_json()))).to_json() == found.spec.to_json()
+
+
+def test_printed_they_are_a_line_and_not_their_numbers():
+    from wm_pipelines.worlds.making import WorldConfig, ingest
+
+    size = {"episodes": 3, "steps": 20}
+    made = ingest(WorldConfig(world="mass_spring", step=0.5, splits={"train": size, "test": size}), "spring")
+    assert repr(made["test"]) == (
+        "<Episodes spring, test: 3 of 21 rows each, step 0.5 s; derivatives [3, 21, 2] float64, "
+        "states [3, 21, 2] float64, times [3, 21] float64>"
+    )
+    assert len(f"{made}") < 400

@@ -14,8 +14,10 @@ from wm_pipelines.integrators import (
     SPLITTINGS,
     IntegrationError,
     dop853,
+    gauss_legendre,
     gauss_legendre_step,
     hamiltonian_field,
+    prolonged_slopes,
     rollout_runge_kutta4,
     rollout_separable,
     splitting_step,
@@ -262,3 +264,33 @@ def test_lyapunov_exponent_of_a_rotation_is_zero():
         return np.concatenate([q * np.cos(t) + p * np.sin(t), p * np.cos(t) - q * np.sin(t)], -1)
 
     np.testing.assert_allclose(lyapunov_exponent(simulate, START, 0.5, 20), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_prolonged_slopes_are_exact_for_polynomials_of_time(stages):
+    # z = (t, x), dx/dt = t^(stages - 1): the slopes of the stages lie on a polynomial that their number determines
+    def field(z):
+        t = z[..., :1]
+        return np.concatenate([np.ones_like(t), t ** (stages - 1)], axis=-1)
+
+    z, step = np.array([[0.3, 0.0], [-1.1, 2.0]]), 0.2
+    z, slopes = gauss_legendre(z, step, field, stages)
+    _, following = gauss_legendre(z, step, field, stages)
+    np.testing.assert_allclose(prolonged_slopes(slopes), following, atol=1e-12)
+
+
+def test_a_step_from_prolonged_slopes_is_the_same_step_in_fewer_calls():
+    calls = []
+
+    def field(z):
+        calls.append(len(z))
+        return hamiltonian_field(non_separable_gradient)(z)
+
+    z, slopes = gauss_legendre(np.array([[0.4, 0.3]]), 0.05, field)
+    calls.clear()
+    plain, _ = gauss_legendre(z, 0.05, field)
+    of_plain = len(calls)
+    calls.clear()
+    prolonged, _ = gauss_legendre(z, 0.05, field, guess=prolonged_slopes(slopes))
+    np.testing.assert_allclose(prolonged, plain, atol=1e-13)
+    assert len(calls) <= of_plain - 2

@@ -50,7 +50,7 @@ def spaces_of(views: Mapping[str, Array]) -> dict[str, Space]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Episodes:
     """``E`` episodes of one world; one split (train, validation, test …) is one `Episodes`.
 
@@ -81,6 +81,13 @@ class Episodes:
             dtype = "str" if array.dtype.kind == "U" else array.dtype.name
             if array.shape != wanted or dtype != space.dtype:
                 raise ValueError(f"view '{name}' is {dtype} {list(array.shape)}, not {space.dtype} {list(wanted)}")
+
+    def __repr__(self) -> str:
+        """What is there, in a line: ``<Episodes mass_spring, test: 20 of 400 rows each, step 0.05 s; states …>``."""
+        split = f", {self.metadata['split']}" if "split" in self.metadata else ""
+        rows = f"{len(self)} of {self.spec.rows} row{'s' * (self.spec.rows != 1)} each"
+        views = ", ".join(f"{name} {list(view.shape)} {view.dtype}" for name, view in sorted(self.views.items()))
+        return f"<Episodes {self.spec.name}{split}: {rows}, step {self.spec.step:g} s; {views}>"
 
     def __getitem__(self, view: str) -> Array:
         """A view.
@@ -122,6 +129,30 @@ class Episodes:
             if view.dtype.kind == "f" and not np.isfinite(view).all():
                 episode, *row = np.argwhere(~np.isfinite(view))[0]
                 raise ValueError(f"{name} is not finite in episode {episode}, row {row[0] if row else 0}")
+
+
+# ---------------------------------------------------------------- how many there are
+
+_LEARNED_FROM = ("train", "validation")
+_FEW = 5
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """``12 episodes: 8 train, 2 validation, 2 test``, by the number in every split."""
+    total = sum(counts.values())
+    counts = {split: counts[split] for split in (*_LEARNED_FROM, *counts) if split in counts}
+    return f"{total} episode{'s' * (total != 1)}: {', '.join(f'{count} {split}' for split, count in counts.items())}"
+
+
+def too_few(counts: Mapping[str, int]) -> list[str]:
+    """A line for every split to judge on that has too few episodes to tell models apart, with what to do about it."""
+    return [
+        f"split '{split}' has {count} episode{'s' * (count != 1)}: hardly any difference between models can be told "
+        f"with fewer than {_FEW}; give `splits.{split}` a larger share, record more, or cut long episodes into "
+        "stretches with `steps:` (videos: `clips_per_video:`)"
+        for split, count in counts.items()
+        if count < _FEW and split not in _LEARNED_FROM
+    ]
 
 
 # ---------------------------------------------------------------- codecs

@@ -161,6 +161,19 @@ _GAUSS_TABLEAUX: dict[int, tuple[tuple[tuple[float, ...], ...], tuple[float, ...
 def gauss_legendre_step(
     z: Array, step: float, field: Field, stages: int = 3, tolerance: float = 1e-14, iterations: int = 50
 ) -> Array:
+    """One step of `gauss_legendre`: the states ``[..., D]`` one step later."""
+    return gauss_legendre(z, step, field, stages, tolerance, iterations)[0]
+
+
+def gauss_legendre(
+    z: Array,
+    step: float,
+    field: Field,
+    stages: int = 3,
+    tolerance: float = 1e-14,
+    iterations: int = 50,
+    guess: Array | None = None,
+) -> tuple[Array, Array]:
     """One step of the Gauss-Legendre Runge-Kutta method of order ``2 * stages`` (1 stage: implicit midpoint).
 
     Symplectic for every Hamiltonian, separable or not. The stage equations are solved by fixed-point iteration until
@@ -173,9 +186,11 @@ def gauss_legendre_step(
         stages: 1, 2 or 3.
         tolerance: when the stages count as solved.
         iterations: how often they may be improved.
+        guess: slopes ``[stages, ..., D]`` that the iteration starts from (see `prolonged_slopes`), without gradients;
+            without them all stages start from the slope at ``z``.
 
     Returns:
-        The states ``[..., D]`` one step later.
+        The states ``[..., D]`` one step later, and the slopes ``[stages, ..., D]`` of its stages.
 
     Raises:
         IntegrationError: the iteration does not contract (the step is too long for this field).
@@ -189,8 +204,9 @@ def gauss_legendre_step(
         # One call of the field for all stages: a batch axis in front.
         return field(start + step * sum(a * k for a, k in zip(columns, slopes, strict=True)))
 
-    fixed, slope = _detached(z), field(z)
-    slopes = xp.stack([_detached(slope)] * stages)
+    fixed = _detached(z)
+    slopes = xp.stack([field(z)] * stages) if guess is None else guess
+    differentiable, slopes = getattr(slopes, "requires_grad", False), _detached(slopes)
     previous, contraction = math.inf, 0.0
     scale = 1.0 + float(xp.max(xp.abs(fixed)))
     for _ in range(iterations):
@@ -211,13 +227,31 @@ def gauss_legendre_step(
             f"Gauss-Legendre: stage equations not solved after {iterations} iterations (last change {change:.1e}); "
             "use a shorter time step or more sub-steps"
         )
-    if getattr(slope, "requires_grad", False):
+    if differentiable:
         # The values are solved, their derivatives not: these follow the same contraction, from the start. (At a fixed
         # point of the flow the values are solved at once, and differentiating that one iteration would be wrong.)
         rate = min(contraction or 0.1, 0.9)
         for _ in range(min(iterations, math.ceil(math.log(0.1 * tolerance) / math.log(rate)))):
             slopes = improved(z, slopes)
-    return z + step * sum(b * k for b, k in zip(weights, slopes, strict=True))
+    return z + step * sum(b * k for b, k in zip(weights, slopes, strict=True)), slopes
+
+
+def prolonged_slopes(slopes: Array) -> Array:
+    """A guess for the stages of the next step of equal length: the polynomial through the last one's, prolonged.
+
+    Its error is ``O(step ** stages)``, that of the slope at the start ``O(step)`` (Hairer, Lubich & Wanner, Geometric
+    Numerical Integration, VIII.6.1).
+
+    Args:
+        slopes: ``[stages, ..., D]``, of `gauss_legendre`.
+    """
+    xp = array_namespace(slopes)
+    nodes = [sum(row) for row in _GAUSS_TABLEAUX[slopes.shape[0]][0]]
+
+    def lagrange(i: int, time: float) -> float:
+        return math.prod((time - c) / (nodes[i] - c) for c in nodes[:i] + nodes[i + 1 :])
+
+    return xp.stack([sum(lagrange(i, 1.0 + time) * slope for i, slope in enumerate(slopes)) for time in nodes])
 
 
 # ---------------------------------------------------------------- explicit, adaptive: DOP853

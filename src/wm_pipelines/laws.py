@@ -31,6 +31,8 @@ class Laws:
         simulate: ``(z0 [E, 2d], step, steps) -> [E, steps + 1, 2d]``, numpy float64. dynamics: ``z -> dz/dt``.
         allowed: ``z [..., 2d] -> [...]``, whether a state can be (not below a floor), numpy. Where it is given,
             ``simulate`` takes every such state.
+        meets: ``(z [..., 2d], seconds) -> [...]``, whether a state meets an impact within that time, where ``dynamics``
+            say nothing of it; None: there are no impacts.
         lyapunov_time: 1 / largest Lyapunov exponent in seconds, for chaotic systems.
 
     Of worlds that take actions:
@@ -45,6 +47,13 @@ class Laws:
         reference: the true fields, ``points [N, d] -> [N, F]``, numpy float64.
         coefficients: true values by symbol. conditions: with the values they prescribe. balances, divergence: see
             `equations`.
+
+    Of still scenes:
+
+    Attributes:
+        look: what objects look like, by the names of `metrics.scene_parser.Look`.
+        read_caption: text -> objects, each ``(size, colour, shape, place)``; ValueError where it is no sentence about
+            a scene.
     """
 
     energy: Callable[[Array], Array] | None = None
@@ -53,6 +62,7 @@ class Laws:
     simulate: Callable[[Any, float, int], Any] | None = None
     dynamics: Callable[[Array], Array] | None = None
     allowed: Callable[[Any], Any] | None = None
+    meets: Callable[[Any, float], Any] | None = None
     lyapunov_time: float | None = None
     plant: Any = None
     agent: tuple[int, ...] = ()
@@ -61,6 +71,8 @@ class Laws:
     conditions: tuple[Condition, ...] = ()
     balances: Mapping[str, Balance] = field(default_factory=dict)
     divergence: Equation | None = None
+    look: Mapping[str, Any] = field(default_factory=dict)
+    read_caption: Callable[[str], Any] | None = None
 
 
 def laws_of(spec: Spec) -> Laws:

@@ -65,7 +65,11 @@ def added(page: str, folder: Path, listed: dict, **parameters) -> Iterator[Proje
 
 def test_the_families_of_the_page_train_and_are_judged(tmp_path):
     listed = {
-        "physics": {"worlds": ["mass_spring"], "families": ["damped_oscillator", "linear_latents"], **FLOAT64},
+        "physics": {
+            "worlds": ["mass_spring"],
+            "families": ["damped_oscillator", "linear_step", "linear_latents"],
+            **FLOAT64,
+        },
         "videos": {"worlds": ["pendulum_video"], "families": ["linear_latents"], **FLOAT32},
     }
     small = {
@@ -81,6 +85,7 @@ def test_the_families_of_the_page_train_and_are_judged(tmp_path):
         shown = table[["task", "family", "view", "knows"]].drop_duplicates().set_index(["task", "family"])
         assert shown["view"].to_dict() == {
             ("physics", "damped_oscillator"): "states+derivatives",
+            ("physics", "linear_step"): "states",
             ("physics", "linear_latents"): "states",
             ("videos", "linear_latents"): "frames",
         }
@@ -93,6 +98,7 @@ def test_the_families_of_the_page_train_and_are_judged(tmp_path):
         assert (found["inverse_mass"] - 1).abs().max() < 1e-2
         own = table[(table["task"] == "physics") & (table["split"] == "test")]
         assert own.query("family == 'damped_oscillator' and metric == 'energy_error'")["value"].max() < 0.1
+        assert own.query("family == 'linear_step' and metric == 'mse'")["value"].max() < 1e-20  # a linear world
         assert {"mse", "horizon"} <= set(own.query("family == 'linear_latents'")["metric"])
         videos = table[table["task"] == "videos"]
         assert {"mse", "r2_position_probed", "rankme"} <= set(videos["metric"])

@@ -32,6 +32,8 @@ SMALL = {  # beside conf/smoke, which has few steps of the true size
     "pinn": {"adaptive_points": 10, "finish_steps": 2, "finish_points": 50},
     "random_feature_collocation": {"features": 30},
     "text_flow": {"text_width": 8, "heads": 2, "widths": [16, 16], "hidden": 8, "words": 6, "vocabulary": 12},
+    "transfusion": {"vocabulary": 280, "longest": 12, "patch": 4},
+    "training_copy": {"kept": 4, "bytes": 40},
 }
 _GRADIENT = {"training": "gradient", "form": "dynamical", "spin": True, "hidden": [8]}
 _LAWS = _GRADIENT | {"inputs": "laws"}
@@ -196,7 +198,7 @@ def test_what_its_form_contains_is_told_in_words_that_are_explained(name, varian
 def test_what_is_fitted_is_counted_as_parameters(name, variant, of):
     """In closed form as by gradient: `learning.fitting` counts what `parameters` lists."""
     counted = sum(p.numel() for p in built(name, variant, of).parameters())
-    assert (counted > 0) == (name not in {"persistence", "oracle", "raw_pixels"})
+    assert (counted > 0) == (name not in {"persistence", "oracle", "raw_pixels", "training_copy"})
 
 
 @every_family

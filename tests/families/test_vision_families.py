@@ -131,6 +131,8 @@ def test_every_family_that_works_on_frames_is_among_them():
         "flow",
         "latent_action",
         "text_flow",
+        "training_copy",
+        "transfusion",
     }  # tested in files of their own
     assert {name for name in own if "frames" in known[name].shown(VIDEO)} == set(SMALL) | elsewhere
 

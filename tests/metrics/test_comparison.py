@@ -107,6 +107,37 @@ def test_models_that_run_away_do_not_hide_that_others_are_large():
     assert "b" not in best_set(values, True, ERROR)
 
 
+@pytest.mark.parametrize(
+    ("best", "others"), [(0.0, (0.78, 0.9, 0.95)), (0.0, (1e3, 1.5e3, 3e3)), (1.0, (0.2, 0.1, 0.15))]
+)
+def test_a_model_on_the_limit_itself_is_told_from_those_far_from_it(best, others):
+    rng = np.random.default_rng(0)
+    values = {f"m{i}": x * (1 + 0.03 * rng.standard_normal((3, 20))) for i, x in enumerate(others)}
+    within = (0.0, 1.0) if best or others[0] < 1 else (0.0, np.inf)
+    found = best_set({"best": np.full((3, 20), best), **values}, lower_is_better=best == 0.0, within=within)
+    assert found == ["best"]
+
+
+def test_a_model_is_not_kept_because_it_explodes():
+    rng = np.random.default_rng(1)
+    episodes = np.exp(0.3 * rng.standard_normal((3, 20)))
+    values = {f"m{i}": 0.01 * 2**i * episodes * np.exp(0.2 * rng.standard_normal((3, 1))) for i in range(8)}
+    values["wild"] = (
+        np.array([[0.08 * 10], [1e10], [1e22]]) * episodes
+    )  # even its best seed is far worse than all of m0's
+    assert "wild" not in best_set(values, True, (0.0, np.inf))
+
+
+def test_several_that_run_away_do_not_hide_that_others_are_large():
+    rng = np.random.default_rng(2)
+    episodes = np.exp(0.3 * rng.standard_normal((3, 20)))
+    values = {f"m{i}": 10.0 ** (i - 3) * episodes * np.exp(rng.standard_normal((3, 1))) for i in range(15)}
+    values |= {f"wild{i}": 10.0 ** np.array([[2], [10 + i], [25]]) * episodes for i in range(4)}
+    found = best_set(values, True, (0.0, np.inf))
+    assert found[0] == "m0"
+    assert not {f"m{i}" for i in range(6, 15)} & set(found)  # a million times worse
+
+
 def test_among_thirty_models_one_that_is_worse_everywhere_is_told():
     rng = np.random.default_rng(8)
     lost = 1.0 + 4.0 * rng.exponential(1.0, 20)  # by one at least, in some episodes by much

@@ -78,10 +78,10 @@ def test_attributes_are_counted_whatever_belongs_to_what():
     wanted = np.array([[[0, 1, 2, 0], [1, 3, 0, 3]]])
     cases = {
         "same": ([[1, 3, 0, 3], [0, 1, 2, 0]], set()),
-        "swapped colours": ([[0, 3, 2, 0], [1, 1, 0, 3]], {"exact", "exact_places"}),
+        "swapped colours": ([[0, 3, 2, 0], [1, 1, 0, 3]], {"combination", "exact", "exact_places"}),
         "elsewhere": ([[0, 1, 2, 1], [1, 3, 0, 3]], {"place", "exact_places"}),
-        "another shape": ([[0, 1, 1, 0], [1, 3, 0, 3]], {"shape", "exact", "exact_places"}),
-        "no shape": ([[0, 1, -1, 0], [1, 3, 0, 3]], {"shape", "exact", "exact_places"}),
+        "another shape": ([[0, 1, 1, 0], [1, 3, 0, 3]], {"shape", "combination", "exact", "exact_places"}),
+        "no shape": ([[0, 1, -1, 0], [1, 3, 0, 3]], {"shape", "combination", "exact", "exact_places"}),
     }
     for name, (found, wrong) in cases.items():
         right = attributes_right(np.array([found]), wanted)

@@ -65,6 +65,7 @@ def test_a_part_says_who_cannot_be_told_from_the_best():
             "plain/test/other": np.ones(3),
         }
     both["mlp"]["scores"]["value"] = 1.1
+    both["persistence"]["scores"]["value"] = 2.0  # who is no better than the floor is not shown as the best
     scores, made_from = part_of_leaderboard(both)
     assert made_from["best"] == {
         "pendulum": {"test": {"relative_error": ["hnn/plain"]}}

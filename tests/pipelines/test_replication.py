@@ -68,3 +68,19 @@ def test_the_pipeline_writes_the_table_of_all_families_and_worlds(project: Proje
     assert (table["median"] <= table["highest"]).all()
     assert "of 2 draws of data and weights" in done.output
     assert "replication.draws" in project.error_of("--pipeline=replication", "--params=replication.draws=1")
+
+
+def test_files_of_which_there_is_one_draw_are_refused(tmp_path):
+    time = 0.1 * np.arange(20)
+    runs = [pd.DataFrame({"run": k, "t": time, "x": np.cos(time + k), "p": -np.sin(time + k)}) for k in range(4)]
+    pd.concat(runs).to_csv(tmp_path / "table.csv", index=False)
+    columns = {
+        "episode": "run",
+        "time": {"column": "t", "unit": "s"},
+        "coordinates": [{"column": "x", "unit": "m"}],
+        "momenta": [{"column": "p", "unit": "kg*m/s"}],
+    }
+    splits = {"train": [0, 1], "validation": [2], "test": [3]}
+    parameters = {"path": str(tmp_path / "table.csv"), "columns": columns, "splits": splits}
+    with pytest.raises(UserError, match="one draw"):
+        drawn(tmp_path, 0, {"world": "table", "parameters": parameters})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
+import subprocess
+import sys
 from fnmatch import fnmatch
 from itertools import chain
 from pathlib import Path
@@ -98,7 +101,7 @@ def test_source_and_parameter_files_exist(written):
                         place = place[part]
 
 
-@pytest.mark.parametrize("task", ["physics", "fields", "images", "videos", "control"])
+@pytest.mark.parametrize("task", ["physics", "fields", "images", "videos", "control", "language"])
 def test_a_fit_depends_on_what_judges_and_not_on_what_reports(task):
     files = import_closure(*judging_modules(task), without=REPORTS)
     assert ROOT / f"src/wm_pipelines/tasks/{task}/judge.py" in files
@@ -236,3 +239,41 @@ def test_the_plot_shows_what_the_summary_has_and_every_task_judges():
     for task in lists.combinations():
         decisive = tasks.get(task).main_metrics
         assert [metric for metric in shown if any(fnmatch(metric, pattern) for pattern in decisive)], task
+
+
+# ---------------------------------------------------------------- where it is written
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """Another checkout of the project, with code of its own."""
+    for name in ("src", "conf"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def write_stages(folder, source):
+    command = [sys.executable, "-m", "wm_pipelines.pipelines.stages"]
+    environment = os.environ | {"PYTHONPATH": str(source / "src")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_file_is_written_into_the_project_of_the_working_directory_and_named(checkout):
+    (checkout / "conf/local").mkdir(exist_ok=True)
+    (checkout / "conf/local/globals.yml").write_text("tasks: {images: null}\n")
+    done = write_stages(checkout / "conf", checkout)
+    assert (done.returncode, done.stdout) == (0, f"Wrote {checkout / 'dvc.yaml'}\n"), done.stderr
+    assert (checkout / "dvc.yaml").read_text() == as_text()
+
+
+def test_code_of_another_checkout_is_refused(checkout, tmp_path_factory):
+    done = write_stages(checkout, ROOT)
+    assert done.returncode != 0
+    assert done.stderr.startswith(
+        f"Error: the project here is '{checkout}', but wm_pipelines is imported from '{ROOT}'"
+    )
+    assert not (checkout / "dvc.yaml").exists()
+    outside = write_stages(tmp_path_factory.mktemp("empty"), ROOT)
+    assert outside.returncode != 0
+    assert outside.stderr.startswith("Error: no project at ")

@@ -23,6 +23,7 @@ EVALUATIONS = {
     "images": "image_eval",
     "videos": "video_eval",
     "control": "control_eval",
+    "language": "language_eval",
 }
 STAGES = {"data_ingestion": "ingest", "training": "train", "evaluation": "evaluate", "reporting": "report"}
 VERBS = ("train", "evaluate")
@@ -168,7 +169,9 @@ def test_every_environment_lists_what_exists(env, monkeypatch):
 def test_a_task_that_is_null_does_not_run(environment):
     environment(physics={"worlds": ["rod"], "families": ["mlp"]}, fields=None)
     built = register_pipelines()
-    assert not any(built[name].nodes for name in ("field_eval", "image_eval", "video_eval", "control_eval"))
+    assert not any(
+        built[name].nodes for name in ("field_eval", "image_eval", "video_eval", "control_eval", "language_eval")
+    )
     assert names(built["__default__"]) == names(built["physics_eval"])
 
 

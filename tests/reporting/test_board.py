@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from browser import FOUND, chromium
 from html_page import Page
 
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
@@ -116,3 +117,33 @@ def test_a_few_numbers_stand_for_all(leaderboard):
         "images.mnist.linear_probe": 0.93,
         "physics.pendulum.horizon": 9.0,
     }
+
+
+def test_worlds_stand_as_they_were_listed():
+    table = [*rows("physics", "pendulum", "horizon", "s", "states", hnn=("", 9.0), mlp=("", 4.0)),
+             *rows("physics", "mass_spring", "horizon", "s", "states", hnn=("", 9.0), mlp=("", 4.0))]  # fmt: skip
+    summary = summary_table(pd.DataFrame(table, columns=list(LEADERBOARD_COLUMNS)))
+    for listed in (["pendulum", "mass_spring"], ["mass_spring", "pendulum"]):
+        page = Page(first_page(summary, {"physics": {"worlds": listed}}))
+        assert list(dict.fromkeys(a["data-world"] for _, a in page.tags if "data-world" in a)) == listed
+
+
+def test_of_many_winners_three_are_named():
+    several = [f"m{i}" for i in range(6)]
+    table = [("physics", "w", f, "v", "states", "", 0, "test", "horizon", -1, 5.0 + i / 10, 1.0, 9.0, 5, "s")
+             for i, f in enumerate(several)]  # fmt: skip
+    text = Page(first_page(summary_table(pd.DataFrame(table, columns=list(LEADERBOARD_COLUMNS))))).text
+    assert "and 3 more that cannot be told from it" in text
+
+
+@pytest.mark.skipif(FOUND is None, reason="needs Chromium")
+def test_of_several_tasks_one_is_shown_with_its_own_columns(leaderboard, tmp_path):
+    (tmp_path / "index.html").write_text(first_page(summary_table(leaderboard)))
+    shown = "[...document.querySelectorAll('#leaderboard thead th.n')].filter(t => !t.hidden).map(t => t.textContent)"
+    offered = "[...document.querySelectorAll('.columns label')].filter(l => !l.hidden).map(l => l.textContent.trim())"
+    with chromium(tmp_path / "profile") as tab:
+        tab.open(tmp_path / "index.html")
+        assert tab.value("document.querySelector('[data-filter=task]').value") == "Fields"
+        assert tab.value(shown) == ["L2 error of u", "L2 error of v"]
+        assert tab.value(offered)[-2:] == ["L2 error of u", "L2 error of v"]
+        assert "Horizon" not in tab.value(offered)

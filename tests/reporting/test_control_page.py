@@ -7,10 +7,12 @@ from html_page import Page
 
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
 from wm_pipelines.registry import worlds
+from wm_pipelines.reporting.summary import summary_table
 from wm_pipelines.spec import Facts, Space, Spec
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.control import Control
 from wm_pipelines.tasks.control.figures import shown_models
+from wm_pipelines.tasks.control.report import answers
 
 MODELS = {  # model -> score, gap, optimism, ignores actions
     ("oracle", "plain"): (1.0, 0.0, None, None),
@@ -127,3 +129,34 @@ def test_what_is_seen_tells_the_plant_state_that_is_drawn(name):
     z = world.sample_initial_state(np.random.default_rng(0), 5)
     np.testing.assert_allclose(world.observe(world.plant_state(world.observe(z))), world.observe(z), atol=1e-12)
     np.testing.assert_array_equal(world.render(world.plant_state(world.observe(z)), 32), world.render(z, 32))
+
+
+def answered(*rows):
+    """Of rows (variant, return over random, half its interval, ignores actions)."""
+    table = []
+    for variant, value, half, deaf in rows:
+        for metric, x in (("over_random", value), ("planning_gap", 9.0), ("ignores_actions", deaf)):
+            key = ("control", "rod", "flow", variant, "states", "", 0, "test", metric, -1)
+            table.append((*key, x, x - half, x + half, 9, "1"))
+    return dict(answers(summary_table(pd.DataFrame(table, columns=list(LEADERBOARD_COLUMNS))), ["rod"]))[
+        "Who acts best?"
+    ]
+
+
+def test_who_is_left_out_although_it_scores_higher_is_named():
+    ((_, said),) = answered(("deaf", 8.0, 1.0, 1.0), ("good", 5.0, 1.0, 0.0), ("poor", 1.0, 1.0, 0.0))
+    assert said.startswith("flow · good with the planner: 5.00")
+    assert said.endswith("; left out, since it ignores actions: flow · deaf with the planner (8.00)")
+
+
+def test_where_nobody_beats_random_it_says_so():
+    ((_, said),) = answered(("a", -3.36, 1.0, 0.0), ("b", -9.0, 1.0, 0.0))
+    assert said.startswith(
+        "nobody beats random by more than its interval; the best is flow · a with the planner: −3.36"
+    )
+    assert "left out" not in said
+
+
+def test_many_that_cannot_be_told_from_the_best_are_counted():
+    ((_, said),) = answered(*((name, 5.0 + i / 10, 1.0, 0.0) for i, name in enumerate("abcde")))
+    assert "not told from it: 4 of 4 others" in said

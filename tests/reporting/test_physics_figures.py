@@ -147,3 +147,15 @@ def test_who_diverged_is_named_where_it_cannot_be_drawn(content):
     scores.loc[(scores["family"] == "mlp") & (scores["metric"] == "mse") & (scores["step"] < 0), "value"] = np.inf
     shown = f.world_figures(changed(content, scores=scores), "pendulum")["accuracy_against_cost"]
     assert shown.caption.endswith("Not drawn, since it diverged: mlp.")
+
+
+def test_a_phase_portrait_has_a_gap_at_an_impact_and_none_elsewhere():
+    from wm_pipelines.tasks.physics.trajectories import _curve
+
+    t = np.linspace(0.0, 3.0, 301) % 1.0
+    ball = np.stack([t * (1 - t), 0.5 - t], -1)
+    x, p = _curve(0, 1, ())(ball)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(p)), [100, 200, 300])
+    np.testing.assert_array_equal(np.isnan(x), np.isnan(p))
+    swing = np.linspace(0, 6 * np.pi, 61)  # twenty rows a turn
+    assert np.isfinite(_curve(0, 1, ())(np.stack([np.cos(swing), -np.sin(swing)], -1))).all()

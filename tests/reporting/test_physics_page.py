@@ -73,15 +73,92 @@ def test_headline_names_ties_the_runner_up_and_where_a_model_was_not_judged():
     (found,) = headline(main)
     assert found.models == ("hnn/default",)
     assert found.text == (
-        "The smallest state error, or one that cannot be told from it, in 3 of 4 worlds; 1 shared; "
+        "The smallest state error, or one that cannot be told from it, in 3 of 4 worlds; 1 of these shared; "
         "hnn not judged in 1; next mlp: 2. "
         "Median of hnn 1.00 state², of the best other family there 4.50."
     )
 
 
+def carded(values, best, told=None):
+    """Findings of one metric: world -> family -> value; (world, family) that are marked."""
+    return headline(
+        {
+            (w, f"{f}/default"): {
+                "horizon": {"value": v, "unit": "s", "best": (w, f) in best, "knows": (told or {}).get(f, "")}
+            }
+            for w, own in values.items()
+            for f, v in own.items()
+        }
+    )
+
+
+def test_shared_worlds_are_counted_among_those_won():
+    values = {w: {"hnn": 3.0, "mlp": 2.0, "flow": 1.0} for w in "abcd"}
+    best = {("a", "hnn"), ("a", "mlp"), ("b", "hnn"), ("c", "mlp"), ("c", "flow"), ("d", "hnn")}
+    (found,) = carded(values, best, {"hnn": "angles,structure"})
+    assert found.text.startswith(
+        "The longest horizon, or one that cannot be told from it, in 3 of 4 worlds; 1 of these"
+    )
+    assert found.told == {"hnn/default": ["angles", "structure"]}
+
+
+def test_a_card_counts_what_is_too_many_to_name(content):
+    families = ("hnn", "mlp", "flow", "sequence", "rssm")
+    values = {"w": {f: 1.0 + i for i, f in enumerate(families)}}
+    (found,) = carded(values, {("w", f) for f in families[1:]})
+    assert found.many == "4 of 5 cannot be told apart"
+    assert found.text == "Longest mean: rssm 5.00 s, of the best other family there 4.00."
+    (one,) = carded(values, {("w", "rssm")})
+    assert one.text.startswith("The longest horizon, or one that cannot be told from it, in w. Mean of rssm 5.00 s")
+
+
+def test_a_winner_s_card_says_what_it_was_told(page):
+    start = next(i for i, (_, a) in enumerate(page.tags) if a.get("class") == "cards")
+    end = next(i for i, (t, _) in enumerate(page.tags) if t == "table")
+    assert ("small", {"class": "told"}) in page.tags[start:end]
+    assert "hnn · structured told: angles, structure The smallest energy error" in page.text
+
+
+def test_models_are_rows_of_the_matrix_and_worlds_its_columns_as_they_were_listed(content):
+    from wm_pipelines.spec import Facts, Spec
+
+    listed = {world: {"test": Spec(world, 0.25, {}, 81, Facts({}))} for world in ("two_body", "pendulum")}
+    text = build(changed(content, specs=listed))
+    head = text.split('<table class="matrix">')[1].split("</thead>")[0]
+    assert head.index("two_<wbr>body") < head.index(">pendulum<") < head.index("burgers")
+    assert text.index("<h2>two_body") < text.index("<h2>pendulum")
+    assert text.split('<table class="matrix">')[1].split("</table>")[0].count("<tr>") == 1 + len(content.models) + 1
+
+
+def test_own_data_are_described_under_the_heading_and_the_caption_is_of_an_episode(content):
+    about = {
+        "counts": {"test": 2, "train": 8, "validation": 2}, "in_time": True, "split_by": "episode",
+        "found": [["INFO", "'a.csv': noise of 0.5 deg is taken out"], ["WARNING", "'a.csv': energy is lost"]],
+    }  # fmt: skip
+    page = Page(build(changed(content, about={"pendulum": about})))
+    assert "12 episodes: 8 train, 2 validation, 2 test (whole recordings, none of them in two splits)." in page.text
+    assert "'a.csv': noise of 0.5 deg is taken out." in page.text
+    assert "'a.csv': energy is lost." in page.text
+    assert "Split 'test' has 2 episodes: hardly any difference between models can be told" in page.text
+    assert "In the episode shown: Synthetic motion" in page.text
+
+
+def test_how_many_episodes_and_seeds_there_are_stands_by_the_tables(page):
+    assert "Means over 6 held-out episodes, 3 seeds;" in page.text
+
+
+def test_in_a_world_a_model_is_told_what_it_is_told_there(content):
+    scores = content.results.scores.copy()
+    scores.loc[(scores["world"] == "two_body") & (scores["variant"] == "structured"), "knows"] = "particles"
+    text = build(changed(content, scores=scores))
+    costs = text.split("<h2>two_body")[1].split("What it costs")[1].split("</table>")[0]
+    assert "told: particles<" in costs
+    assert "in some worlds" not in costs
+
+
 def test_matrix_says_why_a_cell_is_empty(page):
-    assert "not applicable: a field" in page.text
-    assert "not applicable: no particles" in page.text
+    reasons = [a["title"] for tag, a in page.tags if tag == "td" and a.get("class") == "na" and "title" in a]
+    assert {"not applicable: a field", "not applicable: no particles"} <= set(reasons)
 
 
 def test_leaderboard_has_all_models_with_sorting_keys(content, page):

@@ -168,3 +168,25 @@ def test_a_collapsed_model_cannot_win():
     table = summary_table(board(*rows))
     best = table[table["best"]]
     assert list(zip(best["family"], best["metric"], strict=True)) == [("mae", "train_seconds")]
+
+
+def test_a_horizon_s_interval_ends_with_the_episode():
+    table = board(("w", "hnn", 0, "horizon", 9.0, 4.0, 14.0), ("w", "hnn", 0, "mse", 9.0, 4.0, 14.0))
+    task = table["task"].iloc[0]
+    summary = summary_table(table, limits={task: {"w": {"test": {"horizon": 10.0}}}}).set_index("metric")
+    assert list(summary.loc["horizon", ["ci_low", "ci_high"]]) == [4.0, 10.0]
+    assert summary.loc["mse", "ci_high"] == 14.0
+    assert summary_table(table).set_index("metric").loc["horizon", "ci_high"] == 14.0
+
+
+def test_who_is_no_better_than_the_floor_is_among_the_best_but_not_marked():
+    rows = [("hnn", 0.30, 0.20, 0.40), ("mlp", 0.25, 0.15, 0.45), ("persistence", 0.27, 0.27, 0.27)]
+    errors = [("w", family, 0, "mse", *ends) for family, *ends in rows]
+    nothing_lost = [
+        ("w", f, 0, "energy_error", v, 0.0, 1.0) for f, v in (("hnn", 0.5), ("mlp", 0.6), ("persistence", 0.0))
+    ]
+    summary = summary_table(board(*errors, *nothing_lost)).set_index(["metric", "family"])
+    assert summary.loc["mse", "best"].to_dict() == {"hnn": True, "mlp": True, "persistence": False}
+    assert summary.loc["mse", "starred"].to_dict() == {"hnn": False, "mlp": True, "persistence": False}
+    assert summary.loc["energy_error", "starred"].to_dict() == {"hnn": True, "mlp": True, "persistence": False}
+    assert "0.300*" not in format_terminal(summary.reset_index(), ["mse"])

@@ -85,3 +85,12 @@ def test_where_all_are_equal_nobody_stands_out():
 
 def test_nothing_judged_nothing_said():
     assert answers(wins(summary_table(pd.DataFrame(columns=list(LEADERBOARD_COLUMNS))))) == []
+
+
+def test_of_tied_winners_some_may_have_been_told_nothing():
+    tied = board(("a", "hnn", "angles", 4.0), ("a", "mlp", "", 4.0), ("a", "latent_dynamics", "", 1.0))
+    (win,) = wins(tied)
+    assert win.gain == "none: one that was told nothing cannot be told from the best"
+    _, size, why = texts(tied)
+    assert size["physics"] == "nothing that can be told: mlp, told nothing, cannot be told from the best"
+    assert why["physics"] == "mlp nothing, hnn angles"

@@ -12,7 +12,7 @@ from tests.control.toys import Goals, Line, Model, Policy, episodes, world
 from wm_pipelines.control import manifest as manifests
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import FamilyConfig, Imagined, build
-from wm_pipelines.pipelines.judging import _call_flagged
+from wm_pipelines.pipelines.judging import _call_flagged, _flagged
 from wm_pipelines.registry import families
 from wm_pipelines.reporting.summary import summary_table
 from wm_pipelines.tasks.control import Control
@@ -197,10 +197,11 @@ def test_a_model_that_ignores_actions_is_flagged_named_and_never_best(line, capl
     assert min(values(hearing, "action_sensitivity")) > 1.05
     assert values(hearing, "ignores_actions") == [0.0, 0.0]
     with caplog.at_level(logging.WARNING):
-        _call_flagged(deaf, "family/deaf on line")
-        _call_flagged(hearing, "family/hearing on line")
+        for name, judged in (("deaf", deaf), ("hearing", hearing)):
+            flagged = {metric: {"test": seeds, "far": seeds} for metric, seeds in _flagged(judged).items()}
+            _call_flagged(flagged, f"family/{name} on line")
     (record,) = caplog.records
-    assert record.getMessage().startswith("family/deaf on line IGNORES ACTIONS for seed(s) [0, 1]")
+    assert record.getMessage().startswith("family/deaf on line IGNORES ACTIONS (test, far: seeds 0, 1): ")
     same = {"task": "control", "world": "line", "variant": "v", "view": "states", "knows": ""}
     rows = [table(judged.rows, family=name, **same) for name, judged in (("deaf", deaf), ("hearing", hearing))]
     summary = summary_table(pd.concat(rows))

@@ -105,7 +105,7 @@ def test_the_template_takes_the_section():
     environment = Environment(
         loader=PackageLoader("wm_pipelines.reporting"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"label": model_label, "number": pretty_number, "word": str}
+    environment.filters |= {"label": model_label, "number": pretty_number, "word": str, "coded": str, "breakable": str}
     page = environment.from_string('{% from "dose.html.j2" import dose with context %}{{ dose(section) }}')
     html = page.render(section=dose_section(results()))
     assert html.count("<tr>") == 2 + 12 + 3  # heads, doses, predictors

@@ -65,3 +65,13 @@ def test_states_of_the_wrong_shape_are_one_line(episodes):
     spec = episodes["train"].spec
     with pytest.raises(UserError, match=r"predict returned states of shape \(1, 3, 20, 2\), expected \(1, 3, 21, 2\)"):
         Physics().judge(Short(Persistence.Config(), spec, [0]), episodes, "test", laws_of(spec), Physics().config({}))
+
+
+def test_a_horizon_can_be_no_longer_than_the_episode(episodes, judged):
+    longest = Physics().limits(episodes["test"].spec)["horizon"]
+    assert longest == pytest.approx(2.0)
+    rows = [{"family": name, **row} for name, one in judged.items() for row in one.rows]
+    scores = table(rows, task="physics", world="swing", variant="default", view="states", knows="")
+    results = Results(scores, limits={"swing": {"test": {"horizon": 0.3}}})
+    horizon = results.summary[results.summary["metric"] == "horizon"].set_index("family")
+    assert horizon.loc["persistence", "ci_high"] == pytest.approx(0.3)

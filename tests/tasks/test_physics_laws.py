@@ -15,7 +15,7 @@ from wm_pipelines.spec import Facts, Spec
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.judgement import table
 from wm_pipelines.tasks.physics import Physics
-from wm_pipelines.worlds.making import WorldConfig, ingest
+from wm_pipelines.worlds.making import WorldConfig, build_world, ingest
 
 STEP, GAMMA = 0.1, 0.3
 CONFIG = {"error_steps": [1]}
@@ -211,3 +211,26 @@ def test_the_page_shows_the_main_split_and_the_others_in_tables_of_their_own(gra
     main, others = said.split("Other splits")
     assert "ood" not in main
     assert {"dt", "ood"} <= set(others.split())
+
+
+# ---------------------------------------------------------------- impacts
+
+
+def test_a_slope_across_an_impact_is_no_force_and_the_oracle_knows_the_law():
+    size = {"episodes": 6, "steps": 120}
+    splits = {"train": size, "test": size}
+    ball = ingest(WorldConfig(world="bouncing_ball", step=0.05, splits=splits), "ball")
+    laws = laws_of(ball["test"].spec)
+    judged = judge(of(Oracle, ball), ball, laws, asked_rows=12)
+    assert judged.value("force_error") < 1e-8
+    assert judge(of(Persistence, ball), ball, laws, asked_rows=12).value("force_error") == pytest.approx(1.0, abs=0.2)
+
+
+def test_an_impact_is_met_when_the_ball_has_fallen_and_not_before():
+    world = build_world(WorldConfig(world="bouncing_ball", parameters={"mass": 2.0, "gravity": 10.0}))
+    falling, rising, resting = [0.2, 0.0], [0.0, 2.0], [0.0, 0.0]
+    z = np.array([falling, falling, rising, rising, resting])
+    np.testing.assert_array_equal(
+        [bool(world.laws().meets(s, t)) for s, t in zip(z, [0.19, 0.21, 0.19, 0.21, 0.0], strict=True)],
+        [False, True, False, True, True],
+    )

@@ -14,6 +14,7 @@ from tests.worlds.oscillators import HALVES, load, oscillator
 from tests.worlds.pendulum import COLUMNS, OMEGA, RATE, energy, measured, motion
 from wm_pipelines.errors import validate
 from wm_pipelines.metrics.horizon import horizon, relative_error_by_step
+from wm_pipelines.pipelines.judging import about
 from wm_pipelines.worlds.making import WorldConfig, ingest
 from wm_pipelines.worlds.parts.energy_balance import energy_loss
 from wm_pipelines.worlds.parts.trajectories import Columns, last_digit, read_trajectories, regular_step
@@ -30,8 +31,8 @@ def own(frame, tmp_path, **parameters):
     return load(frame, tmp_path, columns=COLUMNS, **parameters)
 
 
-def logged(caplog, level):
-    return [record.getMessage() for record in caplog.records if record.levelno == level]
+def logged(caplog, level, by="wm_pipelines.worlds.table"):
+    return [record.getMessage() for record in caplog.records if (record.levelno, record.name) == (level, by)]
 
 
 def true_loss(z):
@@ -212,7 +213,7 @@ def test_rows_are_kept_on_request_and_where_there_is_no_clear_noise(tmp_path, ca
     clear = load(frame, tmp_path, splits={"train": [1], "test": [2]})["train"]
     np.testing.assert_array_equal(clear["states"][0], frame[frame.run == 1][["x", "p"]])
     assert set(clear.views) == {"times", "states"}
-    assert caplog.text == ""
+    assert logged(caplog, logging.WARNING) == []
     assert "derivatives" in load(frame, tmp_path, smoothing="always")["train"]
 
 
@@ -256,3 +257,24 @@ def test_the_black_box_follows_the_bundled_pendulum_to_its_end(example):
     # And it loses energy on the way, which no Hamiltonian does.
     start, end = (energy(found[0, :, rows]).mean(1) for rows in (slice(60), slice(-60, None)))
     assert (end < 0.8 * start).all()
+
+
+def test_what_was_found_stays_with_the_episodes_and_too_few_to_judge_on_are_warned_of(tmp_path, clean, caplog):
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "own.csv"
+    measured(clean).to_csv(file, index=False)
+    names = [str(i + 1) for i in range(len(clean))]
+    splits = {"train": names[:-4], "validation": names[-4:-2], "test": names[-2:]}
+    parameters = {"path": str(file), "columns": COLUMNS, "angles": [0], "splits": splits}
+    found = ingest(WorldConfig(world="table", parameters=parameters), "mine")
+    lines = found["test"].metadata["found"]
+    assert [level for level, line in lines if "smoothing spline" in line] == ["INFO"]
+    assert all(f"{line}." in caplog.messages for _, line in lines)
+    assert f"'mine': {len(names)} episodes: {len(names) - 4} train, 2 validation, 2 test." in caplog.messages
+    (few,) = logged(caplog, logging.WARNING, "wm_pipelines.worlds.making")
+    assert few.startswith("'mine': split 'test' has 2 episodes: ")
+    assert "`splits.test`" in few
+    assert "`steps:`" in few
+    told = about(found)
+    assert told["counts"] == {"train": len(names) - 4, "validation": 2, "test": 2}
+    assert (told["split_by"], told["found"]) == ("episode", lines)

@@ -13,7 +13,8 @@ from wm_pipelines.spec import Spec
 
 
 def said(caplog, level=logging.WARNING):
-    return [record.getMessage() for record in caplog.records if record.levelno == level]
+    of_table = [record for record in caplog.records if record.name == "wm_pipelines.worlds.table"]
+    return [record.getMessage() for record in of_table if record.levelno == level]
 
 
 def swinging(factor=1.0):

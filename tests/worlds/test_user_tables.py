@@ -306,3 +306,30 @@ def test_what_is_no_energy_is_refused(tmp_path, energy, message):
 )
 def test_numbers_beyond_all_physics_are_refused(tmp_path, parameters, message):
     assert message in refused(load, saved(tmp_path, table(), "mine.csv"), **parameters)
+
+
+def test_a_table_in_which_nothing_moves_is_refused(tmp_path):
+    assert "nothing moves" in refused(load, saved(tmp_path, table().assign(x=1.0, p=0.0)))
+
+
+def test_numbers_beyond_the_square_root_of_the_largest_are_compared(tmp_path):
+    frame = table()
+    scaled = load(saved(tmp_path, frame.assign(x=1e90 * frame.x, p=1e90 * frame.p)))
+    assert np.isfinite(scaled["train"]["states"]).all()
+
+
+@pytest.mark.parametrize(("unit", "doubted"), [("rad", True), ("deg", False)])
+def test_an_angle_that_leaps_is_asked_for_its_unit(tmp_path, caplog, unit, doubted):
+    time = np.arange(400) / 30
+    frame = pd.DataFrame({"run": np.repeat(np.arange(4), 100), "t": np.tile(time[:100], 4)})
+    frame["angle"] = 80 * np.cos(2 * np.pi * time)  # degrees
+    columns = {
+        "episode": "run",
+        "time": {"column": "t", "unit": "s"},
+        "coordinates": [{"column": "angle", "unit": unit}],
+        "velocities": "estimate",
+    }
+    load(saved(tmp_path, frame), columns=columns, angles=[0])
+    said = [r.getMessage() for r in caplog.records if "more than half a turn" in r.getMessage()]
+    assert bool(said) == doubted
+    assert all("is its unit 'rad'?" in line for line in said)

@@ -17,7 +17,13 @@ from torch import Tensor
 from wm_pipelines.blocks.hamiltonian_terms import Term
 from wm_pipelines.blocks.implicit_stages import WatchedField
 from wm_pipelines.blocks.units import state_units
-from wm_pipelines.integrators import IntegrationError, gauss_legendre_step, hamiltonian_field, rollout_separable
+from wm_pipelines.integrators import (
+    IntegrationError,
+    gauss_legendre,
+    hamiltonian_field,
+    prolonged_slopes,
+    rollout_separable,
+)
 from wm_pipelines.spec import Spec
 
 _DRIFT = 100  # largest drift of the learned energy over a roll-out, in units of the tolerance of a step
@@ -173,9 +179,10 @@ class HamiltonianFlow:
         alive = torch.isfinite(start).all(-1, keepdim=True)
         y = torch.where(alive, start, 0.0) / self.units
         field, output = self._field_in_units(), [torch.where(alive, y, math.nan)]
+        slopes: Tensor | None = None
         for _ in range(steps):
             for _ in range(substeps):
-                y, alive = self._step_or_rest(field, y, step / substeps, alive)
+                y, slopes, alive = self._step_or_rest(field, y, step / substeps, alive, slopes)
             output.append(torch.where(alive, y, math.nan))
         return torch.stack(output, dim=2) * self.units
 
@@ -190,17 +197,24 @@ class HamiltonianFlow:
         return min(1e-10, 1e-2 * self.config.tolerance)
 
     def _step_or_rest(
-        self, field: Callable[[Tensor], Tensor], y: Tensor, step: float, alive: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """One step; rows whose stage equations did not contract are told by their last change, and taken out."""
+        self, field: Callable[[Tensor], Tensor], y: Tensor, step: float, alive: Tensor, slopes: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """One step, from the last one's slopes if there was one.
+
+        Rows whose stage equations do not contract are told by their last change, and taken out.
+        """
+        guess = None if slopes is None else prolonged_slopes(slopes)
         while bool(alive.any()):
             watched = WatchedField(field, y, alive)
             try:
-                return gauss_legendre_step(y, step, watched, stages=3, tolerance=self._solver_tolerance), alive
+                return *gauss_legendre(y, step, watched, 3, self._solver_tolerance, guess=guess), alive
             except IntegrationError:
+                if guess is not None:  # perhaps the guess was bad, not the step
+                    guess = None
+                    continue
                 solved = abs(step) * watched.change <= 100 * self._solver_tolerance * (1 + y.abs().amax())
                 alive = alive & solved if bool((alive & ~solved).any()) else torch.zeros_like(alive)
-        return y, alive
+        return y, None, alive
 
     def spread(self, states: Tensor) -> Tensor:
         """Standard deviation of each coordinate and momentum over all rows, never zero: ``[..., 2d] -> [2d]``."""

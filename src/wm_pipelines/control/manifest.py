@@ -127,6 +127,8 @@ def check(manifest: Manifest, train: Episodes) -> None:
     Raises:
         UserError: says which.
     """
+    if not isinstance(manifest, Mapping):
+        raise UserError(f"the manifest of '{train.spec.name}' is no table of names; damaged: draw it again")
     called = f"the manifest of '{manifest.get('world')}' ({manifest.get('split')})"
     if manifest.get("hash") != digest(manifest):
         raise UserError(f"{called} does not match its hash: edited or damaged; draw it again")

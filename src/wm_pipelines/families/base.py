@@ -309,6 +309,35 @@ class Generates(Protocol):
 
 
 @runtime_checkable
+class Captions(Protocol):
+    """A family that says what frames show."""
+
+    def caption(self, frames: Tensor, seed: int) -> list[str]:
+        """Captions of frames ``[N, H, W, C]`` uint8, by the model of one seed."""
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """How likely texts are to a model.
+
+    Attributes:
+        nats: minus the natural logarithm of the probability of each text, its end included, ``[N]`` float64.
+        tokens: of each text, its end included, ``[N]``.
+    """
+
+    nats: Tensor
+    tokens: Tensor
+
+
+@runtime_checkable
+class ScoresText(Protocol):
+    """A family that says how likely a text is."""
+
+    def score(self, captions: Tensor, frames: Tensor | None, seed: int) -> TextScore:
+        """Of captions ``[N, L]`` (UTF-8, uint8) of frames ``[N, H, W, C]`` uint8; None: of captions alone."""
+
+
+@runtime_checkable
 class Acts(Believes, Protocol):
     """A family with a policy of its own."""
 

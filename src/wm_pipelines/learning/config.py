@@ -94,8 +94,8 @@ class FamilyParameters(BaseModel):
 
 def check_seeds(seeds: Any, where: str = "seeds") -> list[int]:
     """Seeds as a list of distinct non-negative integers, or a one-line error."""
-    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
-        raise UserError(f"parameter '{where}': a non-empty list of integers >= 0, got {seeds!r}")
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < 2**63 for s in seeds):
+        raise UserError(f"parameter '{where}': a non-empty list of integers >= 0 (and below 2^63), got {seeds!r}")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"parameter '{where}': a seed stands there twice: {seeds}")
     return seeds

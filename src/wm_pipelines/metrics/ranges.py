@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 
-from wm_pipelines.metrics.registry import FLOW_METRICS, SAMPLE_METRICS, STATE_METRICS
+from wm_pipelines.metrics.registry import (
+    FLOW_METRICS,
+    LANGUAGE_METRICS,
+    LANGUAGE_RATES,
+    SAMPLE_METRICS,
+    STATE_METRICS,
+)
 
 RATE = (0.0, 1.0)
 """The range of rates: shares of examples, episodes or steps, probabilities."""
@@ -13,10 +19,12 @@ _ANY, _ERROR = (-math.inf, math.inf), (0.0, math.inf)
 
 _RANGES = {
     **dict.fromkeys((*STATE_METRICS, *FLOW_METRICS, *SAMPLE_METRICS), _ERROR),
+    **dict.fromkeys(LANGUAGE_METRICS, _ERROR),
+    **dict.fromkeys(LANGUAGE_RATES, RATE),
     "force_exponent": _ANY,
     **dict.fromkeys(("violation_rate", "step_violation_rate", "collapsed", "success_rate", "codebook_usage"), RATE),
     **dict.fromkeys(("coefficient_covered", "coefficient_identified"), RATE),
-    **dict.fromkeys(("mse_per_frame", "lpips", "fid", "fvd", "perplexity", "residual_norm", "divergence"), _ERROR),
+    **dict.fromkeys(("mse_per_frame", "lpips", "fid", "fvd", "residual_norm", "divergence"), _ERROR),
     **dict.fromkeys(("boundary_error", "coefficient_error", "feature_std", "effective_rank", "rankme"), _ERROR),
     **dict.fromkeys(("train_seconds", "train_flops", "step_ms", "parameters", "peak_memory_mb"), _ERROR),
     **dict.fromkeys(("action_sensitivity", "reward_mse", "decision_ms", "law_error", "law_energy_error"), _ERROR),

@@ -1,4 +1,4 @@
-"""The metrics of states: of roll-outs, as a table that an evaluation loops over, and of the learned flow, by name."""
+"""The metrics of states, of roll-outs as a table that an evaluation loops over, and others by name: flow, language."""
 
 from __future__ import annotations
 
@@ -334,7 +334,8 @@ FLOW_METRICS: dict[str, Described] = {
         "1",
         True,
         "How far the rate of change of the momenta that a model predicts at held-out states is from the true law, "
-        "relative to the root mean square of the true one: 1 for a model without any force.",
+        "relative to the root mean square of the true one: 1 for a model without any force. States at an impact are "
+        "left out.",
     ),
     "force_exponent": Described(
         "1",
@@ -378,6 +379,62 @@ SAMPLE_METRICS: dict[str, Described] = {
 """Metrics of samples, for families that draw them; `samples` defines them."""
 
 
+_GIVEN_COUNT = "of frames with the right number of objects"
+
+LANGUAGE_METRICS: dict[str, Described] = {
+    "caption_exact_one": Described(
+        "1", False, "Share of captions of one object that say all of it: size, colour, shape and place. The caption is "
+        "read back to a scene by the grammar, and scenes are compared, never strings."
+    ),
+    "caption_exact": Described(
+        "1", False, "The same of scenes of any number of objects: everything that is there, and nothing else."
+    ),
+    "caption_exact_up_to_two": Described("1", False, "The same of scenes of one or two objects."),
+    "frame_exact_one": Described(
+        "1", False, "Share of frames drawn of captions of one object in which a parser without learning reads all that "
+        "was asked for: one object of that size, colour and shape, at that place."
+    ),
+    "frame_exact": Described("1", False, "The same of captions of any number of objects."),
+    "frame_exact_two": Described("1", False, "The same of captions of two objects."),
+    "caption_exact_chance": Described(
+        "1", False, "Exact captions where each is compared with another scene of as many objects: right by chance."
+    ),
+    "frame_exact_chance": Described("1", False, "The same of frames."),
+    **{
+        f"caption_{name}": Described("1", False, f"Share of captions with {words}, whatever belongs to what.")
+        for name, words in {
+            "count": "the right number of objects", "size": "all sizes right", "colour": "all colours right",
+            "shape": "all shapes right", "place": "all places right",
+        }.items()
+    },
+    "caption_combination": Described("1", False, "Share of captions in which every colour belongs to its shape."),
+    "caption_sentence": Described("1", False, "Share of captions that are sentences of the grammar."),
+    "frame_count": Described("1", False, "Share of frames in which the parser finds as many objects as asked for."),
+    **{
+        f"frame_{name}": Described("1", False, f"Share, {_GIVEN_COUNT}, in which all {name}s are those asked for.")
+        for name in ("size", "colour", "shape", "place")
+    },
+    "frame_combination": Described("1", False, f"Share, {_GIVEN_COUNT}, in which every colour belongs to its shape."),
+    "perplexity": Described("1", True, "Of a token of a caption, given its image; 1 where every token is certain."),
+    "perplexity_per_byte": Described("1", True, "The same of a byte, which does not depend on the vocabulary."),
+    "prior_perplexity": Described("1", True, "Of a token of a caption alone, without the image: the text-only prior."),
+    "prior_perplexity_per_byte": Described("1", True, "The same of a byte."),
+    "frechet_pixels": Described(
+        "1", True, "Frechet distance of drawn and held-out frames, pixels averaged to 8 by 8. Compare it with that of "
+        "random training frames, which is real beside real."
+    ),
+    "parser_exact": Described("1", False, "Share of true frames in which the parser reads all that is there."),
+    **{
+        f"parser_{name}": Described("1", False, f"Share of true frames in which the parser reads all {name}s.")
+        for name in ("size", "colour", "shape")
+    },
+}  # fmt: skip
+"""Metrics of captions and of frames drawn of captions; `captions`, `scene_parser` and `distances` define them."""
+
+LANGUAGE_RATES = tuple(name for name, one in LANGUAGE_METRICS.items() if not one.lower_is_better)
+"""Those that are shares."""
+
+
 def described(name: str) -> Described | Metric | None:
-    """What there is to know of a metric of states; None for any other."""
-    return STATE_METRICS.get(name) or FLOW_METRICS.get(name) or SAMPLE_METRICS.get(name)
+    """What there is to know of a metric of states or of language; None for any other."""
+    return STATE_METRICS.get(name) or FLOW_METRICS.get(name) or SAMPLE_METRICS.get(name) or LANGUAGE_METRICS.get(name)

@@ -152,11 +152,15 @@ def attributes_right(found: Scenes, wanted: Scenes) -> dict[str, NDArray[np.bool
         found, wanted: scenes ``[N, M, 4]`` and ``[N, M', 4]``.
 
     Returns:
-        ``[N]`` each: ``count``, ``size``, ``colour``, ``shape``, ``place``; ``exact``: every object has its size,
+        ``[N]`` each: ``count``, ``size``, ``colour``, ``shape``, ``place``; ``combination``: every colour belongs to
+        its shape; ``exact``: every object has its size,
         colour and shape, and there is no other; ``exact_places``: and they stand where they should.
     """
     right = {"count": (found[..., 0] >= 0).sum(1) == (wanted[..., 0] >= 0).sum(1)}
-    parts = {"size": [0], "colour": [1], "shape": [2], "place": [3], "exact": [0, 1, 2], "exact_places": [0, 1, 2, 3]}
+    parts = {
+        "size": [0], "colour": [1], "shape": [2], "place": [3], "combination": [1, 2], "exact": [0, 1, 2],
+        "exact_places": [0, 1, 2, 3],
+    }  # fmt: skip
     for name, columns in parts.items():
         right[name] = _same(found, wanted, columns)
     return right

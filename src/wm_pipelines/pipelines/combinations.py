@@ -95,7 +95,7 @@ def environment() -> str:
 
 def conf_source() -> Path:
     """The folder of all configuration environments."""
-    return Path(_environment.get("conf_source") or _project_root() / "conf")
+    return Path(_environment.get("conf_source") or (project_root() or Path(__file__).parents[3]) / "conf")
 
 
 def _check_keys(entry: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
@@ -113,8 +113,9 @@ def _names(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _project_root() -> Path:
+def project_root() -> Path | None:
+    """The project that the working directory lies in; None outside of any."""
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "pyproject.toml").exists() and (folder / "conf").is_dir():
             return folder
-    return Path(__file__).parents[3]
+    return None

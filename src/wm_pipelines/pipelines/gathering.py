@@ -57,6 +57,8 @@ def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, A
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": machine(),
         "seconds": _seconds(scores, results),
+        "worlds": list(dict.fromkeys(one["facts"]["world"] for one in results)),
+        "limits": _limits(task, results),
         "best": contest(scores, _values_by_episode(results)),
     }
     if task.has_doses:
@@ -72,6 +74,13 @@ def _thresholds(task: Task, results: list[dict[str, Any]]) -> list[str]:
         for line in task.thresholds(task.config(config)):
             found.setdefault(line, []).append(world)
     return [line if len(own) == len(configs) else f"{line} ({', '.join(own)})" for line, own in found.items()]
+
+
+def _limits(task: Task, results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """World -> split -> metric -> the largest value it can have there, where there is one."""
+    specs = {one["facts"]["world"]: one["facts"].get("specs", {}) for one in results}
+    found = {w: {s: task.limits(Spec.from_json(spec)) for s, spec in own.items()} for w, own in specs.items()}
+    return {w: own for w, limits in found.items() if (own := {s: one for s, one in limits.items() if one})}
 
 
 def _seconds(scores: pd.DataFrame, results: list[dict[str, Any]]) -> dict[str, float]:
@@ -216,6 +225,8 @@ def results_of(scores: pd.DataFrame, made_from: Mapping[str, Any], collected: Co
         curves=dict(_curves(collected)),
         not_applicable=[(f["world"], who, why) for f in (one["facts"] for one in results) for who, why in _reasons(f)],
         provenance=provenance(scores, made_from),
+        about={world: own[0]["facts"].get("about", {}) for world, own in by_world.items()},
+        limits=_limits(tasks.get(results[0]["facts"]["task"])(), results) if results else {},
         doses={key.removesuffix("_doses"): value for key, value in collected.items() if key.endswith("_doses")},
     )
 

@@ -55,7 +55,8 @@ def judge_models(
         told = {"variant": variant, "view": model.card["view"], "knows": ",".join(model.card["knows"])}
         paid = {name: value for name, value in cost.items() if name not in task.costs_left_out}
         rows += [{**told, **row} for row in cost_rows(paid, model.card["seeds"])]
-        refused = []
+        refused: list[str] = []
+        flagged: dict[str, dict[str, list[int]]] = {}
         for split in task.splits(episodes):
             laws = laws_of(episodes[split].spec)
             restored = model.restore(laws)
@@ -64,12 +65,14 @@ def judge_models(
                 refused.append(reason)
                 continue
             judged = judge_on_one_thread(task, restored, episodes, split, laws, config, **drawn)
-            _call_flagged(judged, called)
+            for metric, seeds in _flagged(judged).items():
+                flagged.setdefault(metric, {})[split] = seeds
             rows += [{**told, **row} for row in judged.rows]
             arrays |= {f"{variant}/{split}/{name}": array for name, array in judged.arrays.items()}
             if config.untrained and cost["parameters"]:
                 control = judge_on_one_thread(task, model.untrained(), episodes, split, laws, config, trained=False)
                 rows += [{**told, "variant": f"{variant}_untrained", **row} for row in control.rows]
+        _call_flagged(flagged, called)
         if refused and len(refused) == len(task.splits(episodes)):
             not_applicable[variant] = refused[0]
     facts = {
@@ -77,12 +80,24 @@ def judge_models(
         "world": world,
         "task": task_name,
         "not_applicable": not_applicable,
+        "about": about(episodes),
         "data": {split: part.content_hash for split, part in sorted(episodes.items())},
         "specs": {split: episodes[split].spec.to_json() for split in task.splits(episodes)},
         "evaluation": config.model_dump(mode="json", exclude={"worlds"}),
         "seconds": perf_counter() - began,
     }
     return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
+
+
+def about(episodes: Mapping[str, Episodes]) -> dict[str, Any]:
+    """What a reader must know of the episodes: how many in every split, how they were split, what ingestion found."""
+    train = episodes["train"]
+    return {
+        "counts": {split: len(part) for split, part in episodes.items()},
+        "in_time": train.spec.rows > 1,
+        "split_by": train.metadata.get("split_by"),
+        "found": list(train.metadata.get("found", [])),
+    }
 
 
 def judge_on_one_thread(task: Task, *arguments: Any, **options: Any) -> Judgement:
@@ -110,14 +125,29 @@ def check_data(model: TrainedModel, train: Episodes, called: str) -> None:
         )
 
 
-def _call_flagged(judged: Judgement, called: str) -> None:
-    for metric, text in _FLAGGED.items():
-        seeds = [row["seed"] for row in judged.rows if row["metric"] == metric and row["value"]]
-        if seeds:
-            logger.warning(text, called, seeds)
+def _flagged(judged: Judgement) -> dict[str, list[int]]:
+    """Metric -> seeds that it says cannot be right."""
+    found = {
+        metric: [row["seed"] for row in judged.rows if row["metric"] == metric and row["value"]] for metric in _FLAGGED
+    }
+    return {metric: seeds for metric, seeds in found.items() if seeds}
+
+
+def _call_flagged(flagged: Mapping[str, Mapping[str, list[int]]], called: str) -> None:
+    """One line per model and flag, however many splits.
+
+    Args:
+        flagged: metric -> split -> seeds. called: the model, and where it was judged.
+    """
+    for metric, by_split in flagged.items():
+        same: dict[str, list[str]] = {}
+        for split, seeds in by_split.items():
+            same.setdefault(f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}", []).append(split)
+        where = "; ".join(f"{', '.join(splits)}: {seeds}" for seeds, splits in same.items())
+        logger.warning(_FLAGGED[metric], called, where)
 
 
 _FLAGGED = {
-    "collapsed": "%s COLLAPSED for seed(s) %s: its features hardly tell one input from another.",
-    "ignores_actions": "%s IGNORES ACTIONS for seed(s) %s: it predicts hardly worse under those of other episodes.",
+    "collapsed": "%s COLLAPSED (%s): its features hardly tell one input from another.",
+    "ignores_actions": "%s IGNORES ACTIONS (%s): it predicts hardly worse under those of other episodes.",
 }

@@ -135,8 +135,10 @@ def board(
     from wm_pipelines.reporting.summary import format_markdown, summary_table
 
     made_from = {name: origin for name, (_, origin) in parts.items()}
-    summary = summary_table(leaderboard, {name: origin.get("best", {}) for name, origin in made_from.items()})
-    return first_page(summary, made_from, played), summary, format_markdown(summary) + "\n", headline_numbers(summary)
+    best, limits = ({name: own.get(what, {}) for name, own in made_from.items()} for what in ("best", "limits"))
+    summary = summary_table(leaderboard, best, limits)
+    page, text = first_page(summary, made_from, played), format_markdown(summary) + "\n"
+    return page, summary.drop(columns="starred"), text, headline_numbers(summary)
 
 
 def figure_library() -> str:

@@ -8,6 +8,7 @@ seed, trains with the seed, judges, and the table holds the median and the range
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,11 @@ def replicate(
     if world.paper_files is not None:
         raise UserError(f"'{world_name}' reads the paper's files: they are one draw of the data; leave out paper_files")
     names: dict[str, Any] = {"task_name": task_name, "family_name": family_name, "world_name": world_name}
-    parts = []
+    parts, drawn_before = [], None
     for done in range(replication.draws):
         seed = replication.first_seed + done
         episodes = nodes.ingest(world.model_copy(update={"seed": seed}), world_name=world_name)
+        drawn_before = refuse_one_draw(world_name, episodes, drawn_before)
         place = checkpoints / "replication" / f"seed_{seed}"
         models, training = nodes.train(episodes, family, learning, [seed], place, **names)
         drawn = tasks.get(task_name).has_manifest
@@ -102,6 +104,24 @@ def replicate(
         parts.append(nodes.evaluate(models, episodes, training, evaluation, manifest, **names)["scores"])
         logger.info("%s on %s: %d of %d draws.", family_name, world_name, done + 1, replication.draws)
     return pd.concat(parts, ignore_index=True)
+
+
+def refuse_one_draw(world: str, episodes: Mapping[str, Any], before: str | None) -> str:
+    """What is judged on, as a hash.
+
+    Args:
+        world: its name. episodes: by split. before: the same of the draw before, None for the first one.
+
+    Raises:
+        UserError: it is the same as before: files that are read, of which there is one draw.
+    """
+    held_out = "".join(episodes[split].content_hash for split in sorted(set(episodes) - {"train", "validation"}))
+    if held_out == before:
+        raise UserError(
+            f"'{world}' is read from files: its held-out episodes are the same in every draw. There is one draw of "
+            "these data; the pipeline of its task varies the weights"
+        )
+    return held_out
 
 
 def gather(**drawn: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from wm_pipelines.pipelines.combinations import Combinations, combinations
+from wm_pipelines.errors import UserError
+from wm_pipelines.pipelines.combinations import Combinations, combinations, project_root, use_environment
 from wm_pipelines.pipelines.play import TASK, listed
 from wm_pipelines.provenance import REPORTS, import_closure, judging_modules, module_file
 from wm_pipelines.registry import tasks
@@ -280,16 +281,40 @@ def _entry(content: Any, key: str) -> Any:
     return content
 
 
+def project() -> Path:
+    """The project that the working directory lies in, of which this package must be the code.
+
+    Raises:
+        UserError: there is none, or the package is imported from another one: its imports would be listed.
+    """
+    root = project_root()
+    if root is None:
+        raise UserError(f"no project at '{Path.cwd()}': go to the folder with pyproject.toml and conf/")
+    if root.resolve() != _ROOT.resolve():
+        raise UserError(
+            f"the project here is '{root}', but wm_pipelines is imported from '{_ROOT}': install this project "
+            "(make setup), or set PYTHONPATH to its src"
+        )
+    return root
+
+
 def main(arguments: list[str]) -> None:
     """Write ``dvc.yaml``, or say what has fallen behind."""
+    root = project()
+    use_environment(root / "conf", "base")  # whatever lies over it here
     if "--behind" not in arguments:
-        (_ROOT / "dvc.yaml").write_text(as_text(), encoding="utf-8")
+        file = root / "dvc.yaml"
+        file.write_text(as_text(), encoding="utf-8")
+        print(f"Wrote {file.resolve()}")
         return
-    found, total = behind(_ROOT / "dvc.lock"), len(list(stage_names(stages())))
+    found, total = behind(root / "dvc.lock"), len(list(stage_names(stages())))
     for name, changed in found.items():
         print(f"{name}: {', '.join(changed) or 'never run'}")
     print(f"{len(found)} of {total} stages have fallen behind since dvc.lock was written.")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"Error: {error}")

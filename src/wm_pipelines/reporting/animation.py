@@ -152,16 +152,19 @@ def _with_palette(canvas: Frames, colours: int) -> list[Image.Image]:
     # Each of 32³ cells of the colour cube stands for its most frequent colour: of several assignments the last stays.
     cube = 8 * np.indices((32, 32, 32), dtype=np.uint8).reshape(3, -1).T + 4
     cube[_cell(shades)] = shades
-    distance = np.square(cube[:, None].astype(np.float32) - palette.astype(np.float32)).sum(axis=-1)
-    nearest = distance.argmin(axis=-1)
+    # |cube - palette|² without |cube|², which is the same for all entries; whole numbers, exact in single precision.
+    entries = palette.astype(np.float32)
+    nearest = (np.square(entries).sum(axis=-1) - 2.0 * cube.astype(np.float32) @ entries.T).argmin(axis=-1)
     # Quantisation averages, and white would turn grey: each entry becomes the most frequent colour that it stands for.
     palette[nearest[_cell(shades)]] = shades
-    return [Image.fromarray(palette[nearest[_cell(f)]]) for f in canvas]
+    shade = palette[nearest]
+    return [Image.fromarray(shade[_cell(f)]) for f in canvas]
 
 
-def _cell(colours: Frames) -> NDArray[np.intp]:
+def _cell(colours: Frames) -> NDArray[np.uint16]:
     """Cell of the colour cube that a colour lies in, five bits per channel: ``[..., 3] -> [...]``."""
-    return (colours >> 3) @ np.array([1 << 10, 1 << 5, 1], dtype=np.intp)
+    red, green, blue = np.moveaxis((colours >> 3).astype(np.uint16), -1, 0)
+    return red << 10 | green << 5 | blue
 
 
 def _encode(images: list[Image.Image], duration: int) -> bytes:

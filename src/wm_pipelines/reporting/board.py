@@ -22,6 +22,7 @@ from wm_pipelines.reporting.winners import Win, answers, model_of, wins
 _TITLE = "World models"
 PLAY = ("Play a learned world", "play.html")
 """Title and file of the page of `reporting.play`."""
+_MOST = 3  # of the best in the table of winners
 _HASH = 12  # digits of a hash that the page shows
 
 
@@ -37,7 +38,7 @@ def first_page(
         played: whether there is a page to play on, to be linked to as well.
     """
     made_from = made_from or {}
-    summary = summary[on_main_split(summary)]  # what else was judged stands on the tasks' pages
+    summary = _as_listed(summary[on_main_split(summary)], made_from)  # what else was judged stands on the tasks' pages
     main = {name: _shown(own, tasks.get(name).main_metrics) for name, own in _by_task(summary)}
     metrics = list(dict.fromkeys(m for name in main for m in main[name]))
     metrics = sorted(metrics, key=lambda m: (m == "train_seconds", metrics.index(m)))  # every task has it: last
@@ -65,6 +66,7 @@ def first_page(
         answers=[(a.question, [(titles[task][0], text) for task, text in a.clauses]) for a in answers(found)],
         wins=[_win(win, *titles[win.task]) for win in found],
         thresholds=[(titles[name][0], made.get("thresholds", [])) for name, made in sources.items()],
+        samples=[(titles[name][0], page.sample(own, "held-out examples")) for name, own in _by_task(summary)],
         rows=rows,
         columns=page.columns(summary, metrics),
         tasks=list(dict.fromkeys(row["task"] for row in rows)),
@@ -74,6 +76,13 @@ def first_page(
         words=sorted({word for row in rows for word in row["words"]}),
         glossary=[],
     )
+
+
+def _as_listed(summary: pd.DataFrame, made_from: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of every task with its worlds as they were listed; those that were not, last."""
+    order = {(task, w): i for task, made in made_from.items() for i, w in enumerate(made.get("worlds", ()))}
+    place = [order.get(at, len(order)) for at in zip(summary["task"], summary["world"], strict=True)]
+    return summary.assign(_place=place).sort_values(["task", "_place"], kind="stable").drop(columns="_place")
 
 
 def _shown(own: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
@@ -93,7 +102,9 @@ def _win(win: Win, title: str, file: str) -> dict[str, Any]:
         "file": file,
         "world": win.world,
         "metric": metric_title(win.metric),
-        "best": [(model_of(row), page.cell(row)) for row in win.best],
+        "best": [(model_of(row), page.cell(row)) for row in win.best[:_MOST]],
+        "more": len(win.best) - _MOST if len(win.best) > _MOST else 0,
+        "some_nothing": win.generic_wins and bool(win.told),
         "generic": None if win.generic is None else (model_of(win.generic), page.cell(win.generic)),
         "gain": win.gain,
         "told": win.told,

@@ -7,6 +7,7 @@ the first page; that links to all reports which there are. So no link depends on
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -14,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io import to_json
 
+from wm_pipelines.episodes import counted, too_few
 from wm_pipelines.reporting.library import FIGURE_LIBRARY
 from wm_pipelines.reporting.plots import Figure
 from wm_pipelines.reporting.style import (
+    COST_METRICS,
     DASHES,
     MARKERS,
     Palette,
@@ -76,6 +78,8 @@ def render(
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"label": model_label, "number": pretty_number, "word": lambda w: w.replace("_", " ")}
+    environment.filters["coded"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
+    environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(name.split("_"))
     palette = Palette(models)
     return environment.get_template(template).render(
         style=Markup(template_text("report.css")),
@@ -96,6 +100,44 @@ def template_text(name: str) -> str:
     return files("wm_pipelines.reporting").joinpath("templates", name).read_text(encoding="utf-8")
 
 
+def about(world: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What stands under a world's heading: how many episodes, how they were split, what ingestion found.
+
+    Args:
+        world: see `pipelines.judging.about`; nothing where results are older than that.
+    """
+    if not world or not world["in_time"]:
+        return None
+    how = {
+        "time": "one recording, cut by time",
+        "episode": "whole recordings, none of them in two splits",
+    }.get(world["split_by"], "")
+    return {
+        "counted": counted(world["counts"]) + (f" ({how})" if how else ""),
+        "found": [line for level, line in world["found"] if level != "WARNING"],
+        "warnings": [*too_few(world["counts"]), *(line for level, line in world["found"] if level == "WARNING")],
+    }
+
+
+def sample(own: pd.DataFrame, of: str = "held-out episodes") -> str:
+    """What the means of a world's summary rows are taken over: ``20 held-out episodes, 3 seeds``.
+
+    Args:
+        own: the rows. of: what is counted, by the number that most metrics have.
+    """
+    judged = own[~own["metric"].isin(COST_METRICS)]
+    if judged.empty:
+        return ""
+    several = judged[judged["n"] > judged["seeds"]]
+    judged = several if len(several) else judged
+    each = (judged["n"] // judged["seeds"]).groupby([judged["world"], judged["split"]])
+    counts = each.agg(lambda n: n.mode().max())
+    low, high, seeds = int(counts.min()), int(counts.max()), int(judged["seeds"].max())
+    of = of.replace("episodes", "episode") if high == 1 else of
+    episodes = f"{low} to {high} {of} per world" if low < high else f"{high} {of}"
+    return f"{episodes}, {seeds} seed{'s' * (seeds != 1)}"
+
+
 def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
     """A number as a table shows it: text, interval, sorting key, whether it is the best."""
     if row is None:
@@ -106,7 +148,7 @@ def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
         "text": pretty_number(value),
         "interval": pretty_interval(low, high) if np.isfinite(value) else "",
         "key": f"{value:.17g}",
-        "best": bool(row["best"]),
+        "best": bool(row["starred"]),
         "diverged": bool(np.isinf(value)),
         "n": int(row["n"]),
         "seeds": int(row["seeds"]),
@@ -114,9 +156,17 @@ def cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def numbers(own: pd.DataFrame, metrics: list[str]) -> dict[str, Any]:
-    """A table with one row per model and one column per metric, of a world's summary rows."""
-    rows = [{"model": key.model, "cells": [cell(r.get(m)) for m in metrics]} for key, r in rows_by_model(own)]
+    """A table with one row per model, what it is told there, and one column per metric, of a world's summary rows."""
+    rows = [
+        {"model": key.model, "told": words(key.knows), "cells": [cell(r.get(m)) for m in metrics]}
+        for key, r in rows_by_model(own)
+    ]
     return {"columns": columns(own, metrics), "rows": rows}
+
+
+def words(knows: str) -> list[str]:
+    """What a model is told, of a row's ``knows``."""
+    return [word for word in knows.split(",") if word]
 
 
 def columns(summary: pd.DataFrame, metrics: list[str]) -> list[dict[str, Any]]:
@@ -146,11 +196,11 @@ def legend(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
 
 def embedded(identifier: str, shown: Figure, wide: bool = False) -> dict[str, Any]:
     """A figure as JSON inside a script element, in which ``</`` would end the element."""
-    # One key serves all figures of a world.
-    figure = go.Figure(shown.figure).update_layout(showlegend=False)
-    for trace in figure.data:
-        if trace.type == "scatter" and trace.hovertemplate is None and trace.hoverinfo is None:
-            trace.hovertemplate = _hover(figure, trace)
+    figure = shown.figure.to_dict()  # a copy; as a figure, every number of it would be checked once more
+    figure["layout"]["showlegend"] = False  # one key serves all figures of a world
+    for trace in figure["data"]:
+        if trace["type"] == "scatter" and "hovertemplate" not in trace and "hoverinfo" not in trace:
+            trace["hovertemplate"] = _hover(figure["layout"], trace)
     text = to_json(figure, validate=False, engine="json").replace("<", "\\u003c")
     return {
         "id": identifier,
@@ -162,11 +212,12 @@ def embedded(identifier: str, shown: Figure, wide: bool = False) -> dict[str, An
     }
 
 
-def _hover(figure: go.Figure, trace: Any) -> str:
+def _hover(layout: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
     """The model's name, and both numbers under the titles of their axes, which hold the units."""
-    lines = [f"<b>{trace.name}</b>"]
+    lines = [f"<b>{trace.get('name')}</b>"]
     for axis in ("x", "y"):
-        title = figure.layout[(trace[f"{axis}axis"] or axis).replace(axis, f"{axis}axis", 1)].title.text or axis
+        drawn_on = layout.get(trace.get(f"{axis}axis", axis).replace(axis, f"{axis}axis", 1), {})
+        title = drawn_on.get("title", {}).get("text") or axis
         lines.append(f"{escape(title)}: %{{{axis}:.4g}}")
     return "<br>".join(lines) + "<extra></extra>"
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 from wm_pipelines.metrics.registry import described
 
-REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies")
+REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies", "training_copy")
 """Ceiling and floors: always shown, never the winner."""
 
 UNTRAINED = "_untrained"
 """How the variant of a model ends that was judged without training: a floor, too."""
+
+_FLOORS = ("persistence/", "raw_pixels/", "fixed_policies/random")
+_ABOVE_FLOOR = (
+    "horizon*", "mse*", "relative_error*", "psnr", "ssim", "lpips", "fvd", "*_probe", "r2_*", "surprise_*",
+    *(f"*{score}" for score in ("normalised_score", "return", "success_rate", "over_random", "planning_gap")),
+)  # fmt: skip
 
 INK = "#1b1f24"
 """Colour of the truth on a light page; the report turns it light on a dark one (traces marked ``meta="ink"``)."""
@@ -34,9 +41,12 @@ _FAMILY_COLOURS = {
     "latent_dynamics": "#c94a4a",
     "sequence": "#7a8b1f",
     "object_tracker": "#7a8b1f",
+    "transfusion": "#2f7fd1",
+    "text_flow": "#d55e00",
     "raw_pixels": "#7f858f",
     "persistence": "#7f858f",
     "fixed_policies": "#7f858f",
+    "training_copy": "#7f858f",
 }
 _FIRST_FLOOR = "raw_pixels"
 _SPARE_COLOURS = ("#1893b5", "#a8683f", "#6a74d8", "#d1478c", "#7a8b1f", "#c94a4a")
@@ -65,6 +75,16 @@ def model_label(model: str) -> str:
     family, variant = split_model(model)
     trained, control = variant.removesuffix(UNTRAINED), " untrained" * variant.endswith(UNTRAINED)
     return f"{family}{control}" if trained in _UNNAMED_VARIANTS else f"{family} · {trained}{control}"
+
+
+def is_floor(model: str) -> bool:
+    """Whether a model ``"family/variant"`` is what everybody should beat: nothing changes, pixels, random actions."""
+    return model.startswith(_FLOORS)
+
+
+def above_floor(metric: str) -> bool:
+    """Whether a metric says something only above the floor; “nothing changes” keeps every energy."""
+    return any(fnmatchcase(metric, pattern) for pattern in _ABOVE_FLOOR)
 
 
 def model_order(models: Iterable[str]) -> list[str]:
@@ -228,6 +248,19 @@ METRIC_TITLES = {
     "ignores_actions": "Ignores actions",
     "reward_mse": "Reward MSE",
     "decision_ms": "Time per decision",
+    "caption_exact_one": "Caption exact, one object",
+    "caption_exact_up_to_two": "Caption exact, one or two",
+    "caption_exact": "Caption exact",
+    "caption_exact_chance": "Caption exact by chance",
+    "frame_exact_one": "Frame exact, one object",
+    "frame_exact_two": "Frame exact, two objects",
+    "frame_exact": "Frame exact",
+    "frame_exact_chance": "Frame exact by chance",
+    "perplexity": "Perplexity of a token",
+    "perplexity_per_byte": "Perplexity of a byte",
+    "prior_perplexity": "Prior perplexity of a token",
+    "prior_perplexity_per_byte": "Prior perplexity of a byte",
+    "frechet_pixels": "Fréchet distance of pixels",
     "train_seconds": "Training",
     "train_flops": "Training FLOPs",
     "step_ms": "Time per step",
@@ -277,7 +310,6 @@ _LOWER_IS_BETTER = {
     *("sample_frechet", "image_sample_frechet"),
     "fvd",
     "fid",
-    "perplexity",
     "residual_norm",
     "divergence",
     "boundary_error",

@@ -18,6 +18,8 @@ from wm_pipelines.reporting.style import (
     COST_METRICS,
     REFERENCES,
     UNTRAINED,
+    above_floor,
+    is_floor,
     lower_is_better,
     metric_order,
     metric_title,
@@ -49,6 +51,9 @@ BestSets = Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
 
 Float = NDArray[np.float64]
 
+Limits = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""World -> split -> metric -> the largest value it can have there."""
+
 PairedValues = Mapping[str, Mapping[str, Mapping[str, Mapping[str, NDArray[np.float64]]]]]
 """World -> split -> metric -> model -> value of every seed on every episode ``[S, E]``."""
 
@@ -59,9 +64,9 @@ _GROUP = [*Key._fields, "metric", "unit"]
 _MODEL = ["task", "world", "family", "variant"]
 
 
-def _pool_seeds(value: Float, low: Float, high: Float, metric: str) -> dict[str, float | int]:
+def _pool_seeds(value: Float, low: Float, high: Float, within: tuple[float, float]) -> dict[str, float | int]:
     """One metric of one model over its seeds; an interval ends where the metric does: few seeds would promise more."""
-    pooled, (least, most) = pool_seeds(value, low, high), value_range(metric)
+    pooled, (least, most) = pool_seeds(value, low, high), within
     mean = float(pooled.value)
     # Where a value is outside the range that its name promises, the name promises nothing.
     ends = (max(float(pooled.ci_low), min(least, mean)), min(float(pooled.ci_high), max(most, mean)))
@@ -84,19 +89,23 @@ def _groups(table: pd.DataFrame, names: list[str]) -> list[NDArray[np.intp]]:
     return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
-def summary_table(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None = None) -> pd.DataFrame:
+def summary_table(
+    leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None = None, limits: Mapping[str, Limits] | None = None
+) -> pd.DataFrame:
     """Pool the seeds of a leaderboard and mark the best models of every world: all that cannot be told from the best.
 
     Args:
         leaderboard: long table; rows by step (``step >= 0``) are left out.
         best: task -> world -> split -> metric -> models that paired comparisons do not tell from the best
             (`contest`). Where there is none, those whose intervals meet the best's are not told from it.
+        limits: task -> world -> split -> metric -> the largest value it can have there, at which intervals end.
 
     Returns:
         One row per task, world, split, family, variant, view, knows, metric, unit with ``value`` (mean over seeds),
         ``median``, ``ci_low``, ``ci_high`` (95 %), ``seeds``, ``n`` (values averaged, over all seeds), ``best``: in the
         set of the best trained models there. References, untrained models and models of which a seed collapsed or
         ignores actions are never among them; a metric that diverged is not either; and where all are equal nobody is.
+        ``starred``: those of them that are to be marked, since they are better than the floor.
         Sorted by task, world, split, family as in the report, metric.
     """
     overall = leaderboard[leaderboard["step"] < 0]
@@ -106,8 +115,8 @@ def summary_table(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None
     for group in _groups(overall, _GROUP):
         key = {name: values[group[0]] for name, values in keys.items()}
         value, low, high, n = (values[group] for values in numbers.values())
-        rows.append(key | _pool_seeds(value, low, high, str(key["metric"])) | {"n": int(n.sum())})
-    columns = [*_GROUP, "value", "median", "ci_low", "ci_high", "seeds", "n", "best"]
+        rows.append(key | _pool_seeds(value, low, high, _within(key, limits or {})) | {"n": int(n.sum())})
+    columns = [*_GROUP, "value", "median", "ci_low", "ci_high", "seeds", "n", "best", "starred"]
     if not rows:
         return pd.DataFrame(columns=columns)
     table = pd.DataFrame(rows)
@@ -116,10 +125,28 @@ def summary_table(leaderboard: pd.DataFrame, best: Mapping[str, BestSets] | None
         paired = (best or {}).get(task, {}).get(world, {}).get(split, {}).get(metric)
         chosen = _overlapping(contenders, metric) if paired is None else paired
         table.loc[contenders.index[_model_names(contenders).isin(chosen)], "best"] = True
+    table["starred"] = table["best"] & ~_no_better_than_floor(table)
     models = model_order(_model_names(table))
     table["_model"] = _model_names(table).map({m: i for i, m in enumerate(models)})
     table["_metric"] = table["metric"].map({m: i for i, m in enumerate(metric_order(table["metric"]))})
     return table.sort_values(["task", "world", "split", "_model", "_metric"], ignore_index=True)[columns]
+
+
+def _within(key: Mapping[str, Any], limits: Mapping[str, Limits]) -> tuple[float, float]:
+    """The range of a metric on one split of a world."""
+    least, most = value_range(str(key["metric"]))
+    there = limits.get(key["task"], {}).get(key["world"], {}).get(key["split"], {})
+    return least, min(most, there.get(key["metric"], most))
+
+
+def _no_better_than_floor(table: pd.DataFrame) -> pd.Series:
+    """Which rows of metrics that a floor can be beaten in are no better than the best floor of their split."""
+    measured = pd.Series([above_floor(m) for m in table["metric"]], index=table.index, dtype=bool)
+    sign = np.array([1.0 if lower_is_better(m) else -1.0 for m in table["metric"]])
+    loss = table["value"] * sign
+    place = ["task", "world", "split", "metric"]
+    floor = loss.where(_model_names(table).map(is_floor)).groupby([table[name] for name in place]).transform("min")
+    return measured & (loss >= floor)
 
 
 def _contests(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], pd.DataFrame]]:
@@ -231,7 +258,7 @@ def _titled(metric: str, unit: str) -> str:
 
 
 def _cell(row: Mapping[Any, Any]) -> str:
-    return plain_number(row["value"]) + ("*" if row["best"] else "")
+    return plain_number(row["value"]) + ("*" if row["starred"] else "")
 
 
 def _other_splits(summary: pd.DataFrame) -> pd.DataFrame:
@@ -250,7 +277,7 @@ def format_terminal(summary: pd.DataFrame, patterns: Sequence[str], over: str = 
     if summary.empty:
         return "The leaderboard is empty."
     others = _other_splits(summary)
-    note = f"* cannot be told from the best trained model of that world; means over {over}"
+    note = f"* cannot be told from the best trained model of that world, and beats the floor; means over {over}"
     tables = [_terminal_table(summary[on_main_split(summary)], patterns)]
     if len(others):
         tables += ["", "Other splits", _terminal_table(others, patterns)]

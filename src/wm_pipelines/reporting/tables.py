@@ -21,27 +21,33 @@ def page(
     curves: Mapping[str, pd.DataFrame],
     not_applicable: Sequence[tuple[str, str, str]],
     provenance: Mapping[str, Any],
+    listed: Sequence[str] = (),
+    about: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """One HTML page that needs nothing else; equal content gives equal bytes.
 
     Args:
         task: its name. title: of the page. scores: its part of the leaderboard. summary: of them.
         curves: ``"world/family/variant"`` -> learning curve. not_applicable: (world, family, reason).
-        provenance: names to text, numbers or mappings.
+        provenance: names to text, numbers or mappings. listed: worlds in order; by name where there is none.
+        about: world -> what a reader must know of its episodes.
     """
     models = model_order(summary["family"] + "/" + summary["variant"])
     palette = Palette(models)
     worlds = []
-    for index, (world, own) in enumerate(summary.groupby("world")):
+    for index, world in enumerate(listed or sorted(set(summary["world"]))):
+        own = summary[summary["world"] == world]
         figures = {
-            "curves": learning_curves(curves, str(world), palette),
-            "cost": decisive_against_cost(summary, task, str(world), palette),
+            "curves": learning_curves(curves, world, palette),
+            "cost": decisive_against_cost(summary, task, world, palette),
         }
         drawn = {name: figure for name, figure in figures.items() if figure is not None}
         worlds.append(
             {
                 "name": world,
                 "anchor": f"world-{index}",
+                "about": frame.about((about or {}).get(world)),
+                "sample": frame.sample(own, "held-out examples"),
                 "tables": [(s, frame.numbers(t, metric_order(t["metric"].unique()))) for s, t in own.groupby("split")],
                 "not_applicable": [(family, reason) for where, family, reason in not_applicable if where == world],
                 "legend": frame.legend(drawn),
@@ -58,5 +64,4 @@ def page(
         title=title,
         worlds=worlds,
         glossary=[],
-        seeds=int(scores["seed"].nunique()),
     )

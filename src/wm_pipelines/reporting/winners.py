@@ -76,7 +76,11 @@ class Win:
         if not self.best:
             return "nobody stands out"
         if self.generic_wins:
-            return "the best was told nothing"
+            return (
+                "none: one that was told nothing cannot be told from the best"
+                if self.told
+                else "the best was told nothing"
+            )
         best, generic = float(self.best[0]["value"]), float(self.generic["value"])
         if value_range(self.metric)[1] == 1.0:
             points = 100 * abs(best - generic)
@@ -196,13 +200,21 @@ def _size(won: Sequence[Win]) -> str:
         return "no model was told nothing"
     resolved = [win for win in compared if not win.generic_wins]
     if not resolved:
-        return "nothing: it was told nothing itself" if len(compared) == 1 else "nothing: the winners were told nothing"
+        return _nothing_gained(compared)
     texts = []
     for metric, same in _by_metric(resolved):
         rivals = _named(model_order(model_of(win.generic) for win in same if win.generic is not None))
         texts.append(f"{_gains(metric, same)} over {rivals}")
     ties = len(compared) - len(resolved)
     return "; ".join(texts) + (f"; none on {ties} world{'s' * (ties > 1)}" if ties else "")
+
+
+def _nothing_gained(compared: Sequence[Win]) -> str:
+    """Where a model that was told nothing is among the best in every world."""
+    if not any(win.told for win in compared):
+        return "nothing: it was told nothing itself" if len(compared) == 1 else "nothing: the winners were told nothing"
+    untold = model_order(model_of(row) for win in compared for row in win.best if not row["knows"])
+    return f"nothing that can be told: {_named(untold)}, told nothing, cannot be told from the best"
 
 
 def _by_metric(found: Sequence[Win]) -> Iterator[tuple[str, list[Win]]]:
@@ -222,5 +234,14 @@ def _gains(metric: str, same: Sequence[Win]) -> str:
 
 
 def _why(won: Sequence[Win], first: Sequence[str]) -> str:
-    words = {w for win in won for row in win.best if model_of(row) in first for w in row["knows"].split(",")} - {""}
-    return ", ".join(w.replace("_", " ") for w in sorted(words)) if words else "nothing: it learned from the data alone"
+    """What the winners were told; where some were told nothing, who."""
+    told = {
+        model: {w for win in won for row in win.best if model_of(row) == model for w in row["knows"].split(",")} - {""}
+        for model in first
+    }
+    words = ", ".join(w.replace("_", " ") for w in sorted(set().union(*told.values())))
+    if not words:
+        return "nothing: it learned from the data alone"
+    if not (untold := [model for model in first if not told[model]]):
+        return words
+    return f"{_named(untold)} nothing, {_named([model for model in first if told[model]])} {words}"

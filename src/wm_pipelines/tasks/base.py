@@ -49,6 +49,8 @@ class Results:
         not_applicable: (world, family, reason) of combinations that do not exist.
         provenance: where the numbers come from; names to text, numbers, lists or further such mappings.
         doses: world -> what wrong laws do there, of tasks that have doses: `Task.doses`.
+        about: world -> what a reader must know of its episodes: `pipelines.judging.about`.
+        limits: world -> split -> metric -> the largest value it can have there: `Task.limits`.
     """
 
     scores: pd.DataFrame
@@ -59,6 +61,14 @@ class Results:
     not_applicable: Sequence[tuple[str, str, str]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     doses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    limits: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+
+    @property
+    def worlds(self) -> list[str]:
+        """All worlds with scores: as they were listed, then any other by name."""
+        there = set(self.scores["world"])
+        return [*(world for world in self.specs if world in there), *sorted(there - set(self.specs))]
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -66,7 +76,7 @@ class Results:
         from wm_pipelines.reporting.summary import summary_table
 
         task = str(self.scores["task"].iloc[0]) if len(self.scores) else ""
-        return summary_table(self.scores, {task: self.best})
+        return summary_table(self.scores, {task: self.best}, {task: self.limits})
 
 
 class Task(ABC):
@@ -117,6 +127,11 @@ class Task(ABC):
         """
         del config
         return []
+
+    def limits(self, spec: Spec) -> dict[str, float]:
+        """Metric -> the largest value it can have on episodes of a spec, where its name does not say; here: none."""
+        del spec
+        return {}
 
     def splits(self, episodes: Mapping[str, Episodes]) -> list[str]:
         """The splits to judge on, in order."""
@@ -191,7 +206,8 @@ class Task(ABC):
         from wm_pipelines.reporting.tables import page
 
         r = results
-        return page(self.name, self.title, r.scores, r.summary, r.curves, r.not_applicable, r.provenance)
+        shown = (r.scores, r.summary, r.curves, r.not_applicable, r.provenance)
+        return page(self.name, self.title, *shown, listed=r.worlds, about=r.about)
 
     def figures(self, results: Results) -> dict[str, Any]:
         """Plotly figures for kedro viz, ``"world_name"`` -> figure; here: none."""

@@ -86,6 +86,11 @@ class BouncingBall(SimulatedWorld):
         """Whether the ball is above the floor, ``[...]``; rounding forgiven."""
         return np.asarray(np.isfinite(z).all(axis=-1) & (z[..., 0] >= -1e-9))
 
+    def meets(self, z: Float, seconds: float) -> NDArray[np.bool_]:
+        """Whether the ball touches the floor within that time, ``[...]``; one that rests on it does."""
+        h, v = np.maximum(z[..., 0], 0.0), z[..., 1] / self.mass
+        return np.asarray((v + np.sqrt(v**2 + 2.0 * self.gravity * h)) / self.gravity <= seconds)
+
     # -- start states
 
     def sample_initial_state(self, rng: np.random.Generator, episodes: int) -> Float:
@@ -175,7 +180,7 @@ class BouncingBall(SimulatedWorld):
 
     def laws(self) -> Laws:
         """Of flight and impact; where impacts lose energy, its decay is the truth."""
-        return Laws(energy=self.energy, simulate=self.simulate, dynamics=self.dynamics)
+        return Laws(energy=self.energy, simulate=self.simulate, dynamics=self.dynamics, meets=self.meets)
 
     # -- images and words
 

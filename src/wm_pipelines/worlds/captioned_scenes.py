@@ -21,10 +21,11 @@ from pydantic import Field, model_validator
 
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
+from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Float, World, WorldParameters, stream
 from wm_pipelines.worlds.parts.rendering import PALETTE, PAPER, Colour
-from wm_pipelines.worlds.parts.scene_grammar import COLOURS, PLACES, SHAPES, SIZES, captions
+from wm_pipelines.worlds.parts.scene_grammar import COLOURS, PLACES, SHAPES, SIZES, captions, scene
 
 SIDE = 32  # pixels of a frame
 RADII = (4.0, 6.0)  # pixels, of the sizes
@@ -61,11 +62,19 @@ class CaptionedScenesParameters(WorldParameters):
 
 @register
 class CaptionedScenes(World):
-    """Frames ``[E, 1, 32, 32, 3]`` and captions ``[E]`` (`parts.scene_grammar`), no states."""
+    """Frames ``[E, 1, 32, 32, 3]`` and captions ``[E]`` (`parts.scene_grammar`), no states.
+
+    What is really there is the view ``scenes [E, M, 4]`` (`draw_scenes`), for judges: tasks do not show it to families.
+    """
 
     name = "captioned_scenes"
     Parameters = CaptionedScenesParameters
     parameters: CaptionedScenesParameters
+
+    def laws(self) -> Laws:
+        """How pictures and captions are read."""
+        look = {"background": BACKGROUND, "colours": FILLS, "radii": RADII}
+        return Laws(look=look, read_caption=scene)
 
     def own_episodes(self, seed: int) -> dict[str, Episodes]:
         """Train, validation, test and, where combinations are kept out, ``held_out``; ``seed`` draws all of them."""
@@ -91,7 +100,7 @@ class CaptionedScenes(World):
     ) -> Episodes:
         scenes = draw_scenes(rng, count, self.parameters.objects, pairs)
         frames = render(scenes, draw_centres(rng, scenes))
-        return self.episodes({"frames": frames[:, None], "captions": captions(scenes)}, 1.0, facts)
+        return self.episodes({"frames": frames[:, None], "captions": captions(scenes), "scenes": scenes}, 1.0, facts)
 
 
 def held_out_pairs(share: float, seed: int) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from wm_pipelines import __version__
-from wm_pipelines.episodes import Episodes
+from wm_pipelines.episodes import Episodes, counted, too_few
 from wm_pipelines.errors import UserError, validate
 from wm_pipelines.integrators import IntegrationError
 from wm_pipelines.mappings import Settings, deep_merge
@@ -18,6 +19,8 @@ from wm_pipelines.worlds.base import ControlledWorld, SimulatedWorld, World, che
 from wm_pipelines.worlds.parts.driving import Policy, drive
 from wm_pipelines.worlds.parts.impossible import Impossible, simulate_impossible
 from wm_pipelines.worlds.parts.quantities import Seconds
+
+logger = logging.getLogger(__name__)
 
 # ---------------------------------------------------------------- making
 
@@ -162,6 +165,7 @@ def ingest(config: WorldConfig, where: str | None = None) -> dict[str, Episodes]
     where = where or config.world
     world = build_world(config, where=where)
     if (own := world.own_episodes(config.seed)) is not None:
+        _say_how_many(where, own)
         return own
     if config.paper_files is not None:
         from wm_pipelines.worlds.parts.paper_files import read_paper_files
@@ -170,6 +174,16 @@ def ingest(config: WorldConfig, where: str | None = None) -> dict[str, Episodes]
     if not config.splits:
         raise UserError(f"parameter '{where}.splits': missing; give at least train: {{episodes: …, steps: …}}")
     return {name: _simulated_split(config, name, where) for name in config.splits}
+
+
+def _say_how_many(where: str, own: Mapping[str, Episodes]) -> None:
+    """How own data are split, and where too few episodes are left to judge on; images and fields are none."""
+    if any(part.spec.rows == 1 for part in own.values()):
+        return
+    counts = {name: len(part) for name, part in own.items()}
+    logger.info("'%s': %s.", where, counted(counts))
+    for line in too_few(counts):
+        logger.warning("'%s': %s.", where, line)
 
 
 def _simulated_split(config: WorldConfig, name: str, where: str) -> Episodes:

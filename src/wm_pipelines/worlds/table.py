@@ -45,6 +45,7 @@ from wm_pipelines.worlds.parts.trajectories import (
 )
 
 logger = logging.getLogger(__name__)
+_LEAPS = 0.02  # share of rows by which an angle may turn half around, where it is not wrapped
 
 
 @register
@@ -62,6 +63,7 @@ class Table(SimulatedWorld):
             formula if formula is None else Formula(formula, parameters.variables, parameters.known_numbers)
         )
         self._path = project_path(parameters.path)
+        self._doubts: list[str] = []  # of the table as read
 
     @cached_property
     def _recorded(self) -> tuple[list[Trajectory], float]:
@@ -70,6 +72,9 @@ class Table(SimulatedWorld):
         columns = parameters.columns
         fewest = FEWEST if columns.estimated else 2 if resample is None else 4
         table = read_trajectories(self._path, columns, fewest, parameters.header)
+        if all((t.state == t.state[0]).all() for t in table):
+            raise UserError(f"'{name}': nothing moves: every row of an episode is the same")
+        self._doubts = [line for place in parameters.angles if (line := self._too_fast(table, place))]
         turns = dict.fromkeys(parameters.angles, 2 * np.pi) | parameters.periods
         for trajectory in table:
             for place, period in turns.items():
@@ -83,6 +88,18 @@ class Table(SimulatedWorld):
             return [resampled(t, resample) for t in table], resample
         step = regular_step(name, table)
         return [replace(t, time=t.time[0] + step * np.arange(len(t.time))) for t in table], step
+
+    def _too_fast(self, table: Sequence[Trajectory], place: int) -> str | None:
+        """Whether an angle, as read, turns by more than half a turn from row to row, and not because it is wrapped."""
+        angles = [t.state[:, place] for t in table]
+        reach, steps = np.ptp(np.concatenate(angles)), np.abs(np.concatenate([np.diff(a) for a in angles]))
+        if reach <= 4 * np.pi or (steps > np.pi).mean() < _LEAPS:
+            return None
+        column = self.parameters.columns.coordinates[place]
+        return (
+            f"'{self._path.name}': '{column.column}' reaches {np.abs(np.concatenate(angles)).max():.3g} rad and moves "
+            f"by more than half a turn in {(steps > np.pi).mean():.0%} of the rows: is its unit '{column.unit}'?"
+        )
 
     @cached_property
     def _trajectories(self) -> list[Trajectory]:
@@ -108,13 +125,15 @@ class Table(SimulatedWorld):
         by_time = len(self._recorded[0]) == 1
         splits = self._split_by_time() if by_time else self._split_by_episode(seed)
         smoothing = self._smoothing(splits["train"])  # the noise is learned where the families learn
-        for level, line in (*smoothing.report(self._path.name), *self._findings()):
+        found = [*smoothing.report(self._path.name), *self._findings()]
+        for level, line in found:
             logger.log(level, "%s.", line)
         facts = {
             "seed": seed,
             "source_sha256": hashlib.sha256(self._path.read_bytes()).hexdigest(),
             "split_by": "time" if by_time else "episode",
             "generator": __version__,
+            "found": [[logging.getLevelName(level), line] for level, line in found],
             **smoothing.metadata(),
         }
         return {name: self._episodes(name, smoothing(parts), facts) for name, parts in splits.items()}
@@ -124,7 +143,7 @@ class Table(SimulatedWorld):
         name, loss = self._path.name, self._loss
         against = contradictions(name, self._trajectories, self.parameters, self._hamiltonian)
         told = [] if loss is None else describe_loss(name, loss, self.parameters)
-        return [*((logging.WARNING, line) for line in against), *told]
+        return [*((logging.WARNING, line) for line in (*self._doubts, *against)), *told]
 
     @cached_property
     def _loss(self) -> EnergyLoss | None:

@@ -123,9 +123,9 @@
   // ---- filters: of the leaderboard's rows; columns that are not wanted or in which nothing is left vanish
   const filters = Array.from(document.querySelectorAll("[data-filter]"));
   const choices = Array.from(document.querySelectorAll("[data-column]"));
-  if (narrow && choices.length) {  // on a phone: one task, and what tells its models apart
-    const task = filters.find((f) => f.dataset.filter === "task");
-    if (task && task.options.length > 2) task.selectedIndex = 1;
+  const task = filters.find((f) => f.dataset.filter === "task");
+  if (task && task.options.length > 2) task.selectedIndex = 1;  // tasks share hardly any column: one at a time
+  if (narrow) {  // on a phone: what tells models apart
     choices.forEach((choice) => { if ("wide" in choice.dataset) choice.checked = false; });
   }
   function passes(row, filter) {
@@ -146,6 +146,9 @@
     Array.from(table.tHead.rows[0].cells).forEach((title, column) => {
       const empty = left.length > 0 && left.every((row) => row.cells[column].textContent.trim() === "");
       title.hidden = empty || refused.has(column);
+      choices.filter((choice) => Number(choice.dataset.column) === column).forEach((choice) => {
+        choice.closest("label").hidden = empty;
+      });
       rows.forEach((row) => { row.cells[column].hidden = title.hidden; });
     });
     document.querySelectorAll(".count").forEach((count) => { count.value = `${left.length} of ${rows.length} rows`; });

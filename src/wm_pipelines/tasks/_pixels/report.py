@@ -45,6 +45,7 @@ _SAMPLED = {
     "ssim": ("SSIM", "above"),
     "ssim_best": ("SSIM of the best", "above"),
 }
+_MOST = 3  # names in a sentence
 _PER_SECOND = 5.0  # frames of an animation
 
 DESCRIPTIONS = {
@@ -117,7 +118,7 @@ def page(task: str, title: str, results: Results) -> str:
     """The report as one HTML page; equal results give equal bytes."""
     table = results.summary
     models = model_order(table["family"] + "/" + table["variant"])
-    palette, worlds = Palette(models), sorted(set(table["world"]))
+    palette, worlds = Palette(models), results.worlds
     return frame.render(
         "pixels.html.j2",
         task,
@@ -128,7 +129,6 @@ def page(task: str, title: str, results: Results) -> str:
         title=title,
         worlds=[_section(results, task, world, f"world-{i}", table, palette) for i, world in enumerate(worlds)],
         glossary=_glossary(results.scores),
-        seeds=int(results.scores["seed"].nunique()),
     )
 
 
@@ -154,6 +154,8 @@ def _section(
         "name": world,
         "anchor": anchor,
         "findings": _findings(own) + _sampled(own),
+        "about": frame.about(results.about.get(world)),
+        "sample": frame.sample(own, "held-out images or episodes"),
         "losses": where_lost(scores, world, None if spec is None else spec.step),
         "notes": _notes(kept),
         "collapsed": model_order(collapsed["family"] + "/" + collapsed["variant"]),
@@ -215,7 +217,8 @@ def _findings(own: pd.DataFrame) -> list[str]:
             ],
         }
         equals = [o for o in reversed(others) if o["best"] and best["best"]]
-        second = [f"not told from it: {_named(o)}" for o in equals]
+        many = [f"{len(equals)} of {len(others)} others not told from it"]
+        second = [f"not told from it: {_named(o)}" for o in equals] if len(equals) < _MOST else many
         second += [f"runner-up {_named(o)}" for o in [o for o in others if o not in equals][-1:]]
         beside = ", ".join(second + [f"{name} {_share(f['value'].max())}" for name, f in floors.items() if len(f)])
         lines.append(

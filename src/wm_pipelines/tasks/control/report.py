@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,6 +29,7 @@ from wm_pipelines.tasks.control.dose_report import dose_section
 
 Row = Mapping[str, Any]
 _TITLE = "Acting in imagined worlds"
+_MOST = 3  # names in a sentence
 _WAYS = {"": "with the planner", "policy_": "by its own policy"}
 
 DESCRIPTIONS = {
@@ -59,7 +61,7 @@ def page(results: Results) -> str:
     """The report as one HTML page; equal results give equal bytes."""
     table = results.summary
     models = model_order(table["family"] + "/" + table["variant"])
-    palette, worlds = Palette(models), sorted(set(table["world"]))
+    palette, worlds = Palette(models), results.worlds
     return frame.render(
         "control.html.j2",
         "control",
@@ -68,11 +70,10 @@ def page(results: Results) -> str:
         told=frame.told(results.scores),
         provenance=results.provenance,
         title=_TITLE,
-        answers=answers(table),
+        answers=answers(table, worlds),
         worlds=[_section(results, world, f"world-{i}", table, palette) for i, world in enumerate(worlds)],
         doses=dose_section(results),
         glossary=_glossary(results.scores),
-        seeds=int(results.scores["seed"].nunique()),
     )
 
 
@@ -97,8 +98,13 @@ def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, pal
     return {
         "name": world,
         "anchor": anchor,
+        "about": frame.about(results.about.get(world)),
+        "sample": frame.sample(main, "held-out starts or episodes"),
         "table": frame.numbers(main, _columns(main)),
-        "others": [(s, frame.numbers(t := own[own["split"] == s], _columns(t))) for s in others],
+        "others": [
+            (s, frame.numbers(t := own[own["split"] == s], _columns(t)), frame.sample(t, "starts or episodes"))
+            for s in others
+        ],
         "legend": frame.legend(drawn),
         "scores": [f for f in embedded if f["id"].endswith("-scores")],
         "animations": [a for a in animations if a is not None],
@@ -134,14 +140,14 @@ def _glossary(scores: pd.DataFrame) -> list[dict[str, str]]:
 # ---------------------------------------------------------------- in words
 
 
-def answers(table: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
+def answers(table: pd.DataFrame, order: Sequence[str]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Three questions, and for each world what there is to say.
 
     Args:
-        table: see `summary_table`.
+        table: see `summary_table`. order: of the worlds.
     """
     main = table[on_main_split(table)]
-    worlds = [(str(world), own) for world, own in main.groupby("world")]
+    worlds = [(world, main[main["world"] == world]) for world in order]
     asked = {
         "Who acts best?": [(world, _best(own)) for world, own in worlds],
         "Who ignores actions?": [(world, _deaf(own)) for world, own in worlds],
@@ -152,17 +158,43 @@ def answers(table: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
 
 def _best(own: pd.DataFrame) -> str:
     """The best trained model on one world, planned with or by its own policy, beside random and the true world."""
-    found = sorted(_acting(own[competes(own)]), key=lambda rows: -rows["over_random"]["value"])
+    competing = competes(own)
+    found = sorted(_acting(own[competing]), key=lambda rows: -rows["over_random"]["value"])
     if not found:
-        return "nobody has acted"
+        return "nobody has acted" + _left_out(own[~competing], -math.inf)
     best = found[0]
     what = "successes" if "success_rate" in best else "return"
     text = f"{_acts(best)}: {_signed(best['over_random'])} {what} over random from the same starts, "
     text += f"{_signed(best['planning_gap'])} short of the same planner on the true world"
     if "normalised_score" in best:
         text += f" (score {pretty_number(best['normalised_score']['value'])})"
+    if not any(_beats_random(rows) for rows in found):
+        text = f"nobody beats random by more than its interval; the best is {text}"
     equal = [_acts(rows) for rows in found[1:] if rows["over_random"]["best"] and best["over_random"]["best"]]
-    return text + (f"; not told from it: {', '.join(equal)}" if equal else "")
+    told = ", ".join(equal) if len(equal) < _MOST else f"{len(equal)} of {len(found) - 1} others"
+    return text + (f"; not told from it: {told}" if equal else "") + _left_out(own[~competing], _over_random(best))
+
+
+def _over_random(rows: Mapping[str, Row]) -> float:
+    return float(rows["over_random"]["value"])
+
+
+def _beats_random(rows: Mapping[str, Row]) -> bool:
+    """By more than the interval, where there is one."""
+    low = float(rows["over_random"]["ci_low"])
+    return (_over_random(rows) if math.isnan(low) else low) > 0.0
+
+
+def _left_out(own: pd.DataFrame, best: float) -> str:
+    """Models that ignore actions and have nevertheless more return than the best of the others."""
+    flagged = own[["family", "variant"]].agg("/".join, axis=1)
+    flagged = flagged.isin(flagged[(own["metric"] == "ignores_actions") & (own["value"] > 0)])
+    better = [rows for rows in _acting(own[flagged]) if _over_random(rows) > best] if len(own) else []
+    named = ", ".join(f"{_acts(rows)} ({pretty_number(_over_random(rows))})" for rows in better[:_MOST])
+    more = f" and {len(better) - _MOST} more" if len(better) > _MOST else ""
+    return f"; left out, since {'it ignores' if len(better) == 1 else 'they ignore'} actions: {named}{more}" * bool(
+        better
+    )
 
 
 def _acting(own: pd.DataFrame) -> Iterator[dict[str, Row]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wm_pipelines.episodes import Episodes
     from wm_pipelines.families.base import Family
     from wm_pipelines.laws import Laws
+    from wm_pipelines.spec import Spec
     from wm_pipelines.tasks.judgement import Judgement
 
 
@@ -59,6 +60,13 @@ class Physics(Task):
             f"The horizon ends where the error reaches {config.horizon_threshold:g} of how far the true state ranges.",
             f"A step violates a law where energy or momentum is off by more than {100 * config.tolerance:g} %.",
         ]
+
+    def limits(self, spec: Spec) -> dict[str, float]:
+        """A horizon ends with the episode."""
+        from wm_pipelines.laws import laws_of
+
+        length, time = spec.step * (spec.rows - 1), laws_of(spec).lyapunov_time
+        return {"horizon": length} | ({} if time is None else {"horizon_lyapunov": length / time})
 
     def judge(
         self,

@@ -95,9 +95,10 @@ class Content:
 
     @property
     def worlds(self) -> list[str]:
-        """Worlds that anything is known about, alphabetically."""
+        """Worlds that anything is known about: as they were listed, then any other by name."""
         named = {w for w, _, _ in self.results.not_applicable} | {key.split("/")[0] for key in self.results.curves}
-        return sorted(named | set(self.results.scores["world"]) | set(self.rollouts))
+        listed = self.results.worlds
+        return [*listed, *sorted((named | set(self.rollouts)) - set(listed))]
 
     @property
     def models(self) -> list[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Float = NDArray[np.float64]
 Ask = Callable[[Float, int, float], Float]  # starts [N, 2d], steps, step -> [S, N, steps + 1, 2d]
 
+_STEPS = 4  # that a slope is taken from
 _SHORT = 16  # a step for `flow.initial_slope` is so many times shorter than the world's
 _DIRECTIONS = 4
 _FITTED = 40  # states to whose forces pair forces are fitted
@@ -104,19 +105,28 @@ def _even_in_momenta(rollout: Rollout) -> bool:
 def _probe_forces(
     family: Family, ask: Ask, rollout: Rollout, spec: Spec, laws: Laws, config: PhysicsConfig, judged: Judgement
 ) -> None:
-    episodes, rows, size = rollout.truth.shape
+    _, rows, size = rollout.truth.shape
     asked = np.linspace(0, rows - 1, config.asked_rows + 1).astype(int)[:-1]
-    states = rollout.truth[:, asked].reshape(-1, size)
+    smooth = _smooth(laws, rollout.truth[:, asked], spec.step)
+    states, episode = rollout.truth[:, asked][smooth], np.nonzero(smooth)[0]
     true = _true_rate(laws, states)[:, size // 2 :]
     if not true.any():
         return
     step = spec.step / _SHORT if family.any_step else spec.step
-    forces = flow.initial_slope(ask(states, 4, step), step)[..., size // 2 :]
+    forces = flow.initial_slope(ask(states, _STEPS, step), step)[..., size // 2 :]
     by_state = flow.force_error(forces, true)
-    _add(judged, "force_error", by_state.reshape(len(by_state), episodes, -1).mean(axis=-1))
+    by_episode = [by_state[:, episode == e].mean(axis=-1) for e in np.unique(episode)]
+    _add(judged, "force_error", np.stack(by_episode, axis=-1))
     particles = spec.facts.get("particles")
     if particles is not None and 2 <= particles <= LARGEST:
         _probe_pair_law(states, forces, true, spec, judged)
+
+
+def _smooth(laws: Laws, states: Float, step: float) -> NDArray[np.bool_]:
+    """Which states meet no impact within the steps of any model that is asked: a slope across one is no force."""
+    if laws.meets is None:
+        return np.ones(states.shape[:-1], dtype=bool)
+    return ~np.asarray(laws.meets(states, _STEPS * step))
 
 
 def _probe_pair_law(states: Float, forces: Float, true: Float, spec: Spec, judged: Judgement) -> None:

@@ -43,7 +43,8 @@ def laws_table(summary: pd.DataFrame, world: str, forces: Mapping[str, PairForce
     table = frame.numbers(own[own["metric"].isin(metrics)], metrics)
     for row in table["rows"]:
         row["form"] = written(forces[row["model"]]) if row["model"] in forces else ""
-    return table | {"true_form": written(forces["truth"]) if "truth" in forces else ""}
+    asked = frame.sample(own[own["metric"] == "force_error"])
+    return table | {"sample": asked, "true_form": written(forces["truth"]) if "truth" in forces else ""}
 
 
 def elsewhere(
@@ -62,7 +63,7 @@ def elsewhere(
         absent = ", ".join(model_label(m) for m in model_order(everybody - _models(own)))
         found.append(
             {"split": split, "difference": _difference(split, main, specs, ranges.get((world, split))),
-             "absent": absent, "table": table}
+             "absent": absent, "table": table, "sample": frame.sample(own)}
         )  # fmt: skip
     return found
 

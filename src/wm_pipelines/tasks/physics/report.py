@@ -59,7 +59,7 @@ def build(content: Content, title: str = _TITLE) -> str:
     return frame.render(
         "physics.html.j2",
         "physics",
-        matrix["columns"],
+        matrix["models"],
         figures=any(w["figures"] for w in worlds),
         told=frame.told(scores),
         provenance=content.results.provenance,
@@ -68,9 +68,9 @@ def build(content: Content, title: str = _TITLE) -> str:
         thresholds=next((r.thresholds for r in content.rollouts.values() if r.thresholds), None),
         matrix=matrix,
         worlds=worlds,
+        sample=frame.sample(summary[on_main_split(summary)]),
         leaderboard=_leaderboard(summary[on_main_split(summary)]),
         glossary=_glossary(summary),
-        seeds=int(scores["seed"].nunique()),
     )
 
 
@@ -86,21 +86,27 @@ def _main_rows(summary: pd.DataFrame) -> Rows:
 
 
 def _matrix(content: Content, main: Rows, models: list[str]) -> dict[str, Any]:
-    """Worlds × models: horizon and violations, or why there is nothing."""
+    """Models × worlds: horizon and violations, or why there is nothing."""
     reasons = {(w, who): reason for w, who, reason in content.results.not_applicable}
     there = {split_model(m)[0] for m in models} | set(models)
     absent = [who for _, who in reasons if who not in there]
-    columns = model_order([*models, *(who if "/" in who else f"{who}/" for who in absent)])
-    rows = []
+    everybody = model_order([*models, *(who if "/" in who else f"{who}/" for who in absent)])
+    lengths = {}
     for world in content.worlds:
         rollouts = content.rollouts.get(world)
-        length = (rollouts and rollouts.length) or _longest(main, world)
-        cells = []
-        for model in columns:
-            reason = reasons.get((world, model), reasons.get((world, split_model(model)[0])))
-            cells.append(_matrix_cell(main.get((world, model)), length, reason))
-        rows.append({"world": world, "cells": cells})
-    return {"columns": columns, "rows": rows, "empty": not main and not reasons}
+        lengths[world] = (rollouts and rollouts.length) or _longest(main, world)
+    rows = []
+    for model in everybody:
+        cells = [
+            _matrix_cell(
+                main.get((world, model)),
+                length,
+                reasons.get((world, model), reasons.get((world, split_model(model)[0]))),
+            )
+            for world, length in lengths.items()
+        ]
+        rows.append({"model": model, "cells": cells})
+    return {"models": everybody, "worlds": content.worlds, "rows": rows, "empty": not main and not reasons}
 
 
 def _longest(main: Rows, world: str) -> float | None:
@@ -114,9 +120,9 @@ def _matrix_cell(rows: dict[str, dict[str, Any]] | None, length: float | None, r
         return cell | {"reason": reason}
     if "horizon" in rows:
         horizon = rows["horizon"]
-        cell["horizon"] = f"{pretty_number(horizon['value'])} {horizon['unit']}"
+        cell["horizon"] = pretty_number(horizon["value"])
         cell["share"] = round(min(1.0, horizon["value"] / length), 3) if length else None
-        cell["best"] = horizon["best"]
+        cell["best"] = horizon["starred"]
     if "violation_rate" in rows:
         cell["violations"] = f"{100 * rows['violation_rate']['value']:.3g} %"
     return cell
@@ -128,7 +134,12 @@ def _leaderboard(summary: pd.DataFrame) -> dict[str, Any] | None:
         return None
     metrics = metric_order(summary["metric"])
     rows = [
-        {"model": key.model, "key": key, "cells": [frame.cell(r.get(m)) for m in metrics]}
+        {
+            "model": key.model,
+            "key": key,
+            "told": frame.words(key.knows),
+            "cells": [frame.cell(r.get(m)) for m in metrics],
+        }
         for key, r in rows_by_model(summary)
     ]
     choices = {name: list(dict.fromkeys(getattr(row["key"], name) for row in rows)) for name in ("world", "split")}
@@ -141,7 +152,10 @@ def _cost_table(summary: pd.DataFrame, main: Rows, world: str) -> dict[str, Any]
     metrics = [m for m in COST_METRICS if any(m in rows for rows in own.values())]
     if not metrics:
         return None
-    rows = [{"model": m, "cells": [frame.cell(own[m].get(c)) for c in metrics]} for m in model_order(own)]
+    told = {m: frame.words(next(iter(rows.values()))["knows"]) for m, rows in own.items()}
+    rows = [
+        {"model": m, "told": told[m], "cells": [frame.cell(own[m].get(c)) for c in metrics]} for m in model_order(own)
+    ]
     return {"columns": frame.columns(summary, metrics), "rows": rows}
 
 
@@ -165,7 +179,8 @@ def _world_section(content: Content, world: str, index: int, summary: pd.DataFra
     return {
         "name": world,
         "anchor": anchor,
-        "caption": rollouts.caption if rollouts is not None else "",
+        "about": frame.about(content.results.about.get(world)),
+        "caption": f"In the episode shown: {rollouts.caption}" if rollouts is not None and rollouts.caption else "",
         "legend": frame.legend(drawn),
         "figures": [frame.embedded(f"{anchor}-{name}", f, name == "trajectories") for name, f in drawn.items()],
         "animation": None if rollouts is None or not rollouts.frames else _animation(rollouts),

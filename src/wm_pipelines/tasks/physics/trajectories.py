@@ -18,6 +18,7 @@ Float = NDArray[np.float64]
 
 _MAX_PATHS = 6
 _COLUMNS = 4
+_LEAP = 10.0  # times the usual change from row to row
 
 
 def trajectories(rollouts: WorldRollouts, palette: Palette, episode: int = 0) -> Figure | None:
@@ -89,7 +90,7 @@ def _words(rollouts: WorldRollouts) -> tuple[str, str]:
 def _ends(x: Float, y: Float, colour: str, symbol: str, several: bool, **more: Any) -> dict[str, Any]:
     """Where a path, or each of several with gaps between, ends."""
     last = np.isfinite(x) & np.isnan(np.append(x[1:], np.nan))
-    if not several:  # gaps are jumps of an angle, not ends
+    if not several:  # gaps are jumps, not ends
         last[: np.flatnonzero(last).max(initial=0)] = False
     marker = {"color": colour, "symbol": symbol, "size": 8, "line": {"width": 1.5}}
     places = {"x": plots.numbers(x[last]), "y": plots.numbers(y[last])}
@@ -126,14 +127,28 @@ def _curve(first: int, second: int, angles: tuple[int, ...]) -> View:
             for i in angles:
                 states[:, i] = np.remainder(states[:, i] + np.pi, 2 * np.pi) - np.pi
         x, y = states[:, first], states[:, second]
-        # A jump from one side of the circle to the other is not a path.
+        # A jump from one side of the circle to the other is not a path, nor is an impact.
         jump = np.zeros(len(x), dtype=bool)
-        for i in set(angles) & {first, second}:
-            with np.errstate(invalid="ignore"):
-                jump[1:] |= np.abs(np.diff(states[:, i])) > np.pi
+        for i in {first, second}:
+            jump[1:] |= _jumps(states[:, i], np.pi if i in angles else None)
         return np.where(jump, np.nan, x), np.where(jump, np.nan, y)
 
     return view
+
+
+def _jumps(values: Float, least: float | None) -> NDArray[np.bool_]:
+    """Between which neighbours values leap.
+
+    Args:
+        values: ``[K]``. least: what is a leap; None: a quarter of what they range over, ten times the usual change.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = np.abs(np.diff(values))
+        if least is None:
+            good = values[np.isfinite(values)]
+            usual = float(np.median(change[np.isfinite(change)])) if np.isfinite(change).any() else 0.0
+            least = max(0.25 * float(np.ptp(good)) if len(good) else 0.0, _LEAP * usual)
+        return change > least
 
 
 def _paths(particles: int, space: int) -> View:

@@ -49,7 +49,7 @@ def movement(times: Sequence[Float], coordinates: Sequence[Float], rates: Sequen
     if squares == 0.0 or own == 0.0:
         return None
     across = float((steps * integrals).sum())
-    return Movement(across / squares, across**2 / squares / own)
+    return Movement(across / squares, (across / squares) * (across / own))  # a square of 1e180 is no number
 
 
 def compare_rates(

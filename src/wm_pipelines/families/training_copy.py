@@ -1,0 +1,113 @@
+"""Training examples as answers: the floor under captions of frames and frames of captions.
+
+Nothing of the question is looked at. ``random`` answers with a training example drawn at random: its captions are what
+a text-only prior says, its frames are real, so that their distance from held-out frames is that of real from real.
+``frequent`` answers always with the caption that training has most often, and a frame of it: the majority.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.families import register
+from wm_pipelines.families.base import FamilyConfig, Views
+from wm_pipelines.families.parts.members import MemberFamily
+from wm_pipelines.spec import Spec
+
+
+class TrainingCopyConfig(FamilyConfig):
+    """Defaults in ``conf/base/parameters_training_copy.yml``."""
+
+    answer: Literal["random", "frequent"] = Field("random", description="which training example")
+    kept: int = Field(500, ge=1, description="training examples that answers are drawn from; the first ones")
+    bytes: int = Field(200, ge=1, description="of a caption at most")
+
+
+class _Examples(nn.Module):
+    """Kept captions ``[K, L]`` (UTF-8, padded with 0) and frames ``[K, H, W, C]`` uint8, and how many there are."""
+
+    captions: Tensor
+    frames: Tensor
+    count: Tensor
+
+    def __init__(self, kept: int, length: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("captions", torch.zeros(kept, length, dtype=torch.uint8))
+        self.register_buffer("frames", torch.zeros(kept, *shape, dtype=torch.uint8))
+        self.register_buffer("count", torch.ones((), dtype=torch.int64))
+
+
+@register
+class TrainingCopy(MemberFamily):
+    """Nothing is learned."""
+
+    name: ClassVar[str] = "training_copy"
+    Config: ClassVar[type[FamilyConfig]] = TrainingCopyConfig
+    needs: ClassVar[tuple[str, ...]] = ("frames", "captions")
+    learned_features: ClassVar[bool] = False
+    config: TrainingCopyConfig
+
+    @classmethod
+    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
+        """It answers with single frames, not with videos."""
+        return super().unsuitable(spec, config) or (None if spec.rows == 1 else "needs single frames, not videos")
+
+    def make_member(self) -> nn.Module:
+        """Room for examples."""
+        return _Examples(self.config.kept, self.config.bytes, self.spec.views["frames"].shape)
+
+    def examples(self, episodes: Views) -> Views:
+        """Keep examples; there is nothing to train.
+
+        Raises:
+            UserError: a caption is longer than ``bytes``.
+        """
+        captions, frames = episodes["captions"], episodes["frames"][:, 0]
+        if captions.shape[1] > self.config.bytes:
+            raise UserError(f"captions have up to {captions.shape[1]} bytes; raise bytes above {self.config.bytes}")
+        chosen = torch.arange(min(len(captions), self.config.kept))
+        if self.config.answer == "frequent":
+            _, which, times = captions.unique(dim=0, return_inverse=True, return_counts=True)
+            chosen = (which == times.argmax()).nonzero()[:1, 0]
+        for member in self.members:
+            assert isinstance(member, _Examples)
+            member.captions.zero_()
+            member.captions[: len(chosen), : captions.shape[1]] = captions[chosen]
+            member.frames[: len(chosen)] = frames[chosen]
+            member.count.fill_(len(chosen))
+        return {}
+
+    def member_loss(
+        self,
+        member: nn.Module,  # noqa: ARG002
+        batch: Views,  # noqa: ARG002
+        generator: torch.Generator,  # noqa: ARG002
+        progress: float,  # noqa: ARG002
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Never asked for: there are no examples."""
+        raise TypeError("copies of the training data have nothing to train")
+
+    def caption(self, frames: Tensor, seed: int) -> list[str]:
+        """See `Captions`."""
+        rows, member = self._drawn(len(frames), seed, torch.Generator().manual_seed(self.seeds[seed]))
+        return [bytes(row.tolist()).rstrip(b"\0").decode() for row in member.captions[rows]]
+
+    def generate(self, captions: Tensor, seed: int, generator: torch.Generator) -> Tensor:
+        """See `Generates`."""
+        rows, member = self._drawn(len(captions), seed, generator)
+        return member.frames[rows].float() / 255
+
+    def _drawn(self, count: int, seed: int, generator: torch.Generator) -> tuple[Tensor, _Examples]:
+        member = self.members[seed]
+        assert isinstance(member, _Examples)
+        return torch.randint(int(member.count), (count,), generator=generator), member
+
+    def member_encode(self, member: nn.Module, views: Views) -> tuple[Tensor, Tensor | None]:
+        """Pixels as they are: ``[E, T, H W C]``."""
+        del member
+        return views["frames"].float().flatten(2) / 255, None

@@ -1,0 +1,408 @@
+"""Transfusion: one transformer that predicts the next token of text and takes the noise out of images.
+
+Zhou et al., *Transfusion: predict the next token and diffuse images with one multi-modal model*, 2024 (2408.11039).
+Text and images stand in one sequence; attention is causal, but within an image every patch sees every other one
+(`layout.attention_mask`, section 3.1); the loss is ``L_LM + lambda L_DDPM`` with lambda = 5 (section 3.2).
+
+Half of every batch are captions followed by their image (text -> image), half images followed by their caption (image
+-> text). Captions are sampled greedily, with keys and values of what was read kept; images by DDIM, away from what the
+model says without the caption (Ho and Salimans, *Classifier-free diffusion guidance*, 2022).
+
+What deviates from the paper:
+
+- images are pixels in patches, not latents of an autoencoder: small pictures need none;
+- an image before its caption has no noise and no diffusion loss (``noise_before_text: 0``; the paper: noise up to half
+  of the levels);
+- the network says what the image is (``x0``; the paper: the noise), schedules are shifted towards the noise, and half
+  of the batch, not a fifth, has the image in front;
+- positions are learned tables of each modality, not rotary; width and depth fit one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from wm_pipelines.blocks import workers
+from wm_pipelines.blocks.ema import EMA
+from wm_pipelines.blocks.encoders import ENCODERS
+from wm_pipelines.blocks.flow_condition import Pixels
+from wm_pipelines.blocks.flow_sampling import guided
+from wm_pipelines.families import register
+from wm_pipelines.families.base import FamilyConfig, Schedule, TextScore, TrainedConfig, Views
+from wm_pipelines.families.parts.members import MemberFamily
+from wm_pipelines.families.transfusion.layout import TEXT, Document, Image, Layout, attention_mask, lay_out
+from wm_pipelines.families.transfusion.network import Answer, Memory, Network, Size, next_tokens
+from wm_pipelines.families.transfusion.noise import LEVELS, Noise
+from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, EOI, EOS, SPECIAL, Vocabulary, texts_of
+from wm_pipelines.spec import Spec
+
+_AT_ONCE = 250  # documents read or sampled together
+_NO_END = 1e12  # updates, of which a training is so small a part that the rate of the moving average stays
+
+
+class TransfusionConfig(TrainedConfig):
+    """Defaults in ``conf/base/parameters_transfusion.yml``."""
+
+    schedule: Schedule = Schedule(
+        steps=1500, batch_size=32, learning_rate=1.5e-3, final_learning_rate=0.0, warmup=50, betas=(0.9, 0.99),
+        gradient_clip=1.0,
+    )  # fmt: skip
+    # the transformer
+    width: int = Field(128, ge=2, description="D, features of a token or patch")
+    depth: int = Field(5, ge=1, description="blocks")
+    heads: int = Field(4, ge=1)
+    causal_images: bool = Field(False, description="ablation: patches see no later ones of their image")
+    # text
+    vocabulary: int = Field(400, ge=262, description="tokens at most: 5 special ones, 256 bytes, merges")
+    longest: int = Field(48, ge=1, description="tokens of a caption at most")
+    # images
+    images: int = Field(1, ge=1, description="images of a document at most")
+    patch: int = Field(8, ge=1, description="pixels along the side of a patch")
+    stem: Literal["linear", "unet"] = Field("unet", description="from pixels to patches and back")
+    channels: int = Field(32, ge=1, description="of the U-Net's convolutions")
+    # diffusion
+    prediction: Literal["x0", "eps", "v", "flow"] = "x0"
+    noise_schedule: Literal["cosine", "linear"] = "cosine"
+    shift: float = Field(9.0, gt=0, description="factor on noise over signal: more of the levels in the noise")
+    noise_before_text: float = Field(0.0, ge=0, le=1, description="share of the levels for images before their text")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of captions left out before images, for guidance")
+    # the loss
+    balance: Literal["fixed", "dynamic"] = Field("fixed", description="dynamic: lambda keeps both terms alike")
+    weight: float = Field(5.0, gt=0, description="lambda, of the diffusion loss")
+    average: float = Field(0.99, ge=0, lt=1, description="rate of the moving average of the weights; 0: none")
+    # sampling
+    guidance: float = Field(2.5, ge=0, description="w: 0 without the caption, 1 with it, more beyond it")
+    sample_steps: int = Field(12, ge=1, description="DDIM or Euler steps of a sample")
+
+    @model_validator(mode="after")
+    def _possible(self) -> TransfusionConfig:
+        if self.guidance != 1.0 and not self.dropout:
+            raise ValueError("guidance needs dropout above 0: without it the model knows no image without a caption")
+        if self.causal_images and self.stem != "linear":
+            raise ValueError("causal_images needs the linear stem: convolutions look at later patches")
+        return self
+
+
+class TransfusionMember(nn.Module):
+    """What one seed has: a vocabulary, units of pixels, levels of noise, the network and its moving average."""
+
+    average: EMA | None
+    text_level: Tensor
+    image_level: Tensor
+
+    def __init__(self, config: TransfusionConfig, spec: Spec) -> None:
+        super().__init__()
+        c = config
+        self.vocabulary = Vocabulary(c.vocabulary, c.longest)
+        self.pixels = Pixels(spec.views["frames"])
+        self.noise = Noise(c.noise_schedule, c.shift, c.prediction)
+        channels, height, width = self.pixels.centre.shape
+        text = c.longest + 3 + c.images  # begin and end of a text, begin and end of images
+        self.network = Network(
+            Size(
+                c.vocabulary, text, c.images, (channels, height, width), c.patch, c.width, c.depth, c.heads, c.stem,
+                c.channels,
+            ),
+            c.causal_images,
+        )  # fmt: skip
+        self.average = None
+        self.register_buffer("text_level", torch.ones(()))
+        self.register_buffer("image_level", torch.ones(()))
+
+
+@register
+class Transfusion(MemberFamily):
+    """Captions of frames, and frames of captions."""
+
+    name: ClassVar[str] = "transfusion"
+    Config: ClassVar[type[FamilyConfig]] = TransfusionConfig
+    needs: ClassVar[tuple[str, ...]] = ("frames", "captions")
+    learned_features: ClassVar[bool] = False
+    config: TransfusionConfig
+
+    @classmethod
+    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
+        """It takes single frames, not videos."""
+        return super().unsuitable(spec, config) or (None if spec.rows == 1 else "needs single frames, not videos")
+
+    def make_member(self) -> nn.Module:
+        """The networks of one seed."""
+        return TransfusionMember(self.config, self.spec)
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def examples(self, episodes: Views) -> Views:
+        """Frames ``[E, 1, H, W, C]`` and tokens ``[E, L]``, -1 behind the end; vocabulary and units are learned.
+
+        Raises:
+            UserError: a caption is empty or too long.
+        """
+        examples = dict(super().examples(episodes))
+        for member in self.members:
+            assert isinstance(member, TransfusionMember)
+            member.vocabulary.learn(examples["captions"])
+            member.pixels.learn_units(examples["frames"])
+            if self.config.average:
+                member.average = EMA(member.network, self.config.average, int(_NO_END))
+        first = self.members[0]
+        assert isinstance(first, TransfusionMember)
+        tokens = first.vocabulary.tokens(texts_of(examples["captions"]))
+        examples["captions"] = torch.tensor([row + [-1] * (self.config.longest - len(row)) for row in tokens])
+        return examples
+
+    def member_loss(
+        self,
+        member: Any,
+        batch: Views,
+        generator: torch.Generator,
+        progress: float,  # noqa: ARG002
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """``L_LM + lambda L_DDPM`` of documents, every other one with the text in front."""
+        c, data = self.config, self._data(member, batch["frames"][:, 0])
+        count = workers.everyone(len(data))
+        begins_with_text = workers.mine(torch.arange(count) % 2 == 0)
+        noise, u, left_out = (
+            workers.mine(draw(count, *shape, generator=generator)).to(data)
+            for draw, shape in ((torch.randn, data.shape[1:]), (torch.rand, ()), (torch.rand, ()))
+        )
+        told = (left_out >= c.dropout).cpu()
+        patches = member.network.size.patches
+        layout = lay_out(
+            [
+                text_first(tokens, patches, bool(known)) if first else image_first(tokens, patches)
+                for tokens, first, known in zip(_rows(batch["captions"]), begins_with_text, told, strict=True)
+            ]
+        )
+        # Spread evenly over the examples of either kind: Kingma et al., Variational diffusion models, NeurIPS 2021.
+        u = ((workers.mine(torch.arange(count)).to(u) // 2 + u) / -(-count // 2)).clamp(max=1.0 - 1e-6)
+        levels = (1 + u * LEVELS).long().clamp(max=LEVELS)
+        early = (u * (LEVELS * c.noise_before_text + 1)).long()
+        levels = torch.where(begins_with_text.to(data.device), levels, early)
+        return self._losses(member, layout.to(data.device), data, noise, levels)
+
+    def _losses(
+        self, member: TransfusionMember, layout: Layout, data: Tensor, noise: Tensor, levels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of documents of one image each, and its two terms; means over the batch of all workers."""
+        noisy = levels > 0
+        x = torch.where(noisy[:, None, None, None], member.noise.add(data, noise, levels), data)
+        answer = member.network(layout, x[:, None], levels[:, None])
+        wanted, counts = next_tokens(layout)
+        logits = member.network.logits(answer.features[:, :-1][counts])
+        nll = cross_entropy(logits, wanted[counts], reduction="sum")
+        text = nll / workers.averaged(counts.sum().to(nll)).clamp(min=1.0)
+        error = data.new_zeros(())  # a worker may have no image with noise
+        if bool(noisy.any()):
+            said = self._of(member.network, layout, answer, noisy)
+            target = member.noise.target(data[noisy], noise[noisy], levels[noisy])
+            error = (said - target).square().mean((1, 2, 3)).sum()
+        image = error / workers.averaged(noisy.sum().to(data)).clamp(min=1.0)
+        terms = {"text": text.detach(), "image": image.detach()}
+        return text + self._weight(member, terms) * image, terms
+
+    def _of(self, network: Network, layout: Layout, answer: Answer, chosen: Tensor) -> Tensor:
+        """What is said of the images of some documents, one each: ``[n, C, H, W]``."""
+        assert answer.level is not None
+        kept = tuple(part[chosen] for part in answer.kept)
+        return network.images(answer.features[chosen], layout.rows(chosen), answer.level[chosen], kept, 1)[:, 0]
+
+    def _weight(self, member: TransfusionMember, terms: dict[str, Tensor]) -> Tensor | float:
+        """Lambda: fixed, or such that its term is as large as that of the text, by moving averages of both."""
+        if self.config.balance == "fixed":
+            return self.config.weight
+        if self.training:
+            for level, name in ((member.text_level, "text"), (member.image_level, "image")):
+                level.lerp_(workers.averaged(terms[name]).to(level), 0.02)
+        return (member.text_level / member.image_level.clamp(min=1e-6)).clamp(0.2, 50.0)
+
+    def after_step(self, progress: float) -> None:  # noqa: ARG002
+        """Move the averages."""
+        for member in self.members:
+            if isinstance(member, TransfusionMember) and member.average is not None:
+                member.average.update_parameters(member.network)
+
+    def finish(self) -> None:
+        """The moving averages are the weights from now on."""
+        for member in self.members:
+            assert isinstance(member, TransfusionMember)
+            if member.average is not None:
+                member.network.load_state_dict(member.average.module.state_dict())
+                member.average = None
+
+    def monitor(self) -> Views:
+        """There are no features that could collapse."""
+        return {}
+
+    def extra_summary(self) -> dict[str, Any]:
+        """Which vocabulary the weights belong to: SHA-256 of its merges."""
+        return {"vocabulary": bytes(self._member(0).vocabulary.seal.cpu().tolist()).hex()}
+
+    def _data(self, member: TransfusionMember, frames: Tensor) -> Tensor:
+        """Frames ``[N, H, W, C]`` uint8 as data of the diffusion, ``[N, C, H, W]``."""
+        x = ENCODERS["frames"].inputs(frames)
+        return member.pixels.encode(x).unflatten(1, x.shape[1:])
+
+    # -------------------------------------------------------------------------------------------------- text -> image
+
+    @torch.no_grad()
+    def generate(self, captions: Tensor, seed: int, generator: torch.Generator) -> Tensor:
+        """See `Generates`; every frame is one sample.
+
+        Raises:
+            UserError: a caption is empty or too long, or the vocabulary is that of another checkpoint.
+        """
+        member = self._member(seed)
+        tokens = member.vocabulary.tokens(texts_of(captions))
+        parts = [self._painted(member, tokens[k : k + _AT_ONCE], generator) for k in range(0, len(tokens), _AT_ONCE)]
+        return torch.cat(parts).movedim(1, -1).clamp(0.0, 1.0)
+
+    def _painted(self, member: TransfusionMember, tokens: list[list[int]], generator: torch.Generator) -> Tensor:
+        """Frames ``[N, C, H, W]``; captions are read once, and every step looks at what was kept of them."""
+        c, network, count = self.config, member.network, len(tokens)
+        told = self._heard(member, [[BOS, *row, BOI] for row in tokens])
+        untold = self._heard(member, [[BOI]] * count)
+        layout = lay_out([[Image(network.size.patches)]] * count).to(member.pixels.centre.device)
+        x = torch.randn(count, *member.pixels.centre.shape, generator=generator).to(member.pixels.centre)
+        levels = torch.linspace(LEVELS, 0, c.sample_steps + 1).round().long().tolist()
+        clip = self._limits(member)
+        for level, lower in pairwise(levels):
+            at, to = (torch.full((count,), v, device=x.device) for v in (level, lower))
+            said = self._said(network, layout, x, at, told)
+            if c.guidance != 1.0:
+                said = guided(said, self._said(network, layout, x, at, untold), c.guidance)
+            x = member.noise.back(said, x, at, to, clip)
+        return member.pixels.decode(x.flatten(1))
+
+    def _heard(self, member: TransfusionMember, texts: list[list[int]]) -> Memory:
+        """Keys and values of texts that images follow; shorter ones have their padding between."""
+        layout = lay_out([[row] for row in texts]).to(member.pixels.centre.device)
+        return member.network.read(layout)[1]
+
+    def _said(self, network: Network, layout: Layout, x: Tensor, levels: Tensor, before: Memory) -> Tensor:
+        """What the network says of noisy images ``[N, C, H, W]`` after what was read."""
+        patches, level, kept = network.embed_images(x[:, None], levels[:, None])
+        features, _ = network.through(network.embed(layout, patches), layout.kind, before)
+        return network.images(features, layout, level, kept, 1)[:, 0]
+
+    def _limits(self, member: TransfusionMember) -> tuple[Tensor, Tensor]:
+        """Black and white in the units of the data."""
+        black, white = ((v - member.pixels.centre) / member.pixels.scale for v in (0.0, 1.0))
+        return black, white
+
+    # -------------------------------------------------------------------------------------------------- image -> text
+
+    @torch.no_grad()
+    def caption(self, frames: Tensor, seed: int) -> list[str]:
+        """See `Captions`: the likeliest token at every place."""
+        member, found = self._member(seed), []
+        for part in self._data(member, frames.to(member.pixels.centre.device)).split(_AT_ONCE):
+            found += [member.vocabulary.text(row) for row in self._described(member, part)]
+        return found
+
+    def _described(self, member: TransfusionMember, data: Tensor) -> list[list[int]]:
+        """Tokens of captions of images ``[N, C, H, W]``, up to the end of the text."""
+        network, count = member.network, len(data)
+        document: Document = [[BOI], Image(network.size.patches), [EOI]]
+        layout = lay_out([document] * count).to(data.device)
+        answer = network(layout, data[:, None], torch.zeros(count, 1, dtype=torch.int64, device=data.device))
+        logits, memory, place = (
+            network.logits(answer.features[:, -1]),
+            answer.memory,
+            2,
+        )  # text tokens so far: begin and end of the image
+        tokens, over = [], torch.zeros(count, dtype=torch.bool, device=data.device)
+        for _ in range(self.config.longest + 1):
+            token = _sayable(logits, member.vocabulary.known).argmax(1)
+            token = torch.where(over, EOS, token)
+            over = over | (token == EOS)
+            if bool(over.all()):
+                break
+            tokens.append(token)
+            one = Layout(torch.full_like(token[:, None], TEXT), token[:, None], torch.full_like(token[:, None], place))
+            features, memory = network.read(one, memory)
+            logits, place = network.logits(features[:, -1]), place + 1
+        rows = torch.stack(tokens, 1).tolist() if tokens else [[] for _ in range(count)]
+        return [row[: row.index(EOS)] if EOS in row else row for row in rows]
+
+    @torch.no_grad()
+    def score(self, captions: Tensor, frames: Tensor | None, seed: int) -> TextScore:
+        """See `ScoresText`; the end of the caption counts as a token.
+
+        Raises:
+            UserError: a caption is empty or too long.
+        """
+        member = self._member(seed)
+        tokens = member.vocabulary.tokens(texts_of(captions))
+        data = None if frames is None else self._data(member, frames.to(member.pixels.centre.device))
+        nats = []
+        for k in range(0, len(tokens), _AT_ONCE):
+            part = tokens[k : k + _AT_ONCE]
+            nats.append(self._nats(member, part, None if data is None else data[k : k + _AT_ONCE]))
+        return TextScore(torch.cat(nats), torch.tensor([len(row) + 1 for row in tokens]))
+
+    def _nats(self, member: TransfusionMember, tokens: list[list[int]], data: Tensor | None) -> Tensor:
+        """Minus the logarithm of the probability of captions, ``[N]``, of images or of none."""
+        network, device = member.network, member.pixels.centre.device
+        if data is None:
+            layout = lay_out([[[BOS, *row, BOI]] for row in tokens]).to(device)
+            features = network(layout).features
+        else:
+            layout = lay_out([image_first(row, network.size.patches) for row in tokens]).to(device)
+            none = torch.zeros(len(data), 1, dtype=torch.int64, device=device)
+            features = network(layout, data[:, None], none).features
+        wanted, counts = next_tokens(layout)
+        nll = cross_entropy(network.logits(features[:, :-1]).transpose(1, 2), wanted, reduction="none")
+        return (nll * counts).double().sum(1).cpu()
+
+    # ------------------------------------------------------------------------------------------------------------ more
+
+    def _member(self, seed: int) -> TransfusionMember:
+        member = self.members[seed].eval()
+        assert isinstance(member, TransfusionMember)
+        return member
+
+    def illustrate(self, views: Views) -> dict[str, Tensor]:
+        """The attention mask of the first caption with its image behind, then of the image with its caption behind."""
+        member = self._member(0)
+        (tokens,), patches = member.vocabulary.tokens(texts_of(views["captions"][:1])), member.network.size.patches
+        layout = lay_out([text_first(tokens, patches), image_first(tokens, patches)])
+        mask = attention_mask(layout.kind, self.config.causal_images)
+        return {"attention_mask": 1.0 - 0.8 * mask[:, None, :, :, None].expand(-1, -1, -1, -1, 3).float()}
+
+    def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
+        """Pixels as they are: ``[E, T, H W C]``."""
+        del member
+        return self.scaled(views["frames"]).flatten(2), None
+
+
+def text_first(tokens: Sequence[int], patches: int, told: bool = True) -> Document:
+    """A caption and then its image; untold, the image alone."""
+    return [[BOS, *tokens, BOI] if told else [BOI], Image(patches)]
+
+
+def image_first(tokens: Sequence[int], patches: int) -> Document:
+    """An image and then its caption."""
+    return [[BOI], Image(patches), [EOI, *tokens, EOS]]
+
+
+def _rows(tokens: Tensor) -> list[list[int]]:
+    """Tokens ``[B, L]`` without what stands behind the end."""
+    return [[t for t in row if t >= 0] for row in tokens.tolist()]
+
+
+def _sayable(logits: Tensor, known: int) -> Tensor:
+    """Logits ``[N, V]`` of what may stand in a caption: one of the ``known`` tokens of text, or its end."""
+    logits = logits.clone()
+    logits[:, [k for k in range(SPECIAL) if k != EOS]] = -torch.inf
+    logits[:, known:] = -torch.inf
+    return logits
+
+
+__all__ = ["Transfusion", "TransfusionConfig", "TransfusionMember"]

@@ -1,0 +1,63 @@
+"""Language: captions of frames and frames of captions, judged by the scenes that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from wm_pipelines.tasks import register
+from wm_pipelines.tasks.base import Results, Task, TaskConfig
+
+if TYPE_CHECKING:
+    from wm_pipelines.episodes import Episodes
+    from wm_pipelines.families.base import Family
+    from wm_pipelines.laws import Laws
+    from wm_pipelines.tasks.judgement import Judgement
+
+
+class LanguageConfig(TaskConfig):
+    """How captions and frames are judged."""
+
+    drawn: int = Field(300, ge=2, description="captions of a split of which frames are drawn; the first ones")
+    parser_noise: list[float] = Field(
+        [0.05, 0.1, 0.2], description="standard deviations of noise on true frames, in [0, 1], that the parser reads"
+    )
+    shown: int = Field(8, ge=1, description="examples kept for the report")
+
+
+@register
+class Language(Task):
+    """Image -> text and text -> image; the split ``held_out`` has combinations that training never shows."""
+
+    name: ClassVar[str] = "language"
+    pipeline: ClassVar[str] = "language_eval"
+    title: ClassVar[str] = "Language"
+    file: ClassVar[str] = "language.html"
+    Config: ClassVar[type[TaskConfig]] = LanguageConfig
+    shows: ClassVar[tuple[str, ...]] = ("frames", "captions")
+    main_metrics: ClassVar[tuple[str, ...]] = (
+        "caption_exact_one", "frame_exact_one", "caption_exact", "frame_exact", "perplexity_per_byte", "train_seconds",
+    )  # fmt: skip
+
+    def judge(
+        self,
+        model: Family,
+        episodes: Mapping[str, Episodes],
+        split: str,
+        laws: Laws,
+        config: LanguageConfig,
+        trained: bool = True,  # noqa: ARG002
+        manifest: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> Judgement:
+        """Captions read back to scenes, frames read by a parser, perplexities; whichever the model can give."""
+        from wm_pipelines.tasks.language.judge import judge
+
+        return judge(model, episodes, split, laws, config)
+
+    def page(self, results: Results) -> str:
+        """Who says and draws what is there; generated frames beside prompts, captions beside frames."""
+        from wm_pipelines.tasks.language.report import page
+
+        return page(results)

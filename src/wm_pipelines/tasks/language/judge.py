@@ -1,0 +1,208 @@
+"""Judge captions of frames and frames of captions by the scenes behind them.
+
+Axes: ``S`` seeds, ``N`` scenes of a split. A caption is read back to a scene by the grammar, a frame by a parser
+without learning (`metrics.scene_parser`); scenes are compared as sets of objects. Rows with a ``step`` are of scenes of
+so many objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wm_pipelines.episodes import Episodes, codec_of
+from wm_pipelines.errors import UserError
+from wm_pipelines.families.base import Captions, Family, Generates, ScoresText
+from wm_pipelines.laws import Laws
+from wm_pipelines.metrics.captions import captions_right, others_of_their_kind, perplexity
+from wm_pipelines.metrics.distances import frechet_distance
+from wm_pipelines.metrics.ranges import RATE
+from wm_pipelines.metrics.scene_parser import Look, Scenes, attributes_right, parse
+from wm_pipelines.metrics.statistics import Summary, summarise
+from wm_pipelines.tasks.judgement import Judgement
+
+if TYPE_CHECKING:
+    from wm_pipelines.tasks.language import LanguageConfig
+
+Float = NDArray[np.float64]
+Right = Mapping[str, NDArray[np.bool_]]
+
+_OF_CAPTIONS = ("sentence", "count", "size", "colour", "shape", "place", "combination")
+_OF_FRAMES = ("size", "colour", "shape", "place", "combination")  # where the count is right
+_SIDE = 8  # pixels along a side, of which the distance of Fréchet is taken
+
+
+def judge(
+    family: Family, episodes: Mapping[str, Episodes], split: str, laws: Laws, config: LanguageConfig
+) -> Judgement:
+    """Everything the family can be asked: captions, frames, likelihoods of texts.
+
+    Args:
+        family: restored. episodes: of all splits. split: to be judged. laws: how frames and captions are read.
+
+    Raises:
+        UserError: nobody can read these scenes, or the family neither says nor draws anything.
+    """
+    part = episodes[split]
+    if laws.read_caption is None or "scenes" not in part:
+        raise UserError(f"nobody knows what captions of '{part.spec.name}' should say: a world with scenes is needed")
+    if not isinstance(family, Captions | Generates):
+        raise UserError(f"family '{family.name}' neither describes frames nor draws captions")
+    judged = Judgement(family.seeds, split)
+    if isinstance(family, Captions):
+        _add_captions(judged, family, part, laws.read_caption, config)
+    if isinstance(family, ScoresText):
+        _add_perplexities(judged, family, part)
+    if isinstance(family, Generates):
+        _add_frames(judged, family, part, Look(**laws.look), config)
+    if not any(True for _ in family.parameters()):
+        _add_parser(judged, part, Look(**laws.look), config)
+    _keep(judged, family, part, config)
+    return judged
+
+
+# ------------------------------------------------------------------------------------------------------ image -> text
+
+
+def _add_captions(judged: Judgement, family: Any, part: Episodes, read: Any, config: LanguageConfig) -> None:
+    frames, wanted = _frames(part), part["scenes"]
+    said = [family.caption(frames, seed) for seed in range(len(judged.seeds))]
+    right = _stacked([captions_right(texts, read, wanted) for texts in said])
+    number = _number(wanted)
+    _add_shares(judged, "caption_exact", right["exact_places"], number)
+    for name in _OF_CAPTIONS:
+        _add_shares(judged, f"caption_{name}", right[name], number)
+    judged.add("caption_exact_one", right["exact_places"][:, number == 1], "1")
+    judged.add("caption_exact_up_to_two", right["exact_places"][:, number <= 2], "1")
+    others = others_of_their_kind(number)
+    chance = _stacked([captions_right(texts, read, wanted[others]) for texts in said])
+    judged.add("caption_exact_chance", chance["exact_places"], "1")
+    judged.arrays["said"] = as_bytes(said[0][: config.shown])
+    judged.arrays["said_right"] = right["exact_places"][0, : config.shown]
+
+
+def _add_perplexities(judged: Judgement, family: Any, part: Episodes) -> None:
+    """Per token and per byte, given the frame and of the caption alone."""
+    captions, frames = _captions(part), _frames(part)
+    sizes = np.array([len(text.encode()) for text in part["captions"].tolist()], np.float64)
+    for name, shown in (("perplexity", frames), ("prior_perplexity", None)):
+        scores = [family.score(captions, shown, seed) for seed in range(len(judged.seeds))]
+        for suffix in ("", "_per_byte"):
+            found = [perplexity(s.nats.numpy(), sizes if suffix else s.tokens.double().numpy()) for s in scores]
+            values = np.stack([by_text for _, by_text in found])
+            judged.add(name + suffix, [summary for summary, _ in found], "1", by_episode=values)
+
+
+# ------------------------------------------------------------------------------------------------------ text -> image
+
+
+def _add_frames(judged: Judgement, family: Any, part: Episodes, look: Look, config: LanguageConfig) -> None:
+    part = part.first(config.drawn)
+    captions, wanted = _captions(part), part["scenes"]
+    drawn = [
+        family.generate(captions, k, torch.Generator().manual_seed(seed)).double().numpy()
+        for k, seed in enumerate(judged.seeds)
+    ]
+    found = [parse(frames, look) for frames in drawn]
+    right, number = _stacked([attributes_right(scenes, wanted) for scenes in found]), _number(wanted)
+    _add_shares(judged, "frame_exact", right["exact_places"], number)
+    _add_shares(judged, "frame_count", right["count"], number)
+    for name in _OF_FRAMES:
+        _add_given(judged, f"frame_{name}", right[name], right["count"], number)
+    for name, count in (("one", 1), ("two", 2)):
+        if (number == count).any():
+            judged.add(f"frame_exact_{name}", right["exact_places"][:, number == count], "1")
+    others = wanted[others_of_their_kind(number)]
+    chance = _stacked([attributes_right(scenes, others) for scenes in found])
+    judged.add("frame_exact_chance", chance["exact_places"], "1")
+    real = coarse(part["frames"][:, 0] / 255.0)
+    judged.add("frechet_pixels", np.array([frechet_distance(coarse(f), real) for f in drawn]), "1", n=len(real))
+    judged.arrays["drawn"] = np.rint(255 * drawn[0][: config.shown]).astype(np.uint8)
+    judged.arrays["drawn_right"] = right["exact_places"][0, : config.shown]
+
+
+def coarse(frames: Float) -> Float:
+    """Frames ``[N, H, W, C]`` averaged to 8 by 8 pixels, flat ``[N, 64 C]``.
+
+    Raises:
+        UserError: their sides are no multiples of 8.
+    """
+    count, height, width, channels = frames.shape
+    if height % _SIDE or width % _SIDE:
+        raise UserError(f"frames of {height} x {width} pixels cannot be averaged to {_SIDE} x {_SIDE}")
+    cells = frames.reshape(count, _SIDE, height // _SIDE, _SIDE, width // _SIDE, channels)
+    return np.asarray(cells.mean(axis=(2, 4)).reshape(count, -1))
+
+
+# ---------------------------------------------------------------------------------------------------------- the parser
+
+
+def _add_parser(judged: Judgement, part: Episodes, look: Look, config: LanguageConfig) -> None:
+    """How well the parser itself reads true frames, as they are and under noise; step: its deviation in per cent."""
+    frames, wanted = part["frames"][:, 0] / 255.0, part["scenes"]
+    noise = np.random.default_rng(0).standard_normal(frames.shape)
+    for sigma in (0.0, *config.parser_noise):
+        right = attributes_right(parse(np.clip(frames + sigma * noise, 0.0, 1.0), look), wanted)
+        for name, key in (("exact", "exact_places"), ("size", "size"), ("colour", "colour"), ("shape", "shape")):
+            values = np.repeat(right[key][None].astype(np.float64), len(judged.seeds), axis=0)
+            judged.add(f"parser_{name}", values, "1", step=round(100 * sigma) if sigma else -1)
+
+
+# -------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _add_shares(judged: Judgement, metric: str, right: Float, number: NDArray[np.int64]) -> None:
+    """Of all scenes, and of those of one, two, three objects."""
+    judged.add(metric, right, "1")
+    for count in np.unique(number):
+        judged.add(metric, right[:, number == count], "1", step=int(count))
+
+
+def _add_given(judged: Judgement, metric: str, right: Float, given: Float, number: NDArray[np.int64]) -> None:
+    """The same, of scenes where ``given [S, N]`` holds alone; none where it holds of none."""
+    for step in (-1, *np.unique(number).tolist()):
+        chosen = (given > 0) & ((number == step) | (step < 0))
+        if chosen.any(1).all():
+            values: Sequence[Summary] = [summarise(r[c], within=RATE) for r, c in zip(right, chosen, strict=True)]
+            judged.add(metric, values, "1", step=int(step))
+
+
+def _stacked(found: Sequence[Right]) -> dict[str, Float]:
+    return {name: np.stack([one[name] for one in found]).astype(np.float64) for name in found[0]}
+
+
+def _number(scenes: Scenes) -> NDArray[np.int64]:
+    """How many objects scenes have, ``[N]``."""
+    return np.asarray((scenes[..., 0] >= 0).sum(1))
+
+
+def _frames(part: Episodes) -> torch.Tensor:
+    return torch.tensor(part["frames"][:, 0])
+
+
+def _captions(part: Episodes) -> torch.Tensor:
+    return torch.tensor(codec_of(part.spec.views["captions"]).to_numbers(part["captions"]))
+
+
+def as_bytes(texts: Sequence[str]) -> NDArray[np.uint8]:
+    """Texts as UTF-8, padded with 0, ``[K, L]``."""
+    codes = [text.encode() for text in texts]
+    rows = np.zeros((len(codes), max([1, *map(len, codes)])), np.uint8)
+    for row, code in zip(rows, codes, strict=True):
+        row[: len(code)] = np.frombuffer(code, np.uint8)
+    return rows
+
+
+def _keep(judged: Judgement, family: Any, part: Episodes, config: LanguageConfig) -> None:
+    """What the report shows beside: the first scenes, and what the family itself illustrates."""
+    few = part.first(config.shown)
+    judged.arrays["true"] = np.ascontiguousarray(few["frames"][:, 0])
+    judged.arrays["prompts"] = as_bytes(few["captions"].tolist())
+    draw: Callable[[Any], Mapping[str, torch.Tensor]] | None = getattr(family, "illustrate", None)
+    views = {"frames": torch.tensor(few["frames"]), "captions": _captions(few)}
+    for name, images in (draw(views) if draw else {}).items():
+        judged.arrays[f"seen_{name}"] = (images.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

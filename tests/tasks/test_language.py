@@ -1,0 +1,220 @@
+"""Judging captions and frames: families whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wm_pipelines.errors import UserError
+from wm_pipelines.families.base import FamilyConfig, TextScore
+from wm_pipelines.families.parts.members import MemberFamily
+from wm_pipelines.families.training_copy import TrainingCopy, TrainingCopyConfig
+from wm_pipelines.laws import Laws, laws_of
+from wm_pipelines.learning.config import LearningConfig
+from wm_pipelines.learning.fitting import as_tensors
+from wm_pipelines.learning.loop import train
+from wm_pipelines.spec import Spec
+from wm_pipelines.tasks.base import Results
+from wm_pipelines.tasks.judgement import Judgement, cost_rows, table
+from wm_pipelines.tasks.language import Language
+from wm_pipelines.tasks.language.judge import coarse
+from wm_pipelines.tasks.language.report import composition, texts
+from wm_pipelines.worlds.making import WorldConfig, ingest
+from wm_pipelines.worlds.parts.scene_grammar import caption, scene
+
+FEW = {"train": 80, "validation": 10, "test": 60, "held_out": 40, "objects": (0.5, 0.3, 0.2)}
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return ingest(WorldConfig(world="captioned_scenes", parameters=FEW), "captioned_scenes")
+
+
+class Knowing(MemberFamily):
+    """Answers with the truth of the episodes it is given; ``wrong`` turns the first object of some captions."""
+
+    name = "knowing"
+    Config = FamilyConfig
+    needs = ("frames", "captions")
+    truth = None
+    wrong = ()
+
+    def make_member(self):
+        return nn.Linear(1, 1)
+
+    def member_loss(self, member, batch, generator, progress):
+        raise TypeError
+
+    def member_encode(self, member, views):
+        return views["frames"].float().flatten(2), None
+
+    def caption(self, frames, seed):
+        said = self.truth["captions"].tolist()[: len(frames)]
+        return [_turned(text) if k in self.wrong else text for k, text in enumerate(said)]
+
+    def generate(self, captions, seed, generator):
+        return torch.tensor(self.truth["frames"][: len(captions), 0]).float() / 255
+
+    def score(self, captions, frames, seed):
+        count = len(captions)
+        certain = torch.zeros(count) if frames is not None else torch.full((count,), 10 * np.log(2))
+        return TextScore(certain.double(), torch.full((count,), 10))
+
+
+def _turned(text):
+    first, *rest = scene(text)
+    return caption([first._replace(colour=(first.colour + 1) % 5), *rest])
+
+
+def judged(episodes, split="test", wrong=(), **config):
+    family = Knowing(FamilyConfig(), episodes["train"].spec.showing(Language.shows), [0, 1])
+    family.truth, family.wrong = episodes[split], wrong
+    config = Language().config({"drawn": 40, "shown": 3, **config})
+    return Language().judge(family, episodes, split, laws_of(episodes[split].spec), config)
+
+
+def value(judgement, metric, step=-1, seed=0):
+    (found,) = [r["value"] for r in judgement.rows if (r["metric"], r["step"], r["seed"]) == (metric, step, seed)]
+    return found
+
+
+def test_who_knows_is_right_in_everything(episodes):
+    found = judged(episodes)
+    for metric in ("caption_exact", "caption_exact_one", "caption_exact_up_to_two", "caption_combination"):
+        assert value(found, metric) == 1, metric
+    assert value(found, "frame_exact") >= 0.97  # but for what the parser itself cannot read
+    assert value(found, "frame_shape") >= 0.97
+    assert value(found, "caption_exact_chance") < 0.1
+    assert value(found, "frame_exact_chance") < 0.1
+    assert value(found, "perplexity") == 1
+    assert value(found, "prior_perplexity") == pytest.approx(2)
+    sizes = [len(text.encode()) for text in episodes["test"]["captions"].tolist()]
+    assert value(found, "prior_perplexity_per_byte") == pytest.approx(2 ** (10 * 60 / sum(sizes)))
+    assert value(found, "frechet_pixels") < 1e-6
+
+
+def test_what_is_wrong_is_found_where_it_is(episodes):
+    number = (episodes["test"]["scenes"][..., 0] >= 0).sum(1)
+    wrong = np.flatnonzero(number == 2)[:4].tolist()
+    found = judged(episodes, wrong=wrong)
+    assert value(found, "caption_exact") == pytest.approx(1 - 4 / 60)
+    assert (
+        value(found, "caption_exact", 1) == value(found, "caption_exact", 3) == value(found, "caption_exact_one") == 1
+    )
+    assert value(found, "caption_exact", 2) == pytest.approx(1 - 4 / (number == 2).sum())
+    assert value(found, "caption_colour") == pytest.approx(1 - 4 / 60)
+    assert value(found, "caption_shape") == value(found, "caption_place") == value(found, "caption_sentence") == 1
+
+
+def test_episodes_are_kept_for_paired_comparisons_and_pictures_for_the_page(episodes):
+    found = judged(episodes)
+    assert found.arrays["by_episode/caption_exact"].shape == (2, 60)
+    assert found.arrays["by_episode/frame_exact"].shape == (2, 40)
+    assert found.arrays["by_episode/perplexity"].shape == (2, 60)
+    assert found.arrays["drawn"].shape == found.arrays["true"].shape == (3, 32, 32, 3)
+    assert texts(found.arrays["prompts"]) == texts(found.arrays["said"]) == episodes["test"]["captions"].tolist()[:3]
+
+
+def copies(episodes, **config):
+    spec = episodes["train"].spec.showing(Language.shows)
+    family = TrainingCopy(TrainingCopyConfig(**config), spec, (0, 1)).float()
+    train(family, as_tensors(episodes["train"], Language.shows), LearningConfig(progress=False, precision="32-true"))
+    return family
+
+
+def test_floors_answer_with_training_examples_and_the_parser_is_judged_with_them(episodes):
+    family = copies(episodes)
+    known = set(episodes["train"]["captions"].tolist())
+    assert set(family.caption(torch.zeros(30, 32, 32, 3), 0)) <= known
+    assert len(set(family.caption(torch.zeros(30, 32, 32, 3), 0))) > 10
+    found = Language().judge(family, episodes, "test", laws_of(episodes["test"].spec), Language().config({"drawn": 40}))
+    assert value(found, "caption_exact") < 0.1
+    assert value(found, "caption_sentence") == 1
+    assert value(found, "parser_exact") >= 0.97
+    assert value(found, "parser_exact") >= value(found, "parser_exact", 20)
+    assert value(found, "frechet_pixels") > 0
+    again = TrainingCopy(TrainingCopyConfig(), family.spec, (0, 1))
+    again.load_state_dict(family.state_dict())
+    assert again.caption(torch.zeros(5, 32, 32, 3), 1) == family.caption(torch.zeros(5, 32, 32, 3), 1)
+
+
+def test_the_majority_is_the_most_frequent_caption(episodes):
+    family = copies(episodes, answer="frequent")
+    said = set(family.caption(torch.zeros(9, 32, 32, 3), 0))
+    captions = episodes["train"]["captions"].tolist()
+    assert len(said) == 1
+    assert captions.count(said.pop()) == max(map(captions.count, captions))
+    with pytest.raises(UserError, match="raise bytes above 10"):
+        copies(episodes, bytes=10)
+
+
+def test_who_cannot_be_asked_or_read_is_told(episodes):
+    family = copies(episodes)
+    with pytest.raises(UserError, match="nobody knows what captions of 'captioned_scenes' should say"):
+        Language().judge(family, episodes, "test", Laws(), Language().config({}))
+
+    mute = type(
+        "Mute", (MemberFamily,), {k: Knowing.__dict__[k] for k in ("make_member", "member_loss", "member_encode")}
+    )
+    mute.name, mute.Config = "mute", FamilyConfig
+    with pytest.raises(UserError, match="'mute' neither describes frames nor draws captions"):
+        Language().judge(
+            mute(FamilyConfig(), episodes["train"].spec.showing(("frames",)), [0]),
+            episodes, "test", laws_of(episodes["test"].spec), Language().config({}),
+        )  # fmt: skip
+    with pytest.raises(UserError, match="cannot be averaged"):
+        coarse(np.zeros((1, 12, 12, 3)))
+
+
+def test_both_splits_are_judged(episodes):
+    assert Language().splits(episodes) == ["held_out", "test"]
+
+
+# ---------------------------------------------------------------- the page
+
+
+@pytest.fixture(scope="module")
+def results(episodes):
+    rows, arrays = [], {}
+    family = copies(episodes)
+    laws, config = laws_of(episodes["test"].spec), Language().config({"drawn": 40})
+    models = {("transfusion", "plain"): None, ("training_copy", "random"): family}
+    for (name, variant), own in models.items():
+        kept = {}
+        for split in ("test", "held_out"):
+            found = judged(episodes, split) if own is None else Language().judge(own, episodes, split, laws, config)
+            assert isinstance(found, Judgement)
+            rows += [
+                {"family": name, "variant": variant, "view": "frames+captions", "knows": "", **r} for r in found.rows
+            ]
+            kept |= {f"{split}/{key}": array for key, array in found.arrays.items()}
+        kept["test/seen_attention_mask"] = np.zeros((2, 1, 9, 9, 3), np.uint8)
+        arrays[f"{name}/{variant}"] = kept
+    rows += [
+        {"family": "transfusion", "variant": "plain", "view": "frames+captions", "knows": "", **r}
+        for r in cost_rows({"train_seconds": 3.0}, [0, 1])
+    ]
+    scores = table(rows, task="language", world="captioned_scenes")
+    specs = {"captioned_scenes": {split: Spec("captioned_scenes", 1.0, {}) for split in ("test", "held_out")}}
+    return Results(scores, specs=specs, arrays={"captioned_scenes": arrays})
+
+
+def test_the_page_shows_prompts_beside_frames_and_floors_beside_models(results, episodes):
+    text = Language().page(results)
+    assert text == Language().page(results)
+    for words in (
+        "Frames of captions: transfusion",
+        "Captions of frames: transfusion",
+        "Attention mask: transfusion",
+        "never seen together",
+        "What the parser itself can read",
+        episodes["test"]["captions"][0],
+        "captions of one object are right in everything for 100.0 %",
+    ):
+        assert words in text, words
+
+
+def test_composition_tells_seen_from_unseen(results):
+    rows = [r for r in composition(results.summary) if r["model"] == "transfusion/plain"]
+    assert {r["metric"] for r in rows} >= {"Caption exact, one object", "Frame exact, one object"}
+    assert all(r["seen"].endswith("%") and "±" in r["gap"] for r in rows)
