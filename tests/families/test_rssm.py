@@ -9,6 +9,8 @@ from torch.distributions import Categorical as TrueCategorical
 from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
 from torch.distributions.transforms import TanhTransform
 
+from tests.families.driven import PUSHED, pushed
+from tests.families.images import resumes, seeds_are_independent
 from tests.specs import LEARNING, PENDULUM, pendulum
 from wm_pipelines.blocks.videos import pooled_frames
 from wm_pipelines.errors import UserError
@@ -275,6 +277,41 @@ def test_the_gradient_of_the_return_is_its_slope():
         weight -= 2e-5 * direction
         below = loss()
     torch.testing.assert_close((slope * direction).sum(), (above - below) / 2e-5, rtol=1e-6, atol=1e-10)
+
+
+def test_of_a_still_world_model_only_policy_and_value_learn():
+    family = built(behaviour=True, world_share=0.5)
+    views = family.examples(batch(rows=21))
+    member, now = family.members[0], {name: torch.cat([view, view]) for name, view in views.items()}
+    for progress, learns in ((0.4, True), (0.6, False)):
+        family.zero_grad()
+        loss, _ = family.member_loss(member, now, torch.Generator().manual_seed(0), progress)
+        loss.backward()
+        assert all((p.grad is not None) == learns for p in member.world.parameters())
+        assert all((p.grad is not None) == learns for p in member.behaviour.doubters.parameters())
+        assert all(p.grad is not None for p in member.behaviour.actor.parameters())
+        assert all(p.grad is not None for p in member.behaviour.critic.parameters())
+
+
+def test_a_still_world_model_believes_of_training_rows_what_it_would_on_the_way():
+    family = built(behaviour=True, world_share=0.5)
+    views = batch(rows=6)
+    family.examples(views)
+    belief = family.start({"states": views["states"][:, 0]}, 0)
+    for k in range(1, 6):
+        belief = family.update(belief, views["actions"][:, k - 1], {"states": views["states"][:, k]}, 0)
+    torch.testing.assert_close(family._known(family.members[0]).beliefs[:, -1], belief)
+
+
+def test_a_policy_that_learns_alone_resumes_to_the_same_bits_and_seeds_are_independent(tmp_path):
+    """Killed after three of eight steps, the last six of which are the policy's alone."""
+    schedule = {"steps": 8, "batch_size": 2, "learning_rate": 1e-3, "warmup": 0}
+
+    def made(seeds=(0,)):
+        return Rssm(RssmConfig(**SMALL, behaviour=True, world_share=0.25, schedule=schedule), PUSHED, seeds)
+
+    resumes(made, tmp_path, pushed(4))
+    seeds_are_independent(made, pushed(4))
 
 
 def test_values_converge_to_the_mean_discounted_reward():

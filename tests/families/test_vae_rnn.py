@@ -283,7 +283,7 @@ def test_controllers_of_a_generation_act_as_each_alone():
 
 def test_dreams_are_the_same_for_the_same_seed_and_for_whoever_dreams_beside():
     family = built()
-    m, c, z = family.members[0].m, family.members[0].c, torch.randn(4, 3, dtype=torch.float64)
+    m, c, z = family.members[0].m, family.members[0].c, torch.randn(4, 3 + 2 * 6, dtype=torch.float64)
     weights = torch.randn(5, 10, dtype=torch.float64)
 
     def dreamt(some, seed):
@@ -298,7 +298,7 @@ def test_dreams_are_the_same_for_the_same_seed_and_for_whoever_dreams_beside():
 
 def test_units_are_those_of_what_is_met_in_dreams_of_random_actions():
     """Of a point that is moved by half an action a step, uniform in -1 … 1: variances add up, 1/12 each."""
-    met = wander(Line(1, 1, 1, 1, True, True), torch.zeros(20_000, 1), 1, 4, 1.0, torch.Generator().manual_seed(0))
+    met = wander(Line(1, 1, 1, 1, True, True), torch.zeros(20_000, 3), 1, 4, 1.0, torch.Generator().manual_seed(0))
     x = met.unflatten(0, (4, -1))
     torch.testing.assert_close(x[..., 0].var(1), torch.arange(4) / 12, rtol=0.05, atol=1e-6)
     assert (x[..., 1] == 0).all()  # its memory
@@ -318,7 +318,7 @@ def test_a_controller_learns_in_a_dream_that_is_known():
     m.reward_ends.copy_(torch.tensor([-100.0, 0.0]))
     z = torch.linspace(-1, 3, 9)[:, None]
     settings = {"steps": 12, "temperature": 1.0, "rollouts": 9, "population": 12, "generations": 60, "spread": 0.5}
-    train_in_dreams(m, c, z, **settings, seed=0)
+    train_in_dreams(m, c, torch.cat([z, torch.zeros(9, 2)], 1), **settings, seed=0)
     x = z
     for _ in range(12):
         x = x + 0.5 * c(torch.cat([x, torch.zeros_like(x)], 1))
