@@ -22,6 +22,7 @@ from wm_pipelines.families.rssm.behaviour import (
     behaviour_losses,
     dream,
     frozen,
+    go_on,
     lambda_returns,
 )
 from wm_pipelines.families.rssm.family import Rssm, RssmConfig, balanced_kl
@@ -303,12 +304,43 @@ def test_a_still_world_model_believes_of_training_rows_what_it_would_on_the_way(
     torch.testing.assert_close(family._known(family.members[0]).beliefs[:, -1], belief)
 
 
-def test_a_policy_that_learns_alone_resumes_to_the_same_bits_and_seeds_are_independent(tmp_path):
+def test_doubt_as_in_training_lowers_no_return():
+    """Rewards are lowered by ``pessimism (doubt - accepted)`` where that is positive."""
+    member = built(behaviour=True).members[0]
+    dreamt = dream(member.world, member.behaviour, drawn(6, 14, seed=4), drawn(6, 5, 2), drawn(6, 5, 4, seed=3))
+
+    def told(doubt, pessimism, accepted):
+        return behaviour_losses(member.behaviour, dreamt._replace(doubt=doubt), 0.9, 0.8, 0.0, pessimism, accepted)[:2]
+
+    torch.testing.assert_close(told(dreamt.doubt, 3.0, float(dreamt.doubt.max())), told(dreamt.doubt, 0.0, 0.0))
+    torch.testing.assert_close(told(dreamt.doubt + 0.5, 3.0, 0.5), told(dreamt.doubt, 3.0, 0.0))
+
+
+def test_what_is_accepted_is_a_share_of_the_doubt_in_training():
+    family = built(behaviour=True, world_share=0.5, accepted_doubt=0.9)
+    views = family.examples(batch(rows=21))
+    known = family._known(family.members[0])
+    with torch.no_grad():
+        doubt = family.members[0].behaviour.doubt(known.beliefs[:, :-1], views["actions"].to(known.beliefs))
+    assert float((doubt <= known.accepted).double().mean()) == pytest.approx(0.9, abs=1 / doubt.numel() + 1e-9)
+
+
+def test_a_policy_goes_on_as_it_dreams_and_learns_from_there():
+    member, (acting, moving) = built(behaviour=True).members[0], (drawn(6, 5, 2), drawn(6, 5, 4, seed=3))
+    belief = drawn(6, 14, seed=4)
+    path = go_on(member.world, member.behaviour, belief, acting, moving)
+    assert not path.requires_grad
+    torch.testing.assert_close(path, dream(member.world, member.behaviour, belief, acting, moving).belief)
+
+
+@pytest.mark.parametrize("goes_on", [0, 4])
+def test_a_policy_that_learns_alone_resumes_to_the_same_bits_and_seeds_are_independent(tmp_path, goes_on):
     """Killed after three of eight steps, the last six of which are the policy's alone."""
     schedule = {"steps": 8, "batch_size": 2, "learning_rate": 1e-3, "warmup": 0}
 
     def made(seeds=(0,)):
-        return Rssm(RssmConfig(**SMALL, behaviour=True, world_share=0.25, schedule=schedule), PUSHED, seeds)
+        alone = {"world_share": 0.25, "goes_on": goes_on, "accepted_doubt": 0.5}
+        return Rssm(RssmConfig(**SMALL, **alone, behaviour=True, schedule=schedule), PUSHED, seeds)
 
     resumes(made, tmp_path, pushed(4))
     seeds_are_independent(made, pushed(4))
