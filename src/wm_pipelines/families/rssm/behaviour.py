@@ -5,7 +5,7 @@ are kept as mean discounted rewards, ``(1 - gamma) V``, which are of the size of
 
 The episodes are given, and a policy may leave what the model has seen of the world, for where the model promises what
 is not there: rewards are lowered by the disagreement of an ensemble that predicts the next features (Rafailov et al.,
-*Offline reinforcement learning from images with latent space models*, L4DC 2021).
+*Offline reinforcement learning from images with latent space models*, L4DC 2021), where it exceeds what is accepted.
 """
 
 from __future__ import annotations

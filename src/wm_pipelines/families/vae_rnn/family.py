@@ -6,9 +6,10 @@ M on the frozen V, then C by CMA-ES in dreams of M alone.
 
 Where this is not the paper's: the mixture is over the change of ``z``; the reward is predicted (the paper has a car's
 track or a time to survive), within the rewards of the training data; V's statistics of batches are fixed in the second
-half of its phase, so that M and the decoder meet the code that was trained; C is the mean of the last generation, and
-its inputs are in units of their spread. Dreams are sampled; what is imagined for planning is the chain of the mixtures'
-means. With ``recurrence: random`` M is an echo state network: its memory stays as drawn, what reads it is trained.
+half of its phase, so that M and the decoder meet the code that was trained; M may be given noisy codes (`input_noise`)
+and has seen `context` frames before a dream begins; C is the mean of the last generation, and its inputs are in units
+of their spread. Dreams are sampled; what is imagined for planning is the chain of the mixtures' means. With
+``recurrence: random`` M is an echo state network: its memory stays as drawn, what reads it is trained.
 """
 
 from __future__ import annotations
