@@ -8,7 +8,7 @@ Deviations: ``p(x | h, s)`` decodes features that are to equal those of the enco
 in features without decoding. Observations and rewards have a standard deviation that is given, in units of their
 spread. KL is balanced and has free nats (DreamerV2, arXiv:2010.02193). One optimiser and one rate for all networks.
 Reward ``r_t`` of ``(x_{t-1}, a_{t-1})`` is read from the belief that follows. Predictions take modes. With
-``world_share`` below 1 the policy has the last phase of training for itself: episodes are given, the model stands still.
+``world_share`` below 1 the policy has the last phase of training for itself; the model stands still.
 """
 
 from __future__ import annotations
