@@ -58,6 +58,14 @@ def test_a_holder_who_has_not_yet_said_who_it_is(tmp_path):
         first.kill()
 
 
+@pytest.mark.parametrize("folder", ["taken", "taken/below"])
+def test_a_file_in_the_place_of_the_data_folder_is_said(tmp_path, folder):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UserError, match=r"'\S+taken' is a file; remove it, or name another data_root"):
+        hold(tmp_path / folder, "kedro run")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 def test_the_same_process_takes_its_hold_over(tmp_path):
     hold(tmp_path, "a run that was interrupted in a notebook")
     with hold(tmp_path, "the next one"):
