@@ -98,8 +98,6 @@ def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(tmp_path):
             os.kill(worker, signal.SIGKILL)
 
 
-def test_a_place_that_cannot_be_held(tmp_path):
-    (tmp_path / "file").touch()
-    for place in ("/proc/nothing", tmp_path / "file" / "data"):
-        with pytest.raises(UserError, match=r"cannot write '.*\.lock': .*; make the folder writable"):
-            hold(place, "kedro run")
+def test_a_place_that_cannot_be_held():
+    with pytest.raises(UserError, match=r"cannot write '.*\.lock': .*; make the folder writable"):
+        hold("/proc/nothing", "kedro run")
