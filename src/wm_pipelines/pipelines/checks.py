@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from wm_pipelines.errors import UserError, did_you_mean, unknown_parameter, validate
-from wm_pipelines.learning.config import FamilyParameters, LearningConfig, check_seeds
+from wm_pipelines.learning.config import FamilyParameters, LearningConfig, RayConfig, check_seeds
 from wm_pipelines.pipelines.combinations import (
     LISTS,
     TASK_KEYS,
@@ -23,7 +23,7 @@ from wm_pipelines.worlds.making import WorldConfig
 from wm_pipelines.yaml_files import read_yaml
 
 Parameters = Mapping[str, Any]
-_OWN = ("tasks", "tuning", "replication", "play")
+_OWN = ("tasks", "tuning", "replication", "play", "ray")
 
 
 def check_parameters(parameters: Parameters, given: Parameters) -> None:
@@ -52,6 +52,7 @@ def check_parameters(parameters: Parameters, given: Parameters) -> None:
         _required(parameters, name)
         validate(WorldConfig, parameters[name], name)
     validate(ReplicationConfig, parameters.get("replication", {}), "replication")
+    validate(RayConfig, parameters.get("ray", {}), "ray")
     _check_play(validate(PlayConfig, parameters.get("play", {}), "play"), worlds)
     for name in families.names():
         if name in parameters:
