@@ -17,7 +17,7 @@ INPUTS = ("belief", "action")
 OUTPUTS = ("next_belief", "observation")
 OPERATIONS = (
     "Add", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Exp", "Gather", "Gemm", "Identity", "LayerNormalization",
-    "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Squeeze", "Sub", "Tanh", "Unsqueeze",
+    "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Split", "Squeeze", "Sub", "Tanh", "Unsqueeze",
 )  # fmt: skip
 """Of ONNX, those that a graph may hold: what the page evaluates (``reporting/templates/play_onnx.js``)."""
 
@@ -65,7 +65,7 @@ def step_to_onnx(family: Family, seed: int = 0) -> bytes:
 
 def _steerable(family: Family) -> Any:
     if not isinstance(family, StepsAlone):
-        raise UserError(f"family '{family.name}' has no step that stands alone; choose latent_dynamics")
+        raise UserError(f"family '{family.name}' has no step that stands alone; choose latent_dynamics or rssm")
     if "actions" not in family.spec.views:
         raise UserError(f"world '{family.spec.name}' takes no actions; nothing can be steered there")
     return family

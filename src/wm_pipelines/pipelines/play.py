@@ -22,8 +22,9 @@ TASK = "control"
 
 
 class PlayEntry(Settings):
-    """One world to be steered."""
+    """One model of a world to be steered."""
 
+    world: str | None = Field(None, description="null: what the entry is called")
     family: str
     variant: str
     seed: int = Field(0, ge=0, description="of the model, one of those trained")
@@ -47,19 +48,19 @@ def create_pipeline(everything: Pipeline) -> Pipeline:
     Args:
         everything: holds the nodes that make data and models.
     """
-    chosen = {world: family for world, family in listed().items() if _trained(world, family)}
+    chosen = {name: of for name, of in listed().items() if _trained(*of)}
     if not chosen:
         return Pipeline([])
     inputs = {"play": "params:play"}
-    for world, family in chosen.items():
-        inputs |= {f"{world}_models": f"{TASK}.{family}.{world}_models", f"{world}_episodes": f"{world}_episodes"}
-    made_by = {f"{world}.ingest" for world in chosen} | {f"{TASK}.{f}.train_{w}" for w, f in chosen.items()}
+    for name, (world, family) in chosen.items():
+        inputs |= {f"{name}_models": f"{TASK}.{family}.{world}_models", f"{name}_episodes": f"{world}_episodes"}
+    made_by = {f"{w}.ingest" for w, _ in chosen.values()} | {f"{TASK}.{f}.train_{w}" for w, f in chosen.values()}
     page = Node(play, inputs=inputs, outputs="play_page", name="page", namespace="play", tags=["play"])
     return Pipeline([*(node for node in everything.nodes if node.name in made_by), page])
 
 
-def listed() -> dict[str, str]:
-    """Worlds that the parameter files of this environment name, with the family of each; unreadable ones are left out.
+def listed() -> dict[str, tuple[str, str]]:
+    """World and family of every entry in the parameter files of this environment; unreadable ones are left out.
 
     What is wrong with them is said by the check of all parameters.
     """
@@ -71,7 +72,11 @@ def listed() -> dict[str, str]:
     play = merged.get("play")
     worlds = play.get("worlds") if isinstance(play, Mapping) else None
     entries = worlds.items() if isinstance(worlds, Mapping) else ()
-    return {str(w): str(entry["family"]) for w, entry in entries if isinstance(entry, Mapping) and "family" in entry}
+    return {
+        str(name): (str(entry.get("world") or name), str(entry["family"]))
+        for name, entry in entries
+        if isinstance(entry, Mapping) and "family" in entry
+    }
 
 
 def _trained(world: str, family: str) -> bool:
@@ -84,7 +89,7 @@ def play(play: PlayConfig, **read: Any) -> str:
     """The page.
 
     Args:
-        play: who is to be steered. read: models (``<world>_models``) and episodes (``<world>_episodes``) of each world.
+        play: who is to be steered. read: models (``<entry>_models``) and episodes (``<entry>_episodes``) of each.
 
     Raises:
         UserError: the model that is asked for was not trained, or see `reporting.play.play_page`.
@@ -93,18 +98,18 @@ def play(play: PlayConfig, **read: Any) -> str:
     from wm_pipelines.reporting.play import Playable, play_page
 
     playables = []
-    for world, entry in play.chosen.items():
-        if f"{world}_models" not in read:  # not of this environment
+    for name, entry in play.chosen.items():
+        if f"{name}_models" not in read:  # not of this environment
             continue
-        variants, train = read[f"{world}_models"].variants, read[f"{world}_episodes"]["train"]
-        where = f"parameter 'play.worlds.{world}"
+        variants, train = read[f"{name}_models"].variants, read[f"{name}_episodes"]["train"]
+        where = f"parameter 'play.worlds.{name}"
         if entry.variant not in variants:
             near = did_you_mean(entry.variant, list(variants))
             raise UserError(
                 f"{where}.variant': '{entry.variant}' was not trained{near}; there is {', '.join(variants)}"
             )
         model = variants[entry.variant]
-        if model.card["family"] != entry.family:
+        if model.card["family"] != entry.family or model.card["world"] != (entry.world or name):
             raise UserError(f"{where}.family': which models are read is said in the parameter files, not by --params")
         count, steps = len(train), train.spec.rows - 1
         kept = ("view", "seeds", "data_hash", "fingerprint", "versions")
@@ -116,7 +121,8 @@ def play(play: PlayConfig, **read: Any) -> str:
                 entry.seed,
                 entry.starts,
                 f"{count:,} episodes of {steps:,} steps",
-                {name: model.card[name] for name in kept},
+                {fact: model.card[fact] for fact in kept},
+                name.replace("_", " "),
             )
         )
     return play_page(playables)

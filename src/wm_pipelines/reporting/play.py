@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from markupsafe import Markup
 
 from wm_pipelines.control.onnx_step import first_belief, step_to_onnx
@@ -23,8 +24,10 @@ from wm_pipelines.reporting.board import PLAY
 from wm_pipelines.reporting.style import Palette, model_label
 from wm_pipelines.worlds.base import ControlledWorld
 
-SIMULATED = ("driven_pendulum",)
+SIMULATED = ("driven_pendulum", "two_rooms")
 """Kinds of worlds that ``play_worlds.js`` holds."""
+READ = ("two_rooms",)
+"""Those of them that it reads from pictures."""
 
 _SCRIPTS = ("play_onnx.js", "play_worlds.js", "play.js")
 
@@ -36,7 +39,7 @@ class Playable:
     Attributes:
         family: trained. world: the true one, that its data come from. variant: its name. seed: one of the family's.
         starts: plant states ``[n]`` by name, to begin from. provenance: of the model, nested mappings.
-        trained: what it was trained on, in words: "10 episodes of 200 steps".
+        trained: what it was trained on, in words: "10 episodes of 200 steps". title: what the page calls it.
     """
 
     family: Family
@@ -46,6 +49,7 @@ class Playable:
     starts: Mapping[str, Sequence[float]]
     trained: str
     provenance: Mapping[str, Any]
+    title: str
 
 
 def play_page(playables: Sequence[Playable]) -> str:
@@ -65,7 +69,7 @@ def play_page(playables: Sequence[Playable]) -> str:
         [_model(playable) for playable in playables],
         figures=False,
         beside=[],
-        provenance={playable.family.spec.name: playable.provenance for playable in playables},
+        provenance={playable.title: playable.provenance for playable in playables},
         title=PLAY[0],
         play_style=Markup(page.template_text("play.css")),
         play_scripts=[Markup(page.template_text(name)) for name in _SCRIPTS],
@@ -81,16 +85,17 @@ def _model(playable: Playable) -> str:
 
 def _entry(playable: Playable) -> dict[str, Any]:
     """What the page's script is told of one world, JSON types."""
-    family, spec = playable.family, playable.family.spec
+    family: Any = playable.family
+    spec = family.spec
     plant, kind = playable.world, playable.world.name
     if kind not in SIMULATED:
         raise UserError(
             f"play.worlds.{spec.name}: the page has no simulator of '{kind}'{did_you_mean(kind, list(SIMULATED))}; "
             f"it has {', '.join(SIMULATED)}"
         )
-    view = family.shown(spec)[0]
-    if spec.views[view].kind != "vector":
-        raise UserError(f"play.worlds.{spec.name}: the page shows models of states, {family.name} works on {view}")
+    frames = spec.views[family.shown(spec)[0]].kind == "frames"
+    if frames and kind not in READ:
+        raise UserError(f"play.worlds.{spec.name}: the page reads no pictures of '{kind}'; choose a model of states")
     if playable.seed not in family.seeds:
         known = ", ".join(str(seed) for seed in family.seeds)
         raise UserError(f"play.worlds.{spec.name}.seed: trained were {known}, not {playable.seed}")
@@ -100,16 +105,19 @@ def _entry(playable: Playable) -> dict[str, Any]:
     for name, state in playable.starts.items():
         if np.shape(state) != shape:
             raise UserError(f"play.worlds.{spec.name}.starts.{name}: expected {shape[0]} numbers, got {state!r}")
-        belief = first_belief(family, plant.observe(np.array([state], np.float64)), index)
-        starts.append({"name": name, "state": list(map(float, state)), "belief": belief.flatten().tolist()})
+        seen = _seen(family, plant, state)
+        belief = first_belief(family, seen, index)
+        start = {"name": name, "state": list(map(float, state)), "belief": belief.flatten().tolist()}
+        starts.append({**start, "picture": _picture(family, seen)} if frames else start)
         dims = list(belief.shape)
     return {
-        "title": spec.name.replace("_", " "),
+        "title": playable.title,
         "kind": kind,
         "parameters": plant.parameters.model_dump(mode="json"),
         "step": spec.step,
         "action": spec.views["actions"].shape[0],
         "belief": dims,
+        "frame": [family.seen_space.shape[i] for i in (2, 0, 1)] if frames else None,
         "starts": starts,
         "graph": base64.b64encode(step_to_onnx(family, index)).decode(),
         "model": model_label(_model(playable)),
@@ -118,13 +126,30 @@ def _entry(playable: Playable) -> dict[str, Any]:
     }
 
 
+def _seen(family: Any, plant: ControlledWorld, state: Sequence[float]) -> Any:
+    """A plant state as the family observes it, ``[1, …]``."""
+    z = np.array([state], np.float64)
+    if family.space.kind == "vector":
+        return plant.observe(z)
+    return plant.render(z, family.space.shape[0])
+
+
+def _picture(family: Any, frames: Any) -> str:
+    """Frames ``[1, H, W, C]`` as the family's networks see them, ``[C, H, W]`` bytes, as text."""
+    x = family.inputs({family.view: torch.as_tensor(frames)})
+    return base64.b64encode((255 * x).round().to(torch.uint8).numpy().tobytes()).decode()
+
+
 def _story(playable: Playable) -> str:
     """What the model is, and what is honest to know of it."""
     steps = getattr(getattr(playable.family.config, "schedule", None), "steps", None)
     learned = f" in {steps:,} optimiser steps" if steps else ""
+    told = "what the meters say of it is said, by the true world's formulas, of the state that it shows. "
+    if playable.family.view == "frames":
+        told = "what the meters say of it is read from its pictures. "
     return (
         f"seed {playable.seed}, trained{learned} on {playable.trained}. Nobody told it a law: it conserves what it has "
-        "learned to conserve, and its energy is that of the state that it shows, by the true world's formula. "
+        f"learned to conserve, and {told}"
         "Far from what it was trained on it may show what cannot be. The true world takes the same steps as the one "
         "that the data come from."
     )

@@ -9,7 +9,8 @@
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const written = (x, digits = 2) => (Number.isFinite(x) ? x.toFixed(digits).replace("-", "−") : "–");
   const held = new Set();
-  let entry, world, graph, start, z, belief, seen, past, trails, clock;
+  const sheet = document.createElement("canvas"); // of as many pixels as a picture has
+  let entry, world, graph, start, z, belief, seen, picture, past, trails, clock;
   let state = "waiting"; // for the first key; then running or paused
   let shownFrames = 0, since = performance.now(), steps = 0, before = 0, owed = 0;
 
@@ -69,7 +70,8 @@
     z = [...start.state];
     belief = { dims: entry.belief, data: Float64Array.from(start.belief) };
     const shown = world.observe(z);
-    seen = { truth: shown, learned: [...shown] };
+    picture = first();
+    seen = { truth: shown, learned: picture ? world.read(picture, picture) : [...shown] };
     past = [];
     trails = { truth: [], learned: [] };
     clock = 0;
@@ -77,6 +79,11 @@
     owed = 0;
     note();
     tell();
+  }
+
+  // What a model of pictures has seen at the start; null of a model of states.
+  function first() {
+    return entry.frame && { dims: [1, ...entry.frame], data: Float64Array.from(bytes(start.picture), (byte) => byte / 255) };
   }
 
   function action() {
@@ -91,7 +98,9 @@
     z = world.advance(z, a);
     const found = graph.run({ belief, action: { dims: [1, a.length], data: Float64Array.from(a) } });
     belief = found.next_belief;
-    for (const [name, own] of Object.entries({ truth: world.observe(z), learned: Array.from(found.observation.data) })) {
+    if (picture) picture = found.observation;
+    const learned = picture ? world.read(picture, first()) : Array.from(found.observation.data);
+    for (const [name, own] of Object.entries({ truth: world.observe(z), learned })) {
       trails[name] = [...trails[name], seen[name]].slice(-TRAIL);
       seen[name] = own;
     }
@@ -171,7 +180,21 @@
     const [ctx, width, height] = cleared($(name));
     const size = Math.min(width, height);
     ctx.translate((width - size) / 2, (height - size) / 2);
-    world.draw({ ctx, size, ...colours, colour }, seen[name], action(), [...trails[name], seen[name]]);
+    if (picture && name === "learned") paint(ctx, size);
+    else world.draw({ ctx, size, ...colours, colour }, seen[name], action(), [...trails[name], seen[name]]);
+  }
+
+  // The picture, pixel by pixel.
+  function paint(ctx, size) {
+    const [, channels, height, width] = picture.dims, area = height * width, pixels = new Uint8ClampedArray(4 * area);
+    for (let i = 0; i < area; i++) {
+      for (const c of [0, 1, 2]) pixels[4 * i + c] = 255 * picture.data[(c % channels) * area + i];
+      pixels[4 * i + 3] = 255;
+    }
+    [sheet.width, sheet.height] = [width, height];
+    sheet.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+    ctx.imageSmoothingEnabled = false;
+    ctx.drawImage(sheet, 0, 0, size, size);
   }
 
   function lines(canvas, columns, colours, ends) {
@@ -219,8 +242,8 @@
         const value = quantity.of(seen[name]), bar = row.querySelectorAll("i")[i];
         const share = (v) => (100 * (Math.min(Math.max(v, low), high) - low)) / (high - low);
         const ends = [share(value), share(quantity.unit === "J" ? low : zero)].sort((a, b) => a - b);
-        bar.style.left = `${ends[0]}%`;
-        bar.style.width = `${Math.max(ends[1] - ends[0], 0.6)}%`;
+        bar.style.left = `${ends[0] || 0}%`;
+        bar.style.width = `${Math.max(ends[1] - ends[0], 0.6) || 0}%`;
         bar.style.background = name === "truth" ? colours.ink : entry.colour;
         row.querySelectorAll("output")[i].textContent = `${written(value)} ${quantity.unit}`;
       });
