@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.specs import LEARNING
 from wm_pipelines.control.onnx_step import INPUTS, OPERATIONS, OUTPUTS, first_belief, step_to_onnx
-from wm_pipelines.episodes import spaces_of
+from wm_pipelines.episodes import Episodes, spaces_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import StepsAlone
 from wm_pipelines.learning.loop import train
@@ -96,6 +96,7 @@ MODELS = {
         {"context": 2, "widths": (), "hidden": 8, "ensemble": 2, "stochastic": True},
     ),
     "frames": ("frames", 2, {"context": 2, "pool": 2, "widths": (4, 6), "latent": 5, "hidden": 16}),
+    "codes": ("frames", 3, {"family": "latent_action", "codes": 3, "maps": 4, "width": 8, "widths": (8, 8)}),
     "recurrent": ("states", 1, RECURRENT),
     "recurrent, frames": ("frames", 2, {**RECURRENT, "pool": 2, "widths": (4, 6)}),
 }
@@ -115,6 +116,8 @@ def test_the_page_the_runtime_and_torch_say_the_same(model):
     inputs, wanted = [], []
     for _ in range(6):
         action = torch.from_numpy(rng.uniform(-1, 1, (1, size))).float()
+        if model == "codes":
+            action = torch.eye(size + 1, size)[[len(inputs) % (size + 1)]]  # one of them, then none
         inputs.append(dict(zip(INPUTS, (belief.numpy(), action.numpy()), strict=True)))
         with torch.no_grad():
             after, observation = network(belief, action)
@@ -142,6 +145,22 @@ def test_a_step_is_the_first_of_what_is_imagined_and_the_belief_goes_on_from_the
             belief, observation = network(belief, actions[:, k])
         shown.append(observation)
     torch.testing.assert_close(torch.stack(shown, 1).double(), imagined, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.training
+def test_a_step_by_a_code_is_that_which_follows_under_it_and_without_one_what_is_expected():
+    family, rng = untrained("frames", 3, **MODELS["codes"][2]), np.random.default_rng(1)
+    seen = torch.from_numpy(rng.integers(0, 256, (1, 2, 16, 16, 3)).astype(np.uint8))
+    belief = family.believed(family.members[1].eval(), {"frames": seen})
+    shown = {}
+    for code in (-1, 0, 2):
+        followed = family.follow({"frames": seen}, torch.full((2, 1, 1), code))["frames"][1, :, 0]
+        given = torch.eye(3)[[code]] if code >= 0 else torch.zeros(1, 3)
+        with torch.no_grad():
+            _, shown[code] = family.step_network(1)(belief, given)
+        torch.testing.assert_close(shown[code].permute(0, 2, 3, 1), followed, rtol=1e-5, atol=1e-6)
+    assert (shown[0] - shown[2]).abs().max() > 1e-4
+    assert (shown[0] - shown[-1]).abs().max() > 1e-4
 
 
 @pytest.mark.training
@@ -201,7 +220,9 @@ SINGLE = {
     "Sub from a scalar": (("Sub", ["c", "x"], {}), (2, 3), {"c": np.float32(1.5)}),
     "Mul": (("Mul", ["x", "x"], {}), (2, 3), {}),
     "Div": (("Div", ["x", "c"], {}), (2, 3), {"c": np.float32([1.0, 2.0, -3.0])}),
+    "DepthToSpace": (("DepthToSpace", ["x"], {"blocksize": 2, "mode": "CRD"}), (2, 12, 2, 3), {}),
     "Exp": (("Exp", ["x"], {}), (5,), {}),
+    "Expand": (("Expand", ["x", "c"], {}), (2, 1, 3), {"c": np.int64([4, 1, 5, 1])}),
     "Tanh": (("Tanh", ["x"], {}), (5,), {}),
     "Relu": (("Relu", ["x"], {}), (5,), {}),
     "Sigmoid": (("Sigmoid", ["x"], {}), (5,), {}),
@@ -406,6 +427,21 @@ def pictures():
     return SimpleNamespace(family=drawn_anew("latent_dynamics", views, **config), world=rooms())
 
 
+@pytest.fixture(scope="module")
+def codes():
+    """A model that has found three actions in a recorded world, as it was drawn, and two episodes."""
+    space, rng = Space("frames", (16, 16, 1), "uint8"), np.random.default_rng(0)
+    config = {"codes": 3, "maps": 4, "width": 8, "widths": (8, 8)}
+    family = drawn_anew("latent_action", {"frames": space}, **config)
+    frames = rng.integers(0, 256, (2, 21, 16, 16, 1)).astype(np.uint8)
+    film = Episodes(family.spec, {"frames": frames})
+    return SimpleNamespace(family=family, world=SimpleNamespace(name="film"), film=film)
+
+
+def filmed(codes, **changed):
+    return playable(codes, title="codes", recorded=codes.film, **{"starts": {"one": [1, 4]}, **changed})
+
+
 def drawn_anew(name, views, **config):
     kind, draw = families.get(name), torch.Generator().manual_seed(3)
     family = kind(kind.Config(**config), Spec("rod", STEP, views, 21), (3,))
@@ -428,9 +464,10 @@ def playable(pendulum, **changed):
 
 
 @pytest.fixture(scope="module")
-def page(pendulum, recurrent, pictures):
+def page(pendulum, recurrent, pictures, codes):
     two = playable(recurrent, title="recurrent")
-    return play_page([playable(pendulum), two, playable(pictures, title="rooms", starts={"left": [-0.3, 0.1]})])
+    three = playable(pictures, title="rooms", starts={"left": [-0.3, 0.1]})
+    return play_page([playable(pendulum), two, three, filmed(codes)])
 
 
 @pytest.mark.training
@@ -440,12 +477,13 @@ def test_the_page_is_one_file_that_asks_for_nothing(page, pendulum):
     assert not [attrs for _, attrs in read.tags if "src" in attrs or re.match("https?:", attrs.get("href", ""))]
     assert len(set(read.ids)) == len(read.ids)
     assert "seed" not in read.text.split("Provenance")[0]  # told by the script
-    entry, two, three = next(json.loads(text) for kind, text in read.scripts if kind == "application/json")
+    entry, two, three, four = next(json.loads(text) for kind, text in read.scripts if kind == "application/json")
     assert entry["parameters"] == pendulum.world.parameters.model_dump(mode="json")
     assert entry["step"] == STEP
     assert {start["name"]: start["state"] for start in entry["starts"]} == STARTS
     assert "seed 3, trained in 150 optimiser steps on 40 episodes of 20 steps" in entry["story"]
-    assert [two["title"], three["title"]] == ["recurrent", "rooms"]
+    assert [two["title"], three["title"], four["title"]] == ["recurrent", "rooms", "codes"]
+    assert (four["action"], len(four["starts"][0]["film"])) == (3, 17)
     assert len(base64.b64decode(three["starts"][0]["picture"])) == np.prod(three["frame"]) == 3 * 32 * 32
 
 
@@ -465,6 +503,17 @@ def test_equal_models_give_an_equal_page(pendulum):
 def test_what_cannot_be_shown_is_one_line(pendulum, changed, message):
     with pytest.raises(UserError, match=message):
         play_page([playable(pendulum, **changed)])
+
+
+@pytest.mark.training
+def test_a_recording_is_played_by_codes_alone_from_where_there_is_a_past(pendulum, codes):
+    for place in ([2, 4], [0, 0], [0, 20], [0.0]):
+        with pytest.raises(
+            UserError, match=r"rod\.starts\.one: expected an episode below 2 and a row from 1 to 19, got"
+        ):
+            play_page([filmed(codes, starts={"one": place})])
+    with pytest.raises(UserError, match="without a simulator only codes are played; choose latent_action"):
+        play_page([playable(pendulum, recorded=codes.film)])
 
 
 def test_a_world_without_a_simulator_in_the_page_is_refused(pendulum):
@@ -547,6 +596,26 @@ def test_keys_change_both_worlds(tab, title, one, other):
 
 
 @pytest.mark.pipeline
+def test_codes_are_keys_and_change_the_model_alone(tab):
+    chosen(tab, "codes")
+    assert tab.value("document.getElementById('meters').hidden && document.getElementById('lines').hidden")
+    tab.tap("Period")
+    one, three = after_three_steps(tab, "Digit1"), after_three_steps(tab, "Digit3")
+    assert np.abs(one["learned"] - three["learned"]).sum() > 0
+    np.testing.assert_array_equal(one["truth"], three["truth"])
+    tab.tap("Period")
+    assert np.abs(shown(tab, "truth") - three["truth"]).sum() > 0  # the film goes on
+    tab.press("Digit1")
+    tab.press("Digit3")  # the last one counts
+    tab.tap("KeyR")
+    for _ in range(3):
+        tab.tap("Period")
+    tab.release("Digit1")
+    tab.release("Digit3")
+    np.testing.assert_array_equal(shown(tab, "learned"), three["learned"])
+
+
+@pytest.mark.pipeline
 def test_a_model_of_pictures_begins_with_what_it_has_seen(tab):
     chosen(tab, "rooms")
     picture = shown(tab, "learned")
@@ -559,18 +628,19 @@ def test_a_model_of_pictures_begins_with_what_it_has_seen(tab):
 
 
 @pytest.mark.pipeline
-@pytest.mark.parametrize("title", ["recurrent", "rooms", "rod"])
+@pytest.mark.parametrize("title", ["recurrent", "rooms", "codes", "rod"])
 def test_it_runs_at_the_speed_of_the_world_and_of_the_eye(tab, title):
     chosen(tab, title)
     tab.tap("KeyR")
-    tab.press("ArrowRight")
+    tab.press(key := "Digit1" if title == "codes" else "ArrowRight")
     tab.tap("Space")
     tab.wait("parseFloat(document.getElementById('clock').textContent) > 3")
-    tab.release("ArrowRight")
+    tab.release(key)
     pictures, steps = map(int, re.findall(r"(\d+) \w+/s", tab.value("document.getElementById('rate').textContent")))
     assert pictures >= 15
     assert 10 <= steps <= 25  # of 0.05 s; a slow machine does not catch up
-    assert float(tab.value("document.getElementById('gap').textContent").split()[0]) > 0
+    if title != "codes":
+        assert float(tab.value("document.getElementById('gap').textContent").split()[0]) > 0
     tab.tap("Space")
     stopped = clock(tab)
     tab.value("new Promise((done) => setTimeout(() => done(true), 300))")

@@ -95,6 +95,9 @@ def _check_play(play: PlayConfig, worlds: list[str]) -> None:
         if entry.world is not None and entry.world not in worlds:
             near = did_you_mean(entry.world, worlds)
             raise UserError(f"parameter 'play.worlds.{name}.world': unknown world '{entry.world}'{near}")
+        if entry.task not in tasks.names():
+            near = did_you_mean(entry.task, tasks.names())
+            raise UserError(f"parameter 'play.worlds.{name}.task': unknown task '{entry.task}'{near}")
         if entry.family not in families.names():
             near = did_you_mean(entry.family, families.names())
             raise UserError(f"parameter 'play.worlds.{name}.family': unknown family '{entry.family}'{near}")

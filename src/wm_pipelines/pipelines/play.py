@@ -18,17 +18,18 @@ from wm_pipelines.pipelines.combinations import combinations, conf_source, envir
 from wm_pipelines.yaml_files import read_yaml
 
 TASK = "control"
-"""The task whose models can be steered."""
+"""The task whose models are steered, unless an entry says another one."""
 
 
 class PlayEntry(Settings):
     """One model of a world to be steered."""
 
     world: str | None = Field(None, description="null: what the entry is called")
+    task: str = Field(TASK, description="that the model was trained for")
     family: str
     variant: str
     seed: int = Field(0, ge=0, description="of the model, one of those trained")
-    starts: dict[str, list[float]] = Field(min_length=1, description="plant states by name, the first one first")
+    starts: dict[str, list[float]] = Field(min_length=1, description="plant states by name, or episode and row")
 
 
 class PlayConfig(Settings):
@@ -52,15 +53,20 @@ def create_pipeline(everything: Pipeline) -> Pipeline:
     if not chosen:
         return Pipeline([])
     inputs = {"play": "params:play"}
-    for name, (world, family) in chosen.items():
-        inputs |= {f"{name}_models": f"{TASK}.{family}.{world}_models", f"{name}_episodes": f"{world}_episodes"}
-    made_by = {f"{w}.ingest" for w, _ in chosen.values()} | {f"{TASK}.{f}.train_{w}" for w, f in chosen.values()}
+    for name, (task, world, family) in chosen.items():
+        inputs |= {f"{name}_models": f"{task}.{family}.{world}_models", f"{name}_episodes": f"{world}_episodes"}
+    made_by = {node for task, world, family in chosen.values() for node in _made_by(task, world, family)}
     page = Node(play, inputs=inputs, outputs="play_page", name="page", namespace="play", tags=["play"])
     return Pipeline([*(node for node in everything.nodes if node.name in made_by), page])
 
 
-def listed() -> dict[str, tuple[str, str]]:
-    """World and family of every entry in the parameter files of this environment; unreadable ones are left out.
+def _made_by(task: str, world: str, family: str) -> tuple[str, str]:
+    """The nodes that make data and model."""
+    return f"{world}.ingest", f"{task}.{family}.train_{world}"
+
+
+def listed() -> dict[str, tuple[str, str, str]]:
+    """Task, world and family of every entry in the parameter files of this environment; unreadable ones are left out.
 
     What is wrong with them is said by the check of all parameters.
     """
@@ -73,15 +79,15 @@ def listed() -> dict[str, tuple[str, str]]:
     worlds = play.get("worlds") if isinstance(play, Mapping) else None
     entries = worlds.items() if isinstance(worlds, Mapping) else ()
     return {
-        str(name): (str(entry.get("world") or name), str(entry["family"]))
+        str(name): (str(entry.get("task", TASK)), str(entry.get("world") or name), str(entry["family"]))
         for name, entry in entries
         if isinstance(entry, Mapping) and "family" in entry
     }
 
 
-def _trained(world: str, family: str) -> bool:
+def _trained(task: str, world: str, family: str) -> bool:
     """Whether the task trains the family on the world in this environment."""
-    c = combinations().get(TASK)
+    c = combinations().get(task)
     return c is not None and world in c.worlds and family in c.families
 
 
@@ -96,12 +102,13 @@ def play(play: PlayConfig, **read: Any) -> str:
     """
     from wm_pipelines.laws import world_of
     from wm_pipelines.reporting.play import Playable, play_page
+    from wm_pipelines.worlds.base import ControlledWorld
 
     playables = []
     for name, entry in play.chosen.items():
         if f"{name}_models" not in read:  # not of this environment
             continue
-        variants, train = read[f"{name}_models"].variants, read[f"{name}_episodes"]["train"]
+        variants, episodes = read[f"{name}_models"].variants, read[f"{name}_episodes"]
         where = f"parameter 'play.worlds.{name}"
         if entry.variant not in variants:
             near = did_you_mean(entry.variant, list(variants))
@@ -111,18 +118,19 @@ def play(play: PlayConfig, **read: Any) -> str:
         model = variants[entry.variant]
         if model.card["family"] != entry.family or model.card["world"] != (entry.world or name):
             raise UserError(f"{where}.family': which models are read is said in the parameter files, not by --params")
-        count, steps = len(train), train.spec.rows - 1
+        count, steps, world = len(episodes["train"]), episodes["train"].spec.rows - 1, world_of(model.spec)
         kept = ("view", "seeds", "data_hash", "fingerprint", "versions")
         playables.append(
             Playable(
                 model.restore(),
-                world_of(model.spec),
+                world,
                 entry.variant,
                 entry.seed,
                 entry.starts,
                 f"{count:,} episodes of {steps:,} steps",
                 {fact: model.card[fact] for fact in kept},
                 name.replace("_", " "),
+                None if isinstance(world, ControlledWorld) else episodes["test"],
             )
         )
     return play_page(playables)

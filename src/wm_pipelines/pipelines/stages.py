@@ -19,7 +19,7 @@ import yaml
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.pipelines.combinations import Combinations, combinations, project_root, use_environment
-from wm_pipelines.pipelines.play import TASK, listed
+from wm_pipelines.pipelines.play import listed
 from wm_pipelines.provenance import REPORTS, import_closure, judging_modules, module_file
 from wm_pipelines.registry import tasks
 from wm_pipelines.yaml_files import read_yaml
@@ -179,11 +179,11 @@ def _figure_library() -> dict[str, Any]:
     }
 
 
-def _play(played: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The page on which a person steers what was trained: families on worlds."""
-    worlds = list(dict.fromkeys(world for world, _ in played))
-    read = [f"data/06_models/{TASK}/{family}/{world}" for world, family in played]
-    modules = [f"wm_pipelines.families.{family}" for _, family in played]
+def _play(played: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """The page on which a person steers what was trained: of tasks, worlds and families."""
+    worlds = list(dict.fromkeys(world for _, world, _ in played))
+    read = [f"data/06_models/{task}/{family}/{world}" for task, world, family in played]
+    modules = [f"wm_pipelines.families.{family}" for _, _, family in played]
     modules += [f"wm_pipelines.worlds.{_kind(world)}" for world in worlds]
     return {
         "desc": "Write the page on which a person steers learned worlds.",

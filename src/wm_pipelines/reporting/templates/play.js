@@ -46,12 +46,19 @@
       for (const end of ["pointerup", "pointerleave", "pointercancel"]) made.addEventListener(end, () => release(key.code));
     }
     $("does").textContent = world.keys.map((key) => `${key.label} ${key.does}`).join(", ");
+    const filmed = entry.starts[0].film !== undefined;
+    $("lead").hidden = filmed;
+    $("lead-film").hidden = !filmed;
+    $("truth-title").textContent = filmed ? "What really followed" : "The true world";
+    $("meters").hidden = $("lines").hidden = !world.gap;
     $("model").textContent = $("model-too").textContent = entry.model;
     for (const dot of document.querySelectorAll(".learned-dot")) dot.style.background = entry.colour;
     $("story").textContent = entry.story;
     $("meters").replaceChildren(...world.quantities.map(meter));
-    $("gap-title").textContent = `${world.gap.name} [${world.gap.unit}]`;
-    $("quantity-title").textContent = `${world.quantities[0].name} [${world.quantities[0].unit}]`;
+    if (world.gap) {
+      $("gap-title").textContent = `${world.gap.name} [${world.gap.unit}]`;
+      $("quantity-title").textContent = `${world.quantities[0].name} [${world.quantities[0].unit}]`;
+    }
     reset();
   }
 
@@ -82,13 +89,13 @@
   }
 
   // What a model of pictures has seen at the start; null of a model of states.
-  function first() {
-    return entry.frame && { dims: [1, ...entry.frame], data: Float64Array.from(bytes(start.picture), (byte) => byte / 255) };
-  }
+  const first = () => entry.frame && told(start.picture);
+  const told = (text) => ({ dims: [1, ...entry.frame], data: Float64Array.from(bytes(text), (byte) => byte / 255) });
 
   function action() {
-    const found = Array(entry.action).fill(0);
-    for (const key of world.keys) if (held.has(key.code)) found[key.entry] += key.value;
+    const found = Array(entry.action).fill(0), down = [...held].filter((code) => world.keys.some((key) => key.code === code));
+    const counts = world.single ? down.slice(-1) : down; // the last one pressed, or all
+    for (const key of world.keys) if (counts.includes(key.code)) found[key.entry] += key.value;
     return found;
   }
 
@@ -110,6 +117,7 @@
   }
 
   function note() {
+    if (!world.gap) return;
     const of = world.quantities[0].of;
     past.push([clock * entry.step, of(seen.truth), of(seen.learned), world.gap.of(seen.truth, seen.learned)]);
     while (past[0][0] < clock * entry.step - SHOWN) past.shift();
@@ -144,7 +152,7 @@
   function tell() {
     for (const cap of $("keys").children) cap.classList.toggle("down", held.has(cap.dataset.code));
     $("run").firstChild.textContent = state === "running" ? "Pause " : "Run ";
-    $("hint").textContent = { waiting: "Hold an arrow key to begin.", running: "", paused: "Paused." }[state];
+    $("hint").textContent = { waiting: world.single ? "Hold a number to begin." : "Hold an arrow key to begin.", running: "", paused: "Paused." }[state];
   }
 
   addEventListener("keydown", (event) => {
@@ -180,12 +188,13 @@
     const [ctx, width, height] = cleared($(name));
     const size = Math.min(width, height);
     ctx.translate((width - size) / 2, (height - size) / 2);
-    if (picture && name === "learned") paint(ctx, size);
+    if (picture && name === "learned") paint(ctx, size, picture);
+    else if (start.film) paint(ctx, size, told(start.film[Math.min(z[0], start.film.length - 1)]));
     else world.draw({ ctx, size, ...colours, colour }, seen[name], action(), [...trails[name], seen[name]]);
   }
 
   // The picture, pixel by pixel.
-  function paint(ctx, size) {
+  function paint(ctx, size, picture) {
     const [, channels, height, width] = picture.dims, area = height * width, pixels = new Uint8ClampedArray(4 * area);
     for (let i = 0; i < area; i++) {
       for (const c of [0, 1, 2]) pixels[4 * i + c] = 255 * picture.data[(c % channels) * area + i];
@@ -264,11 +273,13 @@
     stage("truth", colours, colours.ink);
     stage("learned", colours, entry.colour);
     meters(colours);
-    lines($("energies"), [[1, colours.ink, []], [2, entry.colour, [6, 4]]], colours, world.quantities[0].range);
-    lines($("gaps"), [[3, entry.colour, []]], colours, [0, 0.02]);
+    if (world.gap) {
+      lines($("energies"), [[1, colours.ink, []], [2, entry.colour, [6, 4]]], colours, world.quantities[0].range);
+      lines($("gaps"), [[3, entry.colour, []]], colours, [0, 0.02]);
+      $("gap").textContent = `${written(world.gap.of(seen.truth, seen.learned), 3)} ${world.gap.unit}`;
+    }
     const time = `${written(clock * entry.step)} s`;
     if ($("clock").textContent !== time) $("clock").textContent = time;
-    $("gap").textContent = `${written(world.gap.of(seen.truth, seen.learned), 3)} ${world.gap.unit}`;
     shownFrames++;
     if (now - since >= 1000) {
       const each = 1000 / (now - since);

@@ -277,6 +277,20 @@ const Onnx = (() => {
     return { dims: [batch, outputs, rows, columns], data };
   }
 
+  // Channels to pixels of a block, rows first; of every channel that stays its own.
+  function depthToSpace([x], { blocksize: side, mode = "DCR" }) {
+    if (mode !== "CRD") throw new Error(`DepthToSpace with mode ${mode} is not evaluated`);
+    const [batch, depth, height, width] = x.dims, channels = depth / side ** 2, data = new Float64Array(x.data.length);
+    for (let n = 0, from = 0; n < batch; n++)
+      for (let c = 0; c < channels; c++)
+        for (let i = 0; i < side; i++)
+          for (let j = 0; j < side; j++)
+            for (let r = 0; r < height; r++)
+              for (let k = 0; k < width; k++, from++)
+                data[((n * channels + c) * height * side + r * side + i) * width * side + k * side + j] = x.data[from];
+    return { dims: [batch, channels, height * side, width * side], data };
+  }
+
   const operations = {
     Add: pairwise((a, b) => a + b),
     Clip: ([x, low, high]) => {
@@ -286,8 +300,10 @@ const Onnx = (() => {
     Concat: concat,
     Conv: conv,
     ConvTranspose: convTranspose,
+    DepthToSpace: depthToSpace,
     Div: pairwise((a, b) => a / b),
     Exp: each(Math.exp),
+    Expand: ([x, shape]) => pairwise((a) => a)([x, { dims: shape.data, data: new Float64Array(size(shape.data)) }]),
     Gather: gather,
     Gemm: gemm,
     Identity: ([x]) => x,

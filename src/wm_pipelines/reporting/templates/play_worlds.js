@@ -5,7 +5,8 @@
 //   advance     (plant state, action) -> the next plant state; observe: plant state -> what is shown of it
 //   read        (picture, first picture) -> what is shown, of worlds that can be told from their pictures {dims, data}
 //   quantities  {name, unit, range, kept, of}: `of` what is shown; kept: whether the true world keeps it, and how
-//   gap         {name, unit, of}: how far two that are shown are apart
+//   gap         {name, unit, of}: how far two that are shown are apart; null, and no quantities: nothing is measured
+//   single      whether one key counts at a time
 //   draw        (pen, seen, action, trail): pen = {ctx, size, ink, soft, line, page, colour}
 const Worlds = (() => {
   "use strict";
@@ -187,6 +188,22 @@ const Worlds = (() => {
     };
   }
 
+  // What is known by its recordings alone: keys give codes, one at a time; beside it runs a film.
+  function recorded(p) {
+    return {
+      keys: Array.from({ length: Math.min(p.codes, 9) }, (_, i) => (
+        { code: `Digit${i + 1}`, label: String(i + 1), entry: i, value: 1, does: `code ${i + 1}` }
+      )),
+      single: true,
+      advance: ([row]) => [row + 1],
+      observe: (z) => z,
+      read: () => [0],
+      quantities: [],
+      gap: null,
+      draw: () => {},
+    };
+  }
+
   function disc(ctx, x, y, radius, colour, rim) {
     ctx.fillStyle = colour;
     ctx.strokeStyle = rim;
@@ -215,5 +232,5 @@ const Worlds = (() => {
     ctx.fill();
   }
 
-  return { driven_pendulum, two_rooms };
+  return { driven_pendulum, two_rooms, recorded };
 })();
