@@ -98,12 +98,18 @@ def _check_task(c: Combinations, parameters: Parameters, worlds: list[str]) -> N
 
 
 def _check_play(play: PlayConfig, worlds: list[str]) -> None:
-    for world, entry in play.chosen.items():
-        if world not in worlds:
-            raise UserError(unknown_parameter("play.worlds", world, worlds))
+    for name, entry in play.chosen.items():
+        if entry.world is None and name not in worlds:
+            raise UserError(unknown_parameter("play.worlds", name, worlds))
+        if entry.world is not None and entry.world not in worlds:
+            near = did_you_mean(entry.world, worlds)
+            raise UserError(f"parameter 'play.worlds.{name}.world': unknown world '{entry.world}'{near}")
+        if entry.task not in tasks.names():
+            near = did_you_mean(entry.task, tasks.names())
+            raise UserError(f"parameter 'play.worlds.{name}.task': unknown task '{entry.task}'{near}")
         if entry.family not in families.names():
             near = did_you_mean(entry.family, families.names())
-            raise UserError(f"parameter 'play.worlds.{world}.family': unknown family '{entry.family}'{near}")
+            raise UserError(f"parameter 'play.worlds.{name}.family': unknown family '{entry.family}'{near}")
 
 
 def _required(parameters: Parameters, name: str) -> None:
