@@ -7,15 +7,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from wm_pipelines.errors import UserError, did_you_mean, unknown_parameter, validate
-from wm_pipelines.learning.config import FamilyParameters, LearningConfig, check_seeds
-from wm_pipelines.pipelines.combinations import LISTS, TASK_KEYS, Combinations, combinations, conf_source
+from wm_pipelines.learning.config import FamilyParameters, LearningConfig, RayConfig, check_seeds
+from wm_pipelines.pipelines.combinations import (
+    LISTS,
+    TASK_KEYS,
+    Combinations,
+    combinations,
+    conf_source,
+    environment,
+)
 from wm_pipelines.pipelines.play import PlayConfig
 from wm_pipelines.pipelines.replication import ReplicationConfig
+from wm_pipelines.pipelines.submission import SubmissionConfig
 from wm_pipelines.registry import families, tasks
 from wm_pipelines.worlds.making import WorldConfig
+from wm_pipelines.yaml_files import read_yaml
 
 Parameters = Mapping[str, Any]
-_OWN = ("tasks", "tuning", "replication", "play")
+_OWN = ("tasks", "tuning", "replication", "play", "ray", "submission")
 
 
 def check_parameters(parameters: Parameters, given: Parameters) -> None:
@@ -44,6 +53,8 @@ def check_parameters(parameters: Parameters, given: Parameters) -> None:
         _required(parameters, name)
         validate(WorldConfig, parameters[name], name)
     validate(ReplicationConfig, parameters.get("replication", {}), "replication")
+    validate(SubmissionConfig, parameters.get("submission", {}), "submission")
+    validate(RayConfig, parameters.get("ray", {}), "ray")
     _check_play(validate(PlayConfig, parameters.get("play", {}), "play"), worlds)
     for name in families.names():
         if name in parameters:
@@ -89,12 +100,18 @@ def _check_task(c: Combinations, parameters: Parameters, worlds: list[str]) -> N
 
 
 def _check_play(play: PlayConfig, worlds: list[str]) -> None:
-    for world, entry in play.chosen.items():
-        if world not in worlds:
-            raise UserError(unknown_parameter("play.worlds", world, worlds))
+    for name, entry in play.chosen.items():
+        if entry.world is None and name not in worlds:
+            raise UserError(unknown_parameter("play.worlds", name, worlds))
+        if entry.world is not None and entry.world not in worlds:
+            near = did_you_mean(entry.world, worlds)
+            raise UserError(f"parameter 'play.worlds.{name}.world': unknown world '{entry.world}'{near}")
+        if entry.task not in tasks.names():
+            near = did_you_mean(entry.task, tasks.names())
+            raise UserError(f"parameter 'play.worlds.{name}.task': unknown task '{entry.task}'{near}")
         if entry.family not in families.names():
             near = did_you_mean(entry.family, families.names())
-            raise UserError(f"parameter 'play.worlds.{world}.family': unknown family '{entry.family}'{near}")
+            raise UserError(f"parameter 'play.worlds.{name}.family': unknown family '{entry.family}'{near}")
 
 
 def _required(parameters: Parameters, name: str) -> None:
@@ -116,11 +133,20 @@ def _check_family(name: str, entry: Any, worlds: list[str], given: Parameters) -
                 if variant not in family.variants:
                     parents = f"{name}.{kind}.{key}.variants"
                     raise UserError(unknown_parameter(parents, variant, list(family.variants)))
-    new = (given.get(name) or {}).get("variants", {})
-    for variant in new:
-        if new[variant] == family.variants[variant]:  # the command line alone says anything about it
-            known = [v for v in family.variants if v != variant]
-            raise UserError(unknown_parameter(f"{name}.variants", variant, known))
+    if new := (given.get(name) or {}).get("variants"):
+        known = _variants_of_files(name)
+        if unheard := [variant for variant in new if variant not in known]:
+            raise UserError(unknown_parameter(f"{name}.variants", unheard[0], known))
+
+
+def _variants_of_files(name: str) -> list[str]:
+    """Variants that the parameter files of this environment name: the command line changes them, and adds none."""
+    found: dict[str, Any] = {}
+    for env in ("base", environment()):
+        for path in (conf_source() / env).rglob("parameters*.yml"):
+            own = read_yaml(path).get(name)
+            found |= (own.get("variants") or {}) if isinstance(own, Mapping) else {}
+    return list(found) or ["plain"]
 
 
 def check_settings(parameters: Parameters, inputs: set[str]) -> None:

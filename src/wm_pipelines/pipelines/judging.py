@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
-import torch
-from threadpoolctl import threadpool_limits
-
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.laws import laws_of
@@ -17,6 +14,7 @@ from wm_pipelines.learning.artifacts import Models, TrainedModel
 from wm_pipelines.registry import tasks
 from wm_pipelines.tasks.base import Task
 from wm_pipelines.tasks.judgement import Judgement, cost_rows, table
+from wm_pipelines.threads import threads
 
 logger = logging.getLogger(__name__)
 
@@ -75,18 +73,25 @@ def judge_models(
         _call_flagged(flagged, called)
         if refused and len(refused) == len(task.splits(episodes)):
             not_applicable[variant] = refused[0]
-    facts = {
+    facts = facts_of(task, family, world, episodes, config) | {
+        "not_applicable": not_applicable,
+        "seconds": perf_counter() - began,
+    }
+    return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
+
+
+def facts_of(task: Task, family: str, world: str, episodes: Mapping[str, Episodes], config: Any) -> dict[str, Any]:
+    """Who was judged on what, and how: what stands beside the scores."""
+    return {
         "family": family,
         "world": world,
-        "task": task_name,
-        "not_applicable": not_applicable,
+        "task": task.name,
+        "not_applicable": {},
         "about": about(episodes),
         "data": {split: part.content_hash for split, part in sorted(episodes.items())},
         "specs": {split: episodes[split].spec.to_json() for split in task.splits(episodes)},
         "evaluation": config.model_dump(mode="json", exclude={"worlds"}),
-        "seconds": perf_counter() - began,
     }
-    return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
 
 
 def about(episodes: Mapping[str, Episodes]) -> dict[str, Any]:
@@ -102,13 +107,8 @@ def about(episodes: Mapping[str, Episodes]) -> dict[str, Any]:
 
 def judge_on_one_thread(task: Task, *arguments: Any, **options: Any) -> Judgement:
     """`Task.judge`, with sums that do not depend on the number of cores, and no more threads than there is work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            return task.judge(*arguments, **options)
-    finally:
-        torch.set_num_threads(before)
+    with threads(1):
+        return task.judge(*arguments, **options)
 
 
 def check_data(model: TrainedModel, train: Episodes, called: str) -> None:
