@@ -198,9 +198,10 @@ def test_without_images_it_is_a_causal_language_model():
     assert wanted[0].tolist() == tokens[1:]
 
 
-def test_without_text_the_loss_is_that_of_a_diffusion_model():
-    """The image term is the mean squared error of the prediction, and no text is counted."""
-    family = trained(dropout=0.5)
+@pytest.mark.parametrize("detail", [0.0, 9.0])
+def test_without_text_the_loss_is_that_of_a_diffusion_model(detail):
+    """The image term is the mean squared error of the prediction, by its level's weight, and no text is counted."""
+    family = trained(dropout=0.5, detail=detail)
     member = family.members[0]
     data = member.data(halves(4)["frames"][:, 0])
     noise, levels = torch.randn(data.shape, generator=generator()), torch.tensor([1, 300, 700, LEVELS])
@@ -211,7 +212,10 @@ def test_without_text_the_loss_is_that_of_a_diffusion_model():
         answer = member.network(layout, (a * data + s * noise)[:, None], levels[:, None])
         said = member.network.images(answer.features, layout, answer.level, answer.kept, 1)[:, 0]
     assert terms["text"] == 0
-    torch.testing.assert_close(terms["image"], (said - data).square().mean())
+    weights = 1 + (detail * (a / s) ** 2).clamp(max=7)
+    assert float(weights[0]) == (8 if detail else 1)
+    assert float(weights[-1]) == pytest.approx(1)
+    torch.testing.assert_close(terms["image"], (weights * (said - data).square()).mean())
     torch.testing.assert_close(loss, family.config.weight * terms["image"])
 
 

@@ -79,7 +79,6 @@ class TransfusionConfig(TrainedConfig):
     # the loss
     balance: Literal["fixed", "dynamic"] = Field("fixed", description="dynamic: lambda keeps both terms alike")
     weight: float = Field(5.0, gt=0, description="lambda, of the diffusion loss")
-    error_of: Literal["said", "x0"] = Field("said", description="the error of what is predicted, or of its image")
     detail: float = Field(0.0, ge=0, description="kappa: an error at little noise weighs 1 + min(kappa SNR, most)")
     detail_most: float = Field(7.0, ge=0, description="of what little noise adds to the weight")
     average: float = Field(0.99, ge=0, lt=1, description="rate of the moving average of the weights; 0: none")
@@ -250,10 +249,7 @@ class Transfusion(MemberFamily):
         if bool(noisy.any()):
             said = self._of(member.network, layout, answer, noisy)
             t = levels[noisy]
-            if self.config.error_of == "x0":
-                wrong = member.noise.parts(said, x[noisy], t)[0] - data[noisy]
-            else:
-                wrong = said - member.noise.target(data[noisy], noise[noisy], t)
+            wrong = said - member.noise.target(data[noisy], noise[noisy], t)
             error = (self._of_levels(member, t) * wrong.square().mean((1, 2, 3))).sum()
         image = error / workers.averaged(noisy.sum().to(data)).clamp(min=1.0)
         terms = {"text": text.detach(), "image": image.detach()}
@@ -266,7 +262,11 @@ class Transfusion(MemberFamily):
         return network.images(answer.features[chosen], layout.rows(chosen), answer.level[chosen], kept, 1)[:, 0]
 
     def _of_levels(self, member: TransfusionMember, t: Tensor) -> Tensor:
-        """Weights of errors at levels ``t [n]``: outlines are drawn where there is little noise, and errors are small."""
+        """Weights of errors at levels ``t [n]``: where there is little noise outlines are drawn, and errors small.
+
+        The ratio of signal and noise is cut off as in Hang et al., *Efficient diffusion training via min-SNR weighting
+        strategy*, ICCV 2023, and 1 is added: colour and place are decided in the noise.
+        """
         snr = (member.noise.signal[t] / member.noise.sigma[t]).square()
         return 1.0 + (self.config.detail * snr).clamp(max=self.config.detail_most)
 
