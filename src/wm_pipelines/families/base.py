@@ -353,8 +353,8 @@ class Answers(Protocol):
         """How well every candidate answers every question, ``[N, Q, C]``; the largest is the answer.
 
         Args:
-            frames: ``[N, T, H, W, C]`` uint8. questions: ``[N, Q, L]``. candidates: ``[C, L']``; texts are UTF-8, uint8.
-            seed: which of the models.
+            frames: ``[N, T, H, W, C]`` uint8. questions: ``[N, Q, L]``. candidates: ``[C, L']``; texts are UTF-8,
+            uint8. seed: which of the models.
         """
 
 

@@ -443,16 +443,16 @@ LANGUAGE_METRICS: dict[str, Described] = {
         for kind, words in QUESTION_KINDS.items()
     },
     "retrieval_r1": Described(
-        "1", False, "Share of frames that find their caption first among as many different ones as `retrieval_of` says; "
+        "1", False, "Share of frames that find their caption first among `retrieval_of` many, all different; "
         "a scene has one caption, so that no other is right."
     ),
     "swapped_attribute": Described(
-        "1", False, "Share of frames of two objects or more whose caption fits better than the one in which two objects "
+        "1", False, "Share of frames of two objects or more whose caption fits better than that in which two objects "
         "have exchanged their sizes, colours or shapes: the same words. Chance is one half."
     ),
     "swapped_relation": Described("1", False, "The same where they have exchanged their places."),
     "retrieval_of": Described("1", None, "Captions that a frame looks for its own among."),
-    "language_parameters": Described("1", True, "Parameters that answers take beside the encoder, text tower included."),
+    "language_parameters": Described("1", True, "Parameters of all but the encoder, text tower included."),
     "text_parameters": Described("1", True, "Of these, parameters of the text tower; 0 where there is none."),
     "text_spread": Described(
         "1", None, "Spread of the embeddings of texts in units of their size: 0 where all texts are one point."

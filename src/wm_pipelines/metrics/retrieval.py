@@ -30,9 +30,9 @@ def distinct(lists: Iterable[Sequence[str]], count: int) -> list[str]:
 
 
 def right_first(scores: Float, wanted: NDArray[np.int64]) -> Float:
-    """Whether the wanted candidate has the largest score, ``[N, C] -> [N]``; shared with k others it counts 1 / (k + 1).
+    """Whether the wanted candidate has the largest score, ``[N, C] -> [N]``.
 
-    So that a model to which all texts are alike is right by chance, not always or never.
+    Shared with k others it counts 1 / (k + 1): a model to which all texts are alike is right by chance.
     """
     own = scores[np.arange(len(scores)), wanted]
     best = scores.max(axis=1, initial=-np.inf)

@@ -22,11 +22,11 @@ from torch.nn.functional import mse_loss
 
 from wm_pipelines.blocks.augment import Augmentation
 from wm_pipelines.blocks.convolutional import projector, unit_gain
-from wm_pipelines.blocks.reading import trimmed
+from wm_pipelines.blocks.reading import Kept, Reader, trimmed
 from wm_pipelines.blocks.sigreg import sigreg
 from wm_pipelines.blocks.stem import StemmedTransformer
 from wm_pipelines.blocks.view_prediction import seen_in_views
-from wm_pipelines.blocks.words import Words
+from wm_pipelines.blocks.words import PADDING, Words
 from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.families.base import Schedule, TrainedConfig, Views
 from wm_pipelines.families.parts.members import MemberFamily
@@ -224,6 +224,29 @@ class AskedFamily(MemberFamily):
         """What the encoder sees, frame by frame: the mean over positions, and all of them."""
         features = member.eye(self.scaled(views["frames"]))
         return features.mean(2), features
+
+
+def read_images(
+    sight: Sight | None, reader: Reader, seen: Tensor, questions: Tensor
+) -> tuple[list[Kept] | None, Tensor]:
+    """Read what is seen, once for all questions about it: it does not know what it will be asked.
+
+    Args:
+        sight: None: nothing is seen. reader: of images and questions. seen: features ``[B, T, N, D]``.
+        questions: tokens ``[B, Q, L]``.
+
+    Returns:
+        what is kept of it, by block, for every question; which tokens are there, of the image and of every question,
+        ``[B Q, M + L]``.
+    """
+    there = questions.flatten(0, 1) != PADDING
+    if sight is None:
+        return None, there
+    x = sight(seen)
+    _, kept = reader(x, there.new_ones(len(x), x.shape[1], x.shape[1]), last=0)
+    asked = questions.shape[1]
+    many = [(k.repeat_interleave(asked, 0), v.repeat_interleave(asked, 0)) for k, v in kept]
+    return many, torch.cat([there.new_ones(len(there), x.shape[1]), there], 1)
 
 
 _TEXTS = ("questions", "answers")

@@ -1,8 +1,9 @@
 """A vision-language model that decodes: the answer's tokens one after the other, from what is seen and asked.
 
 The usual design (Liu et al., *Visual instruction tuning*, NeurIPS 2023; Beyer et al., *PaliGemma*, 2024): tokens of the
-image and of the question look at each other both ways, those of the answer at all before them; cross-entropy of the
-answer's tokens and its end. The reference for `vljepa`, on the same encoder, data and steps (`parts.asking`).
+image come first, those of the question look at them and at each other, those of the answer at all before them;
+cross-entropy of the answer's tokens and its end. The reference for `vljepa`, on the same encoder, data and steps
+(`parts.asking`).
 
 Candidates are scored by their likelihood; image and question are read once, and their keys and values kept.
 ``blind`` sees no image: the text-only prior.
@@ -17,11 +18,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from wm_pipelines.blocks.reading import Kept, Reader
+from wm_pipelines.blocks.reading import Kept, Reader, by_length, trimmed
 from wm_pipelines.blocks.words import PADDING, UNKNOWN
+from wm_pipelines.blocks.workers import averaged
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig
-from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, tokens_of
+from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, read_images, tokens_of
 
 _ROWS = 4096  # questions times candidates' tokens scored together
 END = PADDING
@@ -48,15 +50,9 @@ class Decoder(nn.Module):
         self.reader = Reader(c.width, c.depth, c.heads)
         self.head = nn.Linear(c.width, c.vocabulary)
 
-    def front(self, seen: Tensor, questions: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of image and question ``[B Q, n, D]``, and which of them are there."""
-        asked = questions.shape[1]
-        tokens = questions.flatten(0, 1)
-        text, there = self.words[tokens] + self.places[: questions.shape[-1]], tokens != PADDING
-        if self.sight is None:
-            return text, there
-        images = self.sight(seen).repeat_interleave(asked, 0)
-        return torch.cat([images, text], 1), torch.cat([there.new_ones(images.shape[:2]), there], 1)
+    def front(self, questions: Tensor) -> Tensor:
+        """What the questions' tokens ``[B, Q, L]`` are read as, ``[B Q, L, D]``."""
+        return self.words[questions.flatten(0, 1)] + self.places[: questions.shape[-1]]
 
     def back(self, answers: Tensor) -> Tensor:
         """What the answer's tokens ``[R, L]`` are read as, one place later: ``[R, L, D]``."""
@@ -64,20 +60,30 @@ class Decoder(nn.Module):
         return begun + self.said[: answers.shape[1]]
 
     def forward(self, seen: Tensor, questions: Tensor, answers: Tensor) -> Tensor:
-        """Logits ``[B Q, L + 1, V]`` of every token of the answers ``[B, Q, L]`` and of their end."""
-        front, there = self.front(seen, questions)
-        back = self.back(ended(answers.flatten(0, 1)))
+        """Nats of every token of the answers ``[B, Q, L]`` and of their end, ``[B Q, L + 1]``; 0 behind it."""
+        before, there = read_images(self.sight, self.reader, seen, questions)
+        front, flat = self.front(questions), answers.flatten(0, 1)
+        nats = front.new_zeros(len(flat), flat.shape[1] + 1)
+        for rows in by_length(flat):
+            own = None if before is None else [(k[rows], v[rows]) for k, v in before]
+            found = self._nats(front[rows], there[rows], own, trimmed(flat[rows]))
+            nats[rows, : found.shape[1]] = found
+        return nats
+
+    def _nats(self, front: Tensor, there: Tensor, before: list[Kept] | None, answers: Tensor) -> Tensor:
+        """Of answers ``[R, L]`` to questions ``front [R, n, D]``, ``[R, L + 1]``."""
+        back = self.back(ended(answers))
         n, m = front.shape[1], back.shape[1]
-        causal = there.new_ones(m, m).tril().expand(len(front), -1, -1)
-        mask = torch.cat([there[:, None, :].expand(-1, n + m, -1), there.new_zeros(len(front), n + m, m)], 2)
-        mask[:, n:, n:] = causal
-        read, _ = self.reader(torch.cat([front, back], 1), mask)
-        return self.head(read[:, n:])
+        mask = torch.cat([there[:, None, :].expand(-1, n + m, -1), there.new_zeros(len(there), n + m, m)], 2)
+        mask[:, n:, -m:] = there.new_ones(m, m).tril()
+        read, _ = self.reader(torch.cat([front, back], 1), mask, before, last=m)
+        return nats_of(self.head(read), answers)
 
     def read(self, seen: Tensor, questions: Tensor) -> tuple[list[Kept], Tensor]:
         """Keys and values of image and question, and which of them are there."""
-        front, there = self.front(seen, questions)
-        return self.reader(front, there[:, None, :].expand(-1, front.shape[1], -1))[1], there
+        before, there = read_images(self.sight, self.reader, seen, questions)
+        mask = there[:, None, :].expand(-1, questions.shape[-1], -1)
+        return self.reader(self.front(questions), mask, before, last=0)[1], there
 
     def go_on(self, back: Tensor, kept: list[Kept], there: Tensor) -> tuple[Tensor, list[Kept], Tensor]:
         """Logits of what follows each of ``back [R, m, D]``, after what was read, all that is kept then, and there."""
@@ -104,8 +110,9 @@ class TokenVLM(AskedFamily):
         self, member: Any, seen: Tensor, questions: Tensor, answers: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of a token, in the mean over those of all answers."""
-        logits = member.network(seen, questions, answers)
-        loss = cross_entropy(logits.flatten(0, 1), targets(answers.flatten(0, 1)).flatten())
+        nats = member.network(seen, questions, answers)
+        count = (answers != PADDING).sum() + answers.shape[:2].numel()
+        loss = nats.sum() / averaged(count.to(nats))
         return loss, {"cross_entropy": loss}
 
     def scores(self, member: Any, seen: Tensor, questions: Tensor, candidates: Tensor) -> Tensor:
@@ -128,8 +135,7 @@ class TokenVLM(AskedFamily):
         many = [(k.repeat_interleave(count, 0), v.repeat_interleave(count, 0)) for k, v in kept]
         said = texts.repeat(rows, 1)
         logits, _, _ = network.go_on(network.back(ended(said)), many, there.repeat_interleave(count, 0))
-        nats = cross_entropy(logits.transpose(1, 2), targets(said), reduction="none").sum(1)
-        return -nats.unflatten(0, (rows, count))
+        return -nats_of(logits, said).sum(1).unflatten(0, (rows, count))
 
     @torch.no_grad()
     def decode(self, frames: Tensor, questions: Tensor, seed: int) -> Tensor:
@@ -156,8 +162,8 @@ def ended(answers: Tensor) -> Tensor:
     return nn.functional.pad(answers, (0, 1), value=END)
 
 
-def targets(answers: Tensor) -> Tensor:
-    """What is to be said at every place ``[R, L + 1]``: words, the end, and behind it nothing (-100)."""
+def nats_of(logits: Tensor, answers: Tensor) -> Tensor:
+    """Minus the logarithm of the probability of every word of answers ``[R, L]`` and of their end; 0 behind it."""
     said = ended(answers)
     behind = (said == PADDING).cumsum(1) > 1
-    return said.masked_fill(behind, -100)
+    return cross_entropy(logits.transpose(1, 2), said.masked_fill(behind, -100), reduction="none")

@@ -24,13 +24,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
 from wm_pipelines.blocks.info_nce import info_nce
-from wm_pipelines.blocks.reading import Reader, TextTower
+from wm_pipelines.blocks.reading import Reader, TextTower, once_each
 from wm_pipelines.blocks.sigreg import sigreg
-from wm_pipelines.blocks.words import PADDING
 from wm_pipelines.blocks.workers import gathered
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig
-from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight
+from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, read_images
 
 
 class VLJEPAConfig(AskedConfig):
@@ -59,16 +58,13 @@ class Predictor(nn.Module):
         self.leave = nn.Linear(c.width, c.embedding)
 
     def forward(self, seen: Tensor, questions: Tensor) -> Tensor:
-        """``[B, T, N, D]`` and ``[B, Q, L]`` -> ``[B, Q, P]``."""
-        images = self.sight(seen)
-        count, asked, length = questions.shape
-        tokens = questions.flatten(0, 1)
-        text = self.words[tokens] + self.places[:length]
-        before = images.repeat_interleave(asked, 0)
-        x = torch.cat([self.answer.expand(len(text), 1, -1), before, text], 1)
-        there = torch.cat([tokens.new_ones(len(text), 1 + before.shape[1], dtype=torch.bool), tokens != PADDING], 1)
-        read, _ = self.reader(x, there[:, None, :].expand(-1, x.shape[1], -1))
-        return self.leave(read[:, 0]).unflatten(0, (count, asked))
+        """``[B, T, N, D]`` and ``[B, Q, L]`` -> ``[B, Q, P]``; what is seen is read once for all questions."""
+        before, there = read_images(self.sight, self.reader, seen, questions)
+        text = self.words[questions.flatten(0, 1)] + self.places[: questions.shape[-1]]
+        x = torch.cat([text, self.answer.expand(len(text), 1, -1)], 1)
+        there = torch.cat([there, there.new_ones(len(there), 1)], 1)
+        read, _ = self.reader(x, there[:, None, :].expand(-1, x.shape[1], -1), before, last=1)
+        return self.leave(read[:, 0]).unflatten(0, questions.shape[:2])
 
 
 class Network(nn.Module):
@@ -103,7 +99,7 @@ class VLJEPA(AskedFamily):
         """Between predicted embeddings and those of the answers."""
         c, answers = self.config, answers.flatten(0, 1)
         predicted = gathered(member.network.predictor(seen, questions).flatten(0, 1))
-        embedded = gathered(member.network.text(answers))
+        embedded = gathered(once_each(member.network.text, answers))
         terms = {}
         if c.loss == "info_nce":
             terms["info_nce"] = info_nce(predicted, embedded, c.temperature, alike(answers))

@@ -54,7 +54,7 @@ class Language(Task):
         trained: bool = True,  # noqa: ARG002
         manifest: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> Judgement:
-        """Answers, captions read back to scenes, frames read by a parser, perplexities; whichever the model can give."""
+        """Answers, captions read back to scenes, frames read by a parser, perplexities; whichever it can give."""
         from wm_pipelines.tasks.language.judge import judge
 
         return judge(model, episodes, split, laws, config)

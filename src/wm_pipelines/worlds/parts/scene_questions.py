@@ -73,7 +73,7 @@ def _asked(rng: np.random.Generator, scene: Scene, count: int, pairs: Sequence[P
     return found
 
 
-# ------------------------------------------------------------------------------------------------ one kind after another
+# ---------------------------------------------------------------------------------------------- one kind after another
 
 
 def _colour(rng: np.random.Generator, scene: Scene, pairs: Sequence[Pair]) -> tuple[str, str]:
