@@ -177,7 +177,7 @@ class Family(nn.Module, ABC):
         """Every seed's own parameters, where they are kept apart; None where the seeds are the leading axis of each."""
         return None
 
-    def rates(self, progress: float) -> Mapping[str, float]:
+    def rate_factors(self, progress: float) -> Mapping[str, float]:
         """Factors on the learning rate by a part of parameters' names (between dots); here: none, all learn alike.
 
         The parts are the same at all times; what they are multiplied by may follow ``progress``, 0 … 1.

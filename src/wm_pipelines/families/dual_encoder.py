@@ -3,7 +3,7 @@
 Radford et al., *Learning transferable visual models from natural language supervision*, ICML 2021 (CLIP), on the
 encoder, data and steps of `vljepa` (`parts.asking`). The image is not told what it will be asked: question and answer
 are one text, and the answer is the candidate whose text lies nearest to the image. The descriptions are among these
-texts. Texts that are alike are no negatives of each other.
+texts; what a batch knows to be true of an image is no negative of it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.info_nce import info_nce
 from wm_pipelines.blocks.reading import Reader, TextTower, once_each, trimmed
 from wm_pipelines.blocks.words import PADDING
 from wm_pipelines.blocks.workers import gathered
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig
-from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight
+from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, padded
 
 _PAIRS_AT_ONCE = 4096  # texts of questions and candidates read together
 
@@ -70,15 +71,15 @@ class DualEncoder(AskedFamily):
     def answer_loss(
         self, member: Any, seen: Tensor, questions: Tensor, answers: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """InfoNCE, one text of every image at a time; other texts of the same image are no negatives of it."""
+        """InfoNCE, one text of every image at a time; what else is known to be true of it is no negative."""
         c, asked = self.config, questions.shape[1]
-        texts = joined(questions, answers).flatten(0, 1)
-        image = torch.arange(len(seen), device=seen.device).repeat_interleave(asked)
+        texts = padded(joined(questions, answers).flatten(0, 1), 2 * c.words)
+        image = torch.arange(len(seen), device=seen.device) * workers.world() + workers.rank()
         points = gathered(member.network.image(seen).repeat_interleave(asked, 0))
-        embedded, image = gathered(once_each(member.network.text, texts)), gathered(image)
-        _, number = gathered(texts).unique(dim=0, return_inverse=True)
-        same = (number[:, None] == number) | (image[:, None] == image)
-        loss = info_nce(points, embedded, c.temperature, same)
+        embedded = gathered(once_each(member.network.text, texts))
+        loss = info_nce(
+            points, embedded, c.temperature, known(gathered(texts), gathered(image.repeat_interleave(asked)))
+        )
         return loss, {"info_nce": loss}
 
     def scores(self, member: Any, seen: Tensor, questions: Tensor, candidates: Tensor) -> Tensor:
@@ -100,3 +101,12 @@ def joined(questions: Tensor, answers: Tensor) -> Tensor:
     both = torch.cat([questions, answers], -1)
     order = (both == PADDING).to(torch.int8).argsort(dim=-1, stable=True)
     return both.gather(-1, order)
+
+
+def known(texts: Tensor, images: Tensor) -> Tensor:
+    """Whether any row says of the image of row i what row j says, ``[R, R]``: texts ``[R, L]``, images ``[R]``."""
+    _, text = texts.unique(dim=0, return_inverse=True)
+    _, image = images.unique(return_inverse=True)
+    true = torch.zeros(int(image.max()) + 1, int(text.max()) + 1, dtype=torch.bool, device=texts.device)
+    true[image, text] = True
+    return true[image][:, text]

@@ -197,7 +197,7 @@ class _Gradient:
     def _step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step; returns loss and terms, each ``[S]``."""
         rate = learning_rate(self.schedule, step)
-        factors = self.family.rates(step / self.schedule.steps)
+        factors = self.family.rate_factors(step / self.schedule.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * factors.get(group["part"], 1.0)
         accumulate = self.schedule.accumulate
@@ -292,8 +292,8 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 
 def parameter_groups(family: Family) -> list[dict[str, Any]]:
-    """Parameters by the first part of their names that `Family.rates` names, all others first; none is empty."""
-    parts = ["", *family.rates(0.0)]
+    """Parameters by the first part of their names that `Family.rate_factors` names, all others first; none is empty."""
+    parts = ["", *family.rate_factors(0.0)]
     groups: dict[str, list[torch.nn.Parameter]] = {part: [] for part in parts}
     for name, parameter in family.named_parameters():
         groups[next((part for part in parts[1:] if f".{part}." in f".{name}."), "")].append(parameter)

@@ -435,8 +435,8 @@ LANGUAGE_METRICS: dict[str, Described] = {
         "random training frames, which is real beside real."
     ),
     "answer_accuracy": Described(
-        "1", False, "Share of questions answered right, of all kinds; the answer is the best of all short answers that "
-        "training gives to any question."
+        "1", False, "Share of questions answered right, of all kinds; the answer is the best of all that training gives to "
+        "questions of that kind."
     ),
     **{
         f"answer_{kind}": Described("1", False, f"The same of questions {words}.")

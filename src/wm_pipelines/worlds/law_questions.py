@@ -79,8 +79,25 @@ class LawQuestions(World):
         """What numbers of kinds mean."""
         return Laws(question_kinds=self.parameters.asks)
 
+    def _check_questions(self, world: SimulatedWorld) -> None:
+        """Raise UserError where a question means nothing in that world."""
+        bodies = world.facts().get("particles", 1)
+        means = {
+            "energy": world.laws().energy is not None,
+            "meeting": world.ghostly() is not None,
+            **dict.fromkeys(("swing", "turns"), bodies == 1 and world.facts().get("space", 1) == 1),
+        }
+        for kind in self.parameters.asks:
+            if not means.get(kind, True):
+                raise UserError(f"'{self.entry}.parameters.asks': '{kind}' means nothing in '{world.name}'; remove it")
+
     def own_episodes(self, seed: int) -> dict[str, Episodes]:
-        """Train, validation, test; ``seed`` draws all of them."""
+        """Train, validation, test; ``seed`` draws all of them.
+
+        Raises:
+            UserError: a question means nothing in that world, or its laws cannot be broken like that.
+        """
+        self._check_questions(self.moving())
         counts = {split: getattr(self.parameters, split) for split in ("train", "validation", "test")}
         return {split: self._split(split, count, seed) for split, count in counts.items()}
 
@@ -89,7 +106,7 @@ class LawQuestions(World):
         z, breaches, rows = self._clips(world, split, count, seed)
         rng = np.random.default_rng(stream(seed, f"questions {split}"))
         asked = [
-            [ASK[kind](rng, Clip(one, world, breach, row)) for kind in p.asks]
+            [ASK[kind](rng, Clip(one, p.step, world, breach, row)) for kind in p.asks]
             for one, breach, row in zip(z, breaches, rows, strict=True)
         ]
         views: dict[str, NDArray[Any]] = {
@@ -104,7 +121,7 @@ class LawQuestions(World):
         self, world: SimulatedWorld, split: str, count: int, seed: int
     ) -> tuple[Float, list[str | None], list[int]]:
         """States ``[count, T, 2d]`` in random order, what is broken in each, and from which row on."""
-        p, parts = self.parameters, []
+        p, parts = self.parameters, list[tuple[Float, str | None, int]]()
         counts = _counted(count, p.shares)
         for kind, number in counts.items():
             starts, rng = (

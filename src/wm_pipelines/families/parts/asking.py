@@ -154,7 +154,7 @@ class AskedFamily(MemberFamily):
     def _longest(self, examples: Views) -> int:
         return max(examples[name].shape[-1] for name in _TEXTS)
 
-    def rates(self, progress: float) -> Mapping[str, float]:
+    def rate_factors(self, progress: float) -> Mapping[str, float]:
         """The encoder's own, once it is trained."""
         return {"eye": 1.0 if progress < self.config.encoder_share else self.config.encoder_rate}
 

@@ -29,7 +29,7 @@ from wm_pipelines.blocks.sigreg import sigreg
 from wm_pipelines.blocks.workers import gathered
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig
-from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, read_images
+from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, padded, read_images
 
 
 class VLJEPAConfig(AskedConfig):
@@ -89,9 +89,9 @@ class VLJEPA(AskedFamily):
         """Predictor and text encoder."""
         return Network(self.config, sight)
 
-    def rates(self, progress: float) -> Mapping[str, float]:
+    def rate_factors(self, progress: float) -> Mapping[str, float]:
         """The text encoder learns more slowly."""
-        return {**super().rates(progress), "text": self.config.text_rate}
+        return {**super().rate_factors(progress), "text": self.config.text_rate}
 
     def answer_loss(
         self, member: Any, seen: Tensor, questions: Tensor, answers: Tensor
@@ -102,7 +102,7 @@ class VLJEPA(AskedFamily):
         embedded = gathered(once_each(member.network.text, answers))
         terms = {}
         if c.loss == "info_nce":
-            terms["info_nce"] = info_nce(predicted, embedded, c.temperature, alike(answers))
+            terms["info_nce"] = info_nce(predicted, embedded, c.temperature, alike(padded(answers, c.words)))
         else:
             terms["l2"] = mse_loss(predicted, embedded)
         loss = torch.stack(list(terms.values())).sum()

@@ -1,8 +1,8 @@
 """Judge answers to questions, and whether a frame finds its caption among others.
 
 Axes: ``S`` seeds, ``N`` episodes of a split, ``Q`` questions of an episode, ``C`` candidates. The answer is the
-candidate that fits best; candidates are all answers that training gives to any kind of question, the same for all. The
-unit of intervals is the episode.
+candidate that fits best; candidates are all answers that training gives to questions of that kind, the same for all
+models. The unit of intervals is the episode.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def add_answers(
 ) -> None:
     """Accuracy, of all questions and by kind; of scenes also retrieval of captions."""
     part, kinds = episodes[split], laws.question_kinds
-    candidates = answers_of(episodes["train"], kinds)
-    right, chosen = _right(judged, family, part, candidates)
+    candidates, fits = answers_of(episodes["train"], kinds)
+    right, chosen = _right(judged, family, part, candidates, fits)
     asked = part["asked"]
     judged_kinds = [k for k, kind in enumerate(kinds) if kind != _DESCRIPTION]
     counted = np.isin(asked, judged_kinds)
@@ -58,20 +58,32 @@ def add_answers(
     judged.arrays["chosen_counts"] = counted[:few].ravel()
 
 
-def answers_of(train: Episodes, kinds: Sequence[str]) -> list[str]:
-    """All different answers of training to questions that do not ask for a whole description, sorted."""
+def answers_of(train: Episodes, kinds: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
+    """All different answers of training to questions that do not ask for a whole description, sorted.
+
+    Returns:
+        the answers; which are given to questions of a kind, ``[kinds, C]`` (to descriptions all: none is counted).
+    """
     short = train["asked"] != (list(kinds).index(_DESCRIPTION) if _DESCRIPTION in kinds else -1)
-    return sorted(set(train["answers"][short].tolist()))
+    candidates, number = np.unique(train["answers"][short], return_inverse=True)
+    fits = np.zeros((len(kinds), len(candidates)), bool)
+    fits[train["asked"][short], number] = True
+    fits[~fits.any(1)] = True
+    return candidates.tolist(), fits
 
 
 def _right(
-    judged: Judgement, family: Any, part: Episodes, candidates: Sequence[str]
+    judged: Judgement, family: Any, part: Episodes, candidates: Sequence[str], fits: NDArray[np.bool_]
 ) -> tuple[Float, NDArray[np.int64]]:
-    """Whether the best candidate is the answer, and which it is, ``[S, N, Q]``."""
+    """Whether the best candidate of the kind is the answer, and which it is, ``[S, N, Q]``."""
     frames, questions = torch.tensor(part["frames"]), _numbers(part, "questions")
-    offered = torch.tensor(TextCodec().to_numbers(np.array(candidates)))
-    best = [family.choose(frames, questions, offered, k).argmax(-1).numpy() for k in range(len(judged.seeds))]
-    chosen = np.stack(best)
+    offered, possible = torch.tensor(TextCodec().to_numbers(np.array(candidates))), torch.tensor(fits[part["asked"]])
+    chosen = np.stack(
+        [
+            family.choose(frames, questions, offered, k).masked_fill(~possible, -torch.inf).argmax(-1).numpy()
+            for k in range(len(judged.seeds))
+        ]
+    )
     return (np.array(candidates)[chosen] == part["answers"]).astype(np.float64), chosen
 
 
