@@ -435,7 +435,7 @@ LANGUAGE_METRICS: dict[str, Described] = {
         "random training frames, which is real beside real."
     ),
     "answer_accuracy": Described(
-        "1", False, "Share of questions answered right, of all kinds; the answer is the best of all that training gives to "
+        "1", False, "Share of questions answered right, of all kinds: the best of all answers that training gives to "
         "questions of that kind."
     ),
     **{

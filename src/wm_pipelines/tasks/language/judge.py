@@ -57,9 +57,9 @@ def judge(
         add_answers(judged, family, episodes, split, laws, config)
     if isinstance(family, Captions) and read is not None:
         _add_captions(judged, family, part, read, config)
-    if isinstance(family, ScoresText):
+    if isinstance(family, ScoresText) and read is not None:
         _add_perplexities(judged, family, part)
-    if isinstance(family, Generates):
+    if isinstance(family, Generates) and read is not None:
         _add_frames(judged, family, part, Look(**laws.look), config)
         if not any(True for _ in family.parameters()):
             _add_parser(judged, part, Look(**laws.look), config)
