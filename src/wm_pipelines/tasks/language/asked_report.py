@@ -99,31 +99,29 @@ def _points(value: Any, low: Any, high: Any) -> str:
 
 def accuracy_over_parameters(main: pd.DataFrame, palette: Palette) -> Figure | None:
     """Accuracy of answers over the parameters of all but the encoder, text towers included."""
-    wide = main[main["metric"].isin(["answer_accuracy", "language_parameters"])]
-    wide = wide.pivot_table(index=["family", "variant"], columns="metric", values=["value", "ci_low", "ci_high"])
-    if ("value", "language_parameters") not in wide.columns:
-        return None
-    wide = wide.dropna(subset=[("value", "language_parameters"), ("value", "answer_accuracy")])
+    metrics = ("answer_accuracy", "language_parameters")
+    accuracy, parameters = (
+        {f"{r['family']}/{r['variant']}": r for r in main[main["metric"] == metric].to_dict("records")}
+        for metric in metrics
+    )
+    both = [model for model in model_order(accuracy) if model in parameters]
     figure = go.Figure(layout=layout("parameters without encoder", "share of answers right"))
     figure.update_xaxes(type="log")
-    for (family, variant), row in wide.iterrows():  # type: ignore[misc]
-        model, value = f"{family}/{variant}", row["value", "answer_accuracy"]
+    for model in both:
+        value, low, high = (float(accuracy[model][name]) for name in ("value", "ci_low", "ci_high"))
         figure.add_trace(
             go.Scatter(
-                x=[row["value", "language_parameters"]],
+                x=[float(parameters[model]["value"])],
                 y=[value],
-                error_y={
-                    "type": "data", "symmetric": False, "array": [row["ci_high", "answer_accuracy"] - value],
-                    "arrayminus": [value - row["ci_low", "answer_accuracy"]],
-                },
+                error_y={"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]},
                 mode="markers",
                 name=model_label(model),
                 legendgroup=model,
                 marker={"color": palette.colour(model), "size": 10, "symbol": palette.marker(model)},
             )
-        )  # fmt: skip
+        )
     caption = "Text towers are counted; encoders are alike and left out. Whiskers are 95 % intervals."
-    return Figure(figure, "Answers over parameters", caption) if len(wide) else None
+    return Figure(figure, "Answers over parameters", caption) if both else None
 
 
 def answered(kept: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
