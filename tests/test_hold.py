@@ -58,6 +58,14 @@ def test_a_holder_who_has_not_yet_said_who_it_is(tmp_path):
         first.kill()
 
 
+@pytest.mark.parametrize("folder", ["taken", "taken/below"])
+def test_a_file_in_the_place_of_the_data_folder_is_said(tmp_path, folder):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UserError, match=r"'\S+taken' is a file; remove it, or name another data_root"):
+        hold(tmp_path / folder, "kedro run")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 def test_the_same_process_takes_its_hold_over(tmp_path):
     hold(tmp_path, "a run that was interrupted in a notebook")
     with hold(tmp_path, "the next one"):
@@ -90,8 +98,6 @@ def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(tmp_path):
             os.kill(worker, signal.SIGKILL)
 
 
-def test_a_place_that_cannot_be_held(tmp_path):
-    (tmp_path / "file").touch()
-    for place in ("/proc/nothing", tmp_path / "file" / "data"):
-        with pytest.raises(UserError, match=r"cannot write '.*\.lock': .*; make the folder writable"):
-            hold(place, "kedro run")
+def test_a_place_that_cannot_be_held():
+    with pytest.raises(UserError, match=r"cannot write '.*\.lock': .*; make the folder writable"):
+        hold("/proc/nothing", "kedro run")

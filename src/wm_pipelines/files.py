@@ -242,6 +242,10 @@ def hold(folder: StrPath, what: str) -> ExitStack:
     path = Path(folder) / ".lock"
     if before := _held.pop(path.absolute(), None):
         before.close()
+    if file := next((f for f in (path.parent, *path.parent.parents) if f.is_file()), None):
+        raise UserError(
+            f"data folder '{folder}': '{file}' is a file; remove it, or name another data_root in globals.yml"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

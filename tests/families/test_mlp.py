@@ -1,5 +1,7 @@
 """The black box learns laws it is shown and knows nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from wm_pipelines.blocks.vector_field import VectorField, cut_rows, cut_windows,
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.mlp import MLP, MLPConfig, SecondOrderField
 from wm_pipelines.integrators import rollout_separable
+from wm_pipelines.registry import families
 
 SCHEDULE = {"steps": 400, "batch_size": 64, "learning_rate": 1e-2}
 
@@ -133,6 +136,21 @@ def test_a_component_that_never_changes_is_no_division_by_zero():
 def test_derivatives_that_were_not_recorded_cannot_be_matched():
     with pytest.raises(UserError, match="no derivatives"):
         MLP(MLPConfig(target="derivative"), PENDULUM, [0]).examples(without(pendulum(2, 2), "derivatives"))
+
+
+@pytest.mark.parametrize("name", ["mlp", "physics_informed", "momentum_gnn"])
+def test_the_budget_is_kept_where_steps_go_through_the_integrator(name):
+    """Equal seconds ask for fewer steps there: ``integrator_share`` of them."""
+    kind, schedule = families.get(name), {"steps": 200}
+    extra = {"training": "gradient"} if name == "momentum_gnn" else {}
+    facts = {"particles": 2, "space": 1, "attributes": {"mass": [1.0, 1.0]}, "structure": {}}
+    own = spec(4, energy=lambda z: z.sum(-1), **facts)
+    bare = replace(own, views={n: v for n, v in own.views.items() if n != "derivatives"})
+    steps = [
+        kind(kind.Config(schedule=schedule, integrator_share=share, **extra), world, [0]).schedule.steps
+        for world, share in ((own, 0.2), (bare, 0.2), (bare, 1.0))
+    ]
+    assert steps == [200, 40, 200]
 
 
 def test_single_rows_cannot_be_paired():

@@ -174,6 +174,17 @@ def test_what_the_truth_loses_is_found_and_is_no_violation_of_those_who_follow_i
     assert rests["violation_rate"].min() > 0.9
 
 
+def test_what_a_drive_does_to_the_energy_is_asked_of_the_models_too():
+    """``q'' = -q + F cos(w t)`` from rest, exactly: its energy only swings."""
+    time, w = np.linspace(0.0, 60.0, 601), np.array([0.55, 0.7, 1.6])[:, None]
+    pull = 1.0 / (1.0 - w**2)
+    q, p = pull * (np.cos(w * time) - np.cos(time)), pull * (np.sin(time) - w * np.sin(w * time))
+    truth = np.stack([q, p], axis=-1)
+    follows = Rollout(truth[None], truth, time, energy=lambda z: 0.5 * np.square(z).sum(-1), conserved=None)
+    assert follows.changing == {"energy"}
+    np.testing.assert_allclose(evaluate(follows)["energy_error"], 0.0, atol=1e-12)
+
+
 def test_a_conserving_truth_is_judged_as_ever(exact):
     assert exact.changing == frozenset()
     noisy = replace(exact, predicted=exact.predicted + np.random.default_rng(1).normal(size=exact.predicted.shape))

@@ -136,6 +136,7 @@ def test_a_mistake_is_one_line_before_anything_is_written(shared, name):
         ("mlp.hiden=3", r"mlp.*hiden"),
         ("mpl.hidden=3", r"'mpl\.hidden'; did you mean 'mlp\.hidden'"),
         ("hnn.variants.pears.order=2", r"'hnn\.variants\.pears'; did you mean 'hnn\.variants\.pairs'"),
+        ("hnn.variants.pears=null", r"'hnn\.variants\.pears'; did you mean 'hnn\.variants\.pairs'"),
         ("tasks.physics.learning.thread=2", r"tasks\.physics\.learning\.thread'; did you mean '.*threads'"),
         ("tasks.physics.families=mlp", r"tasks\.physics\.families: what runs is listed in .*globals\.yml"),
         ("mass_spring.parameters.mas=2", r"mass_spring\.parameters\.mas"),

@@ -190,7 +190,8 @@ GOOD = {"worlds": ["rod"], "families": ["mlp"]}
         ({"physics": {**GOOD, "world": ["a"]}}, "unknown key 'world'; did you mean 'worlds'?"),
         ({"physics": {**GOOD, "worlds": []}}, "tasks.physics.worlds: a non-empty list of names, got []"),
         ({"physics": {**GOOD, "families": ["mlp", "mlp"]}}, "tasks.physics.families: holds a name twice"),
-        ({"physics": {**GOOD, "families": ["m-l-p"]}}, "tasks.physics.families: a non-empty list of names"),
+        ({"physics": {**GOOD, "families": ["m-l-p"]}}, "letters, digits and underscores, got 'm-l-p'"),
+        ({"physics": {**GOOD, "worlds": ["rod", "../rod"]}}, "letters, digits and underscores, got '../rod'"),
         ({"physics": ["rod"]}, "tasks.physics: expected worlds, families, seeds and learning"),
     ],
 )

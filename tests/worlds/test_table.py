@@ -139,6 +139,7 @@ def test_one_single_episode_is_split_by_time(tmp_path):
     frame = oscillator(1, rows=100)
     found = load(frame, tmp_path, splits={"train": 0.6, "test": 0.4})
     assert found["test"].metadata["split_by"] == "time"
+    assert any("split by time" in line for _, line in found["test"].metadata["found"])
     np.testing.assert_array_equal(found["train"]["states"][0], frame[["x", "p"]][:60])
     np.testing.assert_array_equal(found["test"]["states"][0], frame[["x", "p"]][60:])
     assert found["test"]["times"][0, 0] == 0.0

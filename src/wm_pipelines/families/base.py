@@ -65,6 +65,10 @@ class Schedule(Settings):
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm, per seed")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are summed before one optimiser step")
 
+    def shortened(self, share: float) -> Schedule:
+        """The same in fewer steps, a ``share`` of them: for examples whose step costs more, at the same budget."""
+        return self.model_copy(update={"steps": max(1, round(share * self.steps))})
+
 
 class FamilyConfig(Settings):
     """Base of every family's configuration. Unknown keys are an error."""
@@ -142,6 +146,17 @@ class Family(nn.Module, ABC):
         return f"needs {missing[0].replace('|', ' or ')}" if missing else None
 
     # ------------------------------------------------------------ how it is fitted
+
+    @property
+    def schedule(self) -> Schedule:
+        """How it is fitted by gradient on this world; here as configured.
+
+        Raises:
+            TypeError: it is not trained by gradient.
+        """
+        if not isinstance(self.config, TrainedConfig):
+            raise TypeError(f"family {self.name}: Config must derive from TrainedConfig to be trained by gradient")
+        return self.config.schedule
 
     def examples(self, episodes: Views) -> Views:
         """Cut training episodes into examples.

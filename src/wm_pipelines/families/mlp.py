@@ -13,7 +13,7 @@ of Hamiltonian neural networks*, ICLR 2022: most of what an HNN gains over a bla
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -22,23 +22,15 @@ from torch import Tensor
 from wm_pipelines.blocks.splines import spline_slopes
 from wm_pipelines.blocks.vector_field import VectorField, cut, substeps_for
 from wm_pipelines.families import register
-from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views, with_derivatives
+from wm_pipelines.families.base import Prediction, TrainedConfig, Views
+from wm_pipelines.families.parts.matching import MatchingConfig, MatchingFamily
 from wm_pipelines.integrators import rollout_runge_kutta4
-from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
 
-class MLPConfig(TrainedConfig):
+class MLPConfig(MatchingConfig):
     """Configuration of the black-box baseline."""
 
-    schedule: Schedule = Schedule(steps=1500, batch_size=128, learning_rate=1e-2)
-    hidden: tuple[Positive, ...] = Field((64, 64), min_length=1, description="widths of the hidden layers")
-    activation: Literal["tanh", "silu", "softplus", "gelu"] = "tanh"
-    target: Literal["auto", "derivative", "integrator"] = Field(
-        "auto", description="what is matched; auto: derivatives where the episodes carry them"
-    )
-    window: int = Field(1, ge=1, description="rows that training through the integrator rolls over")
-    substeps: int = Field(2, ge=1, description="Runge-Kutta steps per row of an episode")
     angles: bool = Field(True, description="be told which coordinates are angles; they are seen as sine and cosine")
     second_order: bool = Field(False, description="be told that dq/dt = p / m, and learn dp/dt alone")
 
@@ -81,17 +73,12 @@ class SecondOrderField(VectorField):
 
 
 @register
-class MLP(Family):
+class MLP(MatchingFamily):
     """Black-box vector field."""
 
     name: ClassVar[str] = "mlp"
     Config: ClassVar[type[TrainedConfig]] = MLPConfig
     config: MLPConfig
-
-    @classmethod
-    def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:
-        """States, and their derivatives where episodes carry them."""
-        return with_derivatives(cls.shown(spec), spec, config.target != "integrator")
 
     @classmethod
     def knows(cls, config: Any) -> frozenset[str]:

@@ -38,7 +38,8 @@ from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.ensemble import EnsembleMLP
 from wm_pipelines.blocks.vector_field import StateFeatures, VectorField, cut, substeps_for
 from wm_pipelines.families import register
-from wm_pipelines.families.base import Family, Prediction, Schedule, TrainedConfig, Views, with_derivatives
+from wm_pipelines.families.base import Prediction, TrainedConfig, Views
+from wm_pipelines.families.parts.matching import MatchingConfig, MatchingFamily
 from wm_pipelines.integrators import rollout_runge_kutta4
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
@@ -47,16 +48,10 @@ _ENERGY_SALT = 1  # the first weights of E_psi are not those of f_theta
 _PARTNER_SEED = 20_190_604
 
 
-class PhysicsInformedConfig(TrainedConfig):
+class PhysicsInformedConfig(MatchingConfig):
     """Configuration of the conservation penalty and of the black box it acts on."""
 
-    schedule: Schedule = Schedule(steps=1500, batch_size=128, learning_rate=1e-2)
-    hidden: tuple[Positive, ...] = Field((64, 64), min_length=1, description="widths of the hidden layers of f_theta")
     energy_hidden: tuple[Positive, ...] = Field((32, 32), min_length=1, description="the same of E_psi")
-    activation: Literal["tanh", "silu", "softplus", "gelu"] = "tanh"
-    target: Literal["auto", "derivative", "integrator"] = "auto"
-    window: int = Field(1, ge=1, description="rows that training through the integrator rolls over")
-    substeps: int = Field(2, ge=1, description="Runge-Kutta steps per row of an episode")
     energy: Literal["known", "learned"] = Field("known", description="known: needs a world with an energy formula")
     projected: bool = Field(False, description="the limit of an infinite penalty")
     penalty: Literal["rate", "rollout"] = "rate"
@@ -85,7 +80,7 @@ class EnergyNetwork(nn.Module):
 
 
 @register
-class PhysicsInformed(Family):
+class PhysicsInformed(MatchingFamily):
     """Black-box vector field, pulled towards conserving an energy."""
 
     name: ClassVar[str] = "physics_informed"
@@ -93,11 +88,6 @@ class PhysicsInformed(Family):
     config: PhysicsInformedConfig
     lam: Tensor
     calls: Tensor
-
-    @classmethod
-    def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:
-        """States, and their derivatives where episodes carry them."""
-        return with_derivatives(cls.shown(spec), spec, config.target != "integrator")
 
     @classmethod
     def knows(cls, config: Any) -> frozenset[str]:

@@ -39,15 +39,15 @@ class FamilyParameters(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    variants: dict[str, dict[str, Any]] = Field(default={"plain": {}})
+    variants: dict[str, dict[str, Any] | None] = Field(default={"plain": {}}, description="null: left out")
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     worlds: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("variants")
     @classmethod
     def _named(cls, variants: dict[str, Any]) -> dict[str, Any]:
-        if not variants:
-            raise ValueError("a family needs at least one variant")
+        if all(settings is None for settings in variants.values()):
+            raise ValueError("a family needs at least one variant that is not null")
         if bad := [name for name in variants if not name.isidentifier()]:
             raise ValueError(f"variant names become file names: letters, digits, underscore only, got {bad}")
         return variants
@@ -67,7 +67,7 @@ class FamilyParameters(BaseModel):
         The entry of a task or a world may itself hold ``variants``, for what one variant needs there alone; a variant
         that is null there is not for it (`variants_for`).
         """
-        merged: dict[str, Any] = deep_merge(self.model_extra or {}, self.variants[variant])
+        merged: dict[str, Any] = deep_merge(self.model_extra or {}, self.variants[variant] or {})
         for place in (self.tasks.get(task, {}), self.worlds.get(world, {})):
             here = dict(place)
             of_both = here.pop("variants", {}).get(variant) or {}
@@ -75,16 +75,16 @@ class FamilyParameters(BaseModel):
         return merged
 
     def variants_for(self, task: str, world: str) -> list[str]:
-        """The variants that run in a task on a world: all but those null there; the world has the last word."""
+        """The variants that run in a task on a world: all but those that are null, everywhere or there."""
         places = (place.get("variants", {}) for place in (self.tasks.get(task, {}), self.worlds.get(world, {})))
         last = {name: settings for place in places for name, settings in place.items()}
-        return [name for name in self.variants if last.get(name, {}) is not None]
+        return [name for name, own in self.variants.items() if own is not None and last.get(name, {}) is not None]
 
     def places(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Where single settings stand, with their dotted path below the family: for a check of every name."""
         yield "", self.model_extra or {}
         for name, variant in self.variants.items():
-            yield f"variants.{name}", variant
+            yield f"variants.{name}", variant or {}
         for kind, entries in (("tasks", self.tasks), ("worlds", self.worlds)):
             for name, entry in entries.items():
                 yield f"{kind}.{name}", {k: v for k, v in entry.items() if k != "variants"}

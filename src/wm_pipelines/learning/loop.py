@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Family, Schedule, TrainedConfig
+from wm_pipelines.families.base import Family, Schedule
 from wm_pipelines.learning.batches import BatchSource
 from wm_pipelines.learning.checkpoints import (
     Checkpoint,
@@ -136,8 +136,7 @@ class _Gradient:
     ) -> None:
         self.learning, self.store, self.name, self.fingerprint = learning, store, name, fingerprint
         self.called = called
-        assert isinstance(family.config, TrainedConfig), f"family {family.name}: Config must derive from TrainedConfig"
-        self.schedule = family.config.schedule
+        self.schedule = family.schedule
         self.fabric = _fabric(learning)
         dtype = torch.float64 if learning.precision == "64-true" else torch.float32
         self.family = family.to(dtype)

@@ -2,7 +2,7 @@
 
 The functions take the quantity already evaluated along the roll-out, by the *true* law of the world, never by a law
 the model has learned. What nature keeps is compared with its start. What nature changes (friction, a drive) is compared
-with the truth at the same time: keeping it would be a mistake. `steady_change` tells the two apart by the truth alone.
+with the truth at the same time: keeping it would be a mistake. `truth_changes` tells the two apart by the truth alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import fft, stats
 
 from wm_pipelines.metrics.prediction import infinite_where_undefined, mean_over_steps
 
@@ -88,16 +88,13 @@ def _slope(values: Float, time: Float) -> Float:
 
 _NOT_INTEGRATION = 1e-4  # share of the scale; simulators keep their energy to 1e-9 of the kinetic energy
 _NOT_NOISE = 0.2  # of the squared rank correlation with time; of white noise 1/K, of a swing over n periods 0.6/n²
+_NOT_A_STEP = 0.01  # share of the scale; the swing of a symplectic simulator at a usual step is below
+_SLOW = 0.1  # share of the cosines that count as slow: periods over 20 samples; smoothed derivatives make shorter noise
+_MOSTLY_SLOW = 0.5  # of the variation; of white noise it is a tenth
 
 
-def steady_change(truth: Float, time: Float, scale: float) -> bool:
-    """Whether a quantity changes along the truth by more than integration error and noise.
-
-    It does where time orders it, the square of Spearman's rank correlation being a fifth or more (a mean over episodes
-    and components, each by its variation), *and* a straight line through it changes by more than 1e-4 of the scale.
-    Noise of a measurement and the swing of a symplectic simulator fail the first, the drift of an accurate simulator
-    fails the second. A quantity that only swings is not recognised; a world says so in its facts
-    (``conserved``).
+def truth_changes(truth: Float, time: Float, scale: float) -> bool:
+    """Whether a quantity changes along the truth: steadily, or by a swing that is neither integration error nor noise.
 
     Args:
         truth: ``[E, K, c]``. time: ``[K]`` or ``[E, K]``, s. scale: what counts as 100 %, unit of the quantity.
@@ -105,17 +102,38 @@ def steady_change(truth: Float, time: Float, scale: float) -> bool:
     if truth.shape[1] < 4:
         return False
     by_component = np.moveaxis(truth - truth.mean(axis=1, keepdims=True), -1, -2)  # [E, c, K]
-    clock = np.broadcast_to(time, truth.shape[:2])[:, None]
-    slope = _slope(by_component, clock)
-    variation = np.square(by_component).mean(axis=-1)
-    ranks = stats.rankdata(by_component, axis=-1)
+    clock = np.broadcast_to(time, truth.shape[:2])
+    return _steadily(by_component, clock, scale) or _swinging(by_component, scale)
+
+
+def _steadily(centred: Float, clock: Float, scale: float) -> bool:
+    """Friction, or any one-way change, of ``[E, c, K]`` over ``[E, K]``.
+
+    Time orders it, the square of Spearman's rank correlation being a fifth or more (a mean over episodes and
+    components, each by its variation), *and* a straight line through it changes by more than 1e-4 of the scale. Noise
+    fails the first, the drift of an accurate simulator the second.
+    """
+    variation = np.square(centred).mean(axis=-1)
+    ranks = stats.rankdata(centred, axis=-1)
     ranks -= ranks.mean(axis=-1, keepdims=True)
     order = np.arange(ranks.shape[-1]) - (ranks.shape[-1] - 1) / 2.0
     squares = np.square(ranks).sum(axis=-1) * np.square(order).sum()
     ordered = np.divide(np.square(ranks @ order), squares, out=np.zeros_like(squares), where=squares > 0.0)
-    change = np.linalg.norm(slope, axis=-1) * np.ptp(clock[:, 0], axis=-1)
+    change = np.linalg.norm(_slope(centred, clock[:, None]), axis=-1) * np.ptp(clock, axis=-1)
     by_time = (ordered * variation).sum() >= _NOT_NOISE * variation.sum()
     return bool(by_time and change.mean() > _NOT_INTEGRATION * scale)
+
+
+def _swinging(centred: Float, scale: float) -> bool:
+    """A drive, or constants that are not those of the recording: a slow swing of ``[E, c, K]``, rms 1 % of the scale.
+
+    Half of its variation or more lies in the slowest tenth of its discrete cosines. A faster swing is not told from
+    noise; a world can say what it keeps (``conserved``).
+    """
+    power = np.square(fft.dct(centred, norm="ortho", axis=-1)).sum(axis=(0, 1))
+    slow = power[: 1 + max(1, int(_SLOW * power.size))].sum()
+    swing = np.sqrt(power.sum() / (len(centred) * power.size))
+    return bool(slow >= _MOSTLY_SLOW * power.sum() and swing > _NOT_A_STEP * scale)
 
 
 # ---------------------------------------------------------------- violations: errors relative to a natural scale

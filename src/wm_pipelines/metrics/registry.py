@@ -54,7 +54,7 @@ class Rollout:
 
     @cached_property
     def changing(self) -> frozenset[str]:
-        """Quantities that the truth itself does not keep, by what the world says or by `conservation.steady_change`."""
+        """Quantities that the truth itself does not keep, by what the world says or by `conservation.truth_changes`."""
         found = {}
         if self.momentum is not None:
             found["momentum"] = (self.truth_momentum, conservation.momentum_scale(self.truth))
@@ -70,7 +70,7 @@ class Rollout:
         return frozenset(
             name
             for name, (truth, scale) in found.items()
-            if (kept is not None and name not in kept) or conservation.steady_change(truth, self.time, scale)
+            if (kept is not None and name not in kept) or conservation.truth_changes(truth, self.time, scale)
         )
 
     def truth_where_changing(self, name: str, law: Law | None) -> Float | None:

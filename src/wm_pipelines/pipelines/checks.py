@@ -8,11 +8,19 @@ from typing import Any
 
 from wm_pipelines.errors import UserError, did_you_mean, unknown_parameter, validate
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig, check_seeds
-from wm_pipelines.pipelines.combinations import LISTS, TASK_KEYS, Combinations, combinations, conf_source
+from wm_pipelines.pipelines.combinations import (
+    LISTS,
+    TASK_KEYS,
+    Combinations,
+    combinations,
+    conf_source,
+    environment,
+)
 from wm_pipelines.pipelines.play import PlayConfig
 from wm_pipelines.pipelines.replication import ReplicationConfig
 from wm_pipelines.registry import families, tasks
 from wm_pipelines.worlds.making import WorldConfig
+from wm_pipelines.yaml_files import read_yaml
 
 Parameters = Mapping[str, Any]
 _OWN = ("tasks", "tuning", "replication", "play")
@@ -116,11 +124,20 @@ def _check_family(name: str, entry: Any, worlds: list[str], given: Parameters) -
                 if variant not in family.variants:
                     parents = f"{name}.{kind}.{key}.variants"
                     raise UserError(unknown_parameter(parents, variant, list(family.variants)))
-    new = (given.get(name) or {}).get("variants", {})
-    for variant in new:
-        if new[variant] == family.variants[variant]:  # the command line alone says anything about it
-            known = [v for v in family.variants if v != variant]
-            raise UserError(unknown_parameter(f"{name}.variants", variant, known))
+    if new := (given.get(name) or {}).get("variants"):
+        known = _variants_of_files(name)
+        if unheard := [variant for variant in new if variant not in known]:
+            raise UserError(unknown_parameter(f"{name}.variants", unheard[0], known))
+
+
+def _variants_of_files(name: str) -> list[str]:
+    """Variants that the parameter files of this environment name: the command line changes them, and adds none."""
+    found: dict[str, Any] = {}
+    for env in ("base", environment()):
+        for path in (conf_source() / env).rglob("parameters*.yml"):
+            own = read_yaml(path).get(name)
+            found |= (own.get("variants") or {}) if isinstance(own, Mapping) else {}
+    return list(found) or ["plain"]
 
 
 def check_settings(parameters: Parameters, inputs: set[str]) -> None:

@@ -106,8 +106,10 @@ def _check_keys(entry: Mapping[str, Any], known: tuple[str, ...], where: str) ->
 
 def _names(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     names = entry.get(key)
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.isidentifier() for n in names):
+    if not isinstance(names, list) or not names:
         raise UserError(f"{where}.{key}: a non-empty list of names, got {names!r}")
+    if bad := [name for name in names if not (isinstance(name, str) and name.isidentifier())]:
+        raise UserError(f"{where}.{key}: names of parameter files are letters, digits and underscores, got {bad[0]!r}")
     if len(set(names)) < len(names):
         raise UserError(f"{where}.{key}: holds a name twice: {names}")
     return tuple(names)

@@ -45,6 +45,10 @@ from wm_pipelines.worlds.parts.trajectories import (
 )
 
 logger = logging.getLogger(__name__)
+_ONE_RECORDING = (
+    "'{name}' is one recording, split by time: models are judged on how the motion they have learned from goes on, "
+    "and on one stretch of it; for intervals and for other motions give several, with their column as episode"
+)
 _LEAPS = 0.02  # share of rows by which an angle may turn half around, where it is not wrapped
 
 
@@ -143,7 +147,8 @@ class Table(SimulatedWorld):
         name, loss = self._path.name, self._loss
         against = contradictions(name, self._trajectories, self.parameters, self._hamiltonian)
         told = [] if loss is None else describe_loss(name, loss, self.parameters)
-        return [*((logging.WARNING, line) for line in (*self._doubts, *against)), *told]
+        alone = [_ONE_RECORDING.format(name=name)] if len(self._trajectories) == 1 else []
+        return [*((logging.WARNING, line) for line in (*self._doubts, *against, *alone)), *told]
 
     @cached_property
     def _loss(self) -> EnergyLoss | None:

@@ -84,6 +84,9 @@ class MomentumGNNConfig(TrainedConfig):
     training: Literal["closed_form", "gradient"] = Field(
         "closed_form", description="least squares on random features, or a network trained by gradient"
     )
+    integrator_share: float = Field(
+        1.0, gt=0, le=1, description="gradient: share of the steps done where they go through the integrator"
+    )
     features: int = Field(64, ge=1, description="closed form: random tanh features, per coupling")
     steepness: float = Field(1.0, gt=0, description="closed form: slope of the features over the data's spread")
     ridge: float = Field(
@@ -373,6 +376,12 @@ class MomentumGNN(Family):
         return Prediction(states=states) if spins is None else Prediction(states=states, latents=spins)
 
     # ------------------------------------------------------------ training
+
+    @property
+    def schedule(self) -> Schedule:
+        """As configured; where forces are not recorded, and steps go through the integrator, a share of the steps."""
+        c = self.config
+        return c.schedule if "derivatives" in self.spec.views else c.schedule.shortened(c.integrator_share)
 
     def examples(self, episodes: Views) -> Views:
         """Rows with forces where the episodes carry derivatives, else pairs of rows and the time between them."""

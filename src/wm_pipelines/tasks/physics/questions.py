@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -102,11 +103,17 @@ def changing_note(changing: Iterable[str], truth_energy: Float | None) -> str:
         return ""
     how = ""
     if "energy" in names and truth_energy is not None:
-        start, end = float(truth_energy[:, 0].mean()), float(truth_energy[:, -1].mean())
-        verb = "loses" if end < start else "gains"
-        how = f" (it {verb} {pretty_number(abs(end - start))} J in an episode on average)"
+        how = f" (it {_energy_change(truth_energy)} on average)"
     one = len(names) == 1
     return (
         f"The true motion does not keep its {' and '.join(names)}{how}: {'it is' if one else 'they are'} compared with "
         "the truth at the same time, and a model that keeps what should change is wrong."
     )
+
+
+def _energy_change(energy: Float) -> str:
+    """How the true energy ``[E, K]`` changes: by a gain or a loss, or by a swing that is larger than it."""
+    gain, swing = float((energy[:, -1] - energy[:, 0]).mean()), float(np.ptp(energy, axis=1).mean())
+    if abs(gain) < 0.5 * swing:
+        return f"swings by {pretty_number(swing)} J in an episode"
+    return f"{'gains' if gain > 0 else 'loses'} {pretty_number(abs(gain))} J in an episode"
