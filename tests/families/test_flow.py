@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from tests.families.driven import PUSHED, forked, pushed, spec_of
 from tests.families.images import VIDEO, moving_dots, resumes, seeds_are_independent
@@ -317,6 +318,19 @@ def of_frames(seeds=(0, 1)):
 @pytest.mark.training
 def test_a_killed_training_ends_in_the_same_bits_in_either_phase(tmp_path):
     resumes(of_frames, tmp_path, moving_dots(12)[0])
+
+
+@pytest.mark.training
+def test_its_curve_on_pixels_is_the_same_on_any_number_of_cores():
+    """The features that are watched for collapse are the pixels: wide enough for libraries to share out their sums."""
+    frames = moving_dots(21, 12, size=24)[0].expand(-1, -1, -1, -1, 3)
+    few = {"steps": 2, "batch_size": 4, "warmup": 1}
+    curves = []
+    for cores in (1, 2):
+        family = built(spec_of_videos(12, 24, 24, 3), latent=0, widths=(8, 8), schedule=few)
+        with threadpool_limits(cores):
+            curves.append(train(family, {"frames": frames}, FLOAT32.model_copy(update={"log_every": 1})).curve)
+    assert curves[0] == curves[1]
 
 
 @pytest.mark.training

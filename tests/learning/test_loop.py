@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests.learning.toy import LEARNING, SPEC, Toy, ToyConfig, fitted, toy_episodes
 from wm_pipelines.errors import UserError
@@ -178,6 +179,43 @@ def test_clipping_bounds_each_seed_alone():
     parameter.grad = torch.tensor([[3.0, 4, 0, 0], [0.3, 0.4, 0, 0], [0, 0, 0, 0]])
     clip_gradients_per_seed(iter([parameter]), 1.0)
     assert parameter.grad.norm(dim=1).tolist() == pytest.approx([1.0, 0.5, 0.0])
+
+
+class Counting(Toy):
+    """Notes the threads of every pool that what it does has."""
+
+    def note(self):
+        self.noted |= {torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())}
+
+    def fit(self, episodes):
+        self.note()
+
+    def loss(self, batch, progress):
+        self.note()
+        return super().loss(batch, progress)
+
+    def monitor(self):
+        self.note()
+        return {}
+
+    def finish(self):
+        self.note()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_all_sums_of_a_training_are_made_on_as_many_threads_as_it_is_told_whatever_was_set_before(count):
+    """Torch has a pool of its own, numpy's linear algebra another."""
+    model, before = Counting(ToyConfig(schedule=Schedule(steps=5)), SPEC, (0,)), torch.get_num_threads()
+    model.noted = set()
+    torch.set_num_threads(3 - count)
+    try:
+        with threadpool_limits(3 - count):
+            train(model, toy_episodes(), LEARNING.model_copy(update={"threads": count}))
+            after = {torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())}
+    finally:
+        torch.set_num_threads(before)
+    assert model.noted == {count}
+    assert after == {3 - count}
 
 
 def test_curve_holds_every_seed_at_every_logged_step():

@@ -23,9 +23,19 @@ _QUIET = (
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
     "--remote-debugging-port=0", "--window-size=1280,1000",
 )  # fmt: skip
-KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Space": 32, "Period": 190, "KeyR": 82}
+DIGITS = {f"Digit{i}": 48 + i for i in range(1, 10)}
+KEYS = {
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Space": 32,
+    "Period": 190,
+    "KeyR": 82,
+    **DIGITS,
+}
 """Keys by their code, with the numbers that Windows gave them."""
-_TYPED = {"Space": " ", "Period": ".", "KeyR": "r"}
+_TYPED = {"Space": " ", "Period": ".", "KeyR": "r", **{code: code[-1] for code in DIGITS}}
 
 
 class Tab:

@@ -19,13 +19,13 @@ from PIL import Image
 
 from tests.specs import LEARNING
 from wm_pipelines.control.onnx_step import INPUTS, OPERATIONS, OUTPUTS, first_belief, step_to_onnx
-from wm_pipelines.episodes import spaces_of
+from wm_pipelines.episodes import Episodes, spaces_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import StepsAlone
 from wm_pipelines.learning.loop import train
 from wm_pipelines.registry import families, worlds
 from wm_pipelines.reporting.page import template_text
-from wm_pipelines.reporting.play import SIMULATED, Playable, play_page
+from wm_pipelines.reporting.play import READ, SIMULATED, Playable, play_page
 from wm_pipelines.spec import Space, Spec
 
 onnx = pytest.importorskip("onnx")
@@ -70,11 +70,11 @@ def by_runtime(graph, inputs):
     return [dict(zip(names, session.run(names, named), strict=True)) for named in single]
 
 
-def untrained(view, size=1, **config):
+def untrained(view, size=1, family="latent_dynamics", side=16, **config):
     """A model whose every weight counts, as after training."""
-    shown = Space("frames", (16, 16, 3)) if view == "frames" else Space("vector", (3,))
+    shown = Space("frames", (side, side, 3)) if view == "frames" else Space("vector", (3,))
     views = {view: shown, "actions": Space("vector", (size,), per="transition")}
-    kind = families.get("latent_dynamics")
+    kind = families.get(family)
     family = kind(kind.Config(**config), Spec("rod", STEP, views, 21), (0, 1))
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -86,6 +86,7 @@ def untrained(view, size=1, **config):
     return family.eval()
 
 
+RECURRENT = {"family": "rssm", "widths": (12,), "features": 5, "deterministic": 7, "stochastic": 3, "hidden": 8}
 MODELS = {
     "states as latents": ("states", 1, {"context": 1, "widths": (), "hidden": 24}),
     "states, encoded, with a past": ("states", 2, {"context": 3, "widths": (12,), "latent": 5, "hidden": 16}),
@@ -95,6 +96,9 @@ MODELS = {
         {"context": 2, "widths": (), "hidden": 8, "ensemble": 2, "stochastic": True},
     ),
     "frames": ("frames", 2, {"context": 2, "pool": 2, "widths": (4, 6), "latent": 5, "hidden": 16}),
+    "codes": ("frames", 3, {"family": "latent_action", "codes": 3, "maps": 4, "width": 8, "widths": (8, 8)}),
+    "recurrent": ("states", 1, RECURRENT),
+    "recurrent, frames": ("frames", 2, {**RECURRENT, "pool": 2, "widths": (4, 6)}),
 }
 
 
@@ -112,6 +116,8 @@ def test_the_page_the_runtime_and_torch_say_the_same(model):
     inputs, wanted = [], []
     for _ in range(6):
         action = torch.from_numpy(rng.uniform(-1, 1, (1, size))).float()
+        if model == "codes":
+            action = torch.eye(size + 1, size)[[len(inputs) % (size + 1)]]  # one of them, then none
         inputs.append(dict(zip(INPUTS, (belief.numpy(), action.numpy()), strict=True)))
         with torch.no_grad():
             after, observation = network(belief, action)
@@ -125,11 +131,13 @@ def test_the_page_the_runtime_and_torch_say_the_same(model):
 
 
 @pytest.mark.training
-def test_a_step_is_the_first_of_what_is_imagined_and_the_belief_goes_on_from_there():
-    family = untrained("states", context=2, widths=(12,), latent=5, hidden=16)
+@pytest.mark.parametrize("model", ["states, encoded, with a past", "recurrent"])
+def test_a_step_is_the_first_of_what_is_imagined_and_the_belief_goes_on_from_there(model):
+    view, size, config = MODELS[model]
+    family = untrained(view, size, **config)
     assert isinstance(family, StepsAlone)
     rng = np.random.default_rng(1)
-    seen, actions = rng.normal(size=(1, 3)), torch.from_numpy(rng.uniform(-1, 1, (1, 8, 1))).float()
+    seen, actions = rng.normal(size=(1, 3)), torch.from_numpy(rng.uniform(-1, 1, (1, 8, size))).float()
     belief, network, shown = first_belief(family, seen, 1), family.step_network(1), []
     imagined = family.decode(family.imagine(belief, actions, 1).features, 1)
     for k in range(8):
@@ -137,6 +145,22 @@ def test_a_step_is_the_first_of_what_is_imagined_and_the_belief_goes_on_from_the
             belief, observation = network(belief, actions[:, k])
         shown.append(observation)
     torch.testing.assert_close(torch.stack(shown, 1).double(), imagined, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.training
+def test_a_step_by_a_code_is_that_which_follows_under_it_and_without_one_what_is_expected():
+    family, rng = untrained("frames", 3, **MODELS["codes"][2]), np.random.default_rng(1)
+    seen = torch.from_numpy(rng.integers(0, 256, (1, 2, 16, 16, 3)).astype(np.uint8))
+    belief = family.believed(family.members[1].eval(), {"frames": seen})
+    shown = {}
+    for code in (-1, 0, 2):
+        followed = family.follow({"frames": seen}, torch.full((2, 1, 1), code))["frames"][1, :, 0]
+        given = torch.eye(3)[[code]] if code >= 0 else torch.zeros(1, 3)
+        with torch.no_grad():
+            _, shown[code] = family.step_network(1)(belief, given)
+        torch.testing.assert_close(shown[code].permute(0, 2, 3, 1), followed, rtol=1e-5, atol=1e-6)
+    assert (shown[0] - shown[2]).abs().max() > 1e-4
+    assert (shown[0] - shown[-1]).abs().max() > 1e-4
 
 
 @pytest.mark.training
@@ -151,7 +175,9 @@ def test_equal_models_give_equal_bytes_without_a_trace_of_the_machine():
 def test_what_has_no_step_of_its_own_is_refused():
     still = families.get("persistence")
     space = {"states": Space("vector", (3,)), "actions": Space("vector", (1,), per="transition")}
-    with pytest.raises(UserError, match="family 'persistence' has no step that stands alone; choose latent_dynamics"):
+    with pytest.raises(
+        UserError, match="family 'persistence' has no step that stands alone; choose latent_dynamics or rssm"
+    ):
         step_to_onnx(still(still.Config(), Spec("rod", STEP, space, 21), (0,)))
     kind = families.get("latent_dynamics")
     alone = Spec("still", STEP, {"states": space["states"]}, 21)
@@ -194,7 +220,9 @@ SINGLE = {
     "Sub from a scalar": (("Sub", ["c", "x"], {}), (2, 3), {"c": np.float32(1.5)}),
     "Mul": (("Mul", ["x", "x"], {}), (2, 3), {}),
     "Div": (("Div", ["x", "c"], {}), (2, 3), {"c": np.float32([1.0, 2.0, -3.0])}),
+    "DepthToSpace": (("DepthToSpace", ["x"], {"blocksize": 2, "mode": "CRD"}), (2, 12, 2, 3), {}),
     "Exp": (("Exp", ["x"], {}), (5,), {}),
+    "Expand": (("Expand", ["x", "c"], {}), (2, 1, 3), {"c": np.int64([4, 1, 5, 1])}),
     "Tanh": (("Tanh", ["x"], {}), (5,), {}),
     "Relu": (("Relu", ["x"], {}), (5,), {}),
     "Sigmoid": (("Sigmoid", ["x"], {}), (5,), {}),
@@ -243,7 +271,84 @@ def test_every_operation_is_that_of_the_runtime(case):
     np.testing.assert_allclose(found["y"], wanted["y"], rtol=1e-5, atol=1e-6)
 
 
+@needs_node
+@pytest.mark.parametrize("how", [{"num_outputs": 3}, {"lengths": [4, 1, 2]}])
+def test_a_split_has_the_parts_of_the_runtime(how):
+    lengths = how.pop("lengths", None)
+    given = ["x", "lengths"] if lengths else ["x"]
+    constants = {"lengths": np.int64(lengths)} if lengths else {}
+    x = np.random.default_rng(7).normal(size=(2, 7, 2)).astype(np.float32)
+    for part in range(3):
+        names = ["y" if i == part else f"other{i}" for i in range(3)]
+        graph = graph_of([onnx.helper.make_node("Split", given, names, axis=-2, **how)], {"x": x.shape}, **constants)
+        (found,), (wanted,) = evaluated(graph, [{"x": x}]), by_runtime(graph, [{"x": x}])
+        assert found["y"].shape == wanted["y"].shape
+        np.testing.assert_allclose(found["y"], wanted["y"])
+
+
 # ---------------------------------------------------------------- the true world
+
+
+def rooms(**own):
+    kind = worlds.get("two_rooms")
+    return kind(kind.Parameters(**own))
+
+
+@needs_node
+@pytest.mark.parametrize("own", [{}, {"door": 0.2, "wall": -0.1, "thickness": 0.1, "stride": 0.3}])
+def test_the_rooms_of_the_page_are_those_of_the_package(own):
+    world, rng = rooms(**own), np.random.default_rng(0)
+    actions = rng.choice([-1.0, 0.0, 1.0, 0.3], (300, 20, 2))
+    z = [world.sample_initial_state(rng, 20)]
+    for a in actions:
+        z.append(world.advance(z[-1], a, STEP))
+    found = in_node(
+        """
+        const world = Worlds.two_rooms(given.parameters, given.step);
+        const states = [given.start];
+        for (const a of given.actions) states.push(states.at(-1).map((z, i) => world.advance(z, a[i])));
+        return {states, seen: states.map((row) => row.map(world.observe))};
+        """,
+        parameters=world.parameters.model_dump(mode="json"),
+        step=STEP,
+        start=z[0].tolist(),
+        actions=actions.tolist(),
+    )
+    truth = np.stack(z)
+    asked = world.parameters.stride * actions
+    inside = (np.abs(truth) < world.half - 1e-9).all(-1)[1:]
+    stopped = np.abs(np.diff(truth, axis=0) - asked).max(-1) > 1e-9
+    assert (stopped & inside).any()  # by the wall
+    sides = np.sign(truth[..., 0] - world.parameters.wall)
+    assert (sides.min(0) < sides.max(0)).any()  # through the door
+    np.testing.assert_allclose(found["states"], truth, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found["seen"], world.observe(truth), rtol=0, atol=1e-9)
+
+
+@needs_node
+@pytest.mark.parametrize("size", [64, 32])
+def test_places_are_read_from_pictures_and_how_much_of_a_point_there_is(size):
+    world, rng = rooms(), np.random.default_rng(0)
+    places = world.sample_initial_state(rng, 40)
+    frames = world.render(places, 64).reshape(-1, size, 64 // size, size, 64 // size, 3).mean((2, 4)) / 255
+    still = world.render(places[:1] + 9.0, 64).reshape(1, size, 64 // size, size, 64 // size, 3).mean((2, 4)) / 255
+    frames = np.concatenate([frames, 0.5 * (frames[:1] + still)])  # one that has half gone
+    found = in_node(
+        """
+        const world = Worlds.two_rooms(given.parameters, given.step);
+        const pictures = given.pictures.map((data) => ({ dims: given.dims, data }));
+        return pictures.map((picture) => world.read(picture, pictures[0]));
+        """,
+        parameters=world.parameters.model_dump(mode="json"),
+        step=STEP,
+        dims=[1, 3, size, size],
+        pictures=frames.transpose(0, 3, 1, 2).reshape(len(frames), -1).tolist(),
+    )
+    read, pixel = np.array(found), 2 * (world.half + world.parameters.thickness) / size
+    apart = np.abs(read[:-1, :2] - places)
+    assert apart.max() < 0.3 * pixel
+    assert np.abs(read[:-1, 2] - 1).max() < 0.15
+    assert 0.3 < read[-1, 2] < 0.6
 
 
 @needs_node
@@ -281,7 +386,8 @@ def test_every_world_that_is_offered_has_what_the_page_asks_for():
         parameters = worlds.get(name).Parameters().model_dump(mode="json")
         code = "return Object.keys(Worlds[given.name](given.parameters, 0.05)).sort()"
         found = in_node(code, name=name, parameters=parameters)
-        assert found == sorted(["keys", "advance", "observe", "quantities", "gap", "draw"])
+        read = ["read"] if name in READ else []
+        assert found == sorted(["keys", "advance", "observe", *read, "quantities", "gap", "draw"])
 
 
 # ---------------------------------------------------------------- the page
@@ -306,6 +412,45 @@ def pendulum():
     return SimpleNamespace(family=family.float().eval(), world=world)
 
 
+@pytest.fixture(scope="module")
+def recurrent(pendulum):
+    """A recurrent model of the pendulum, as it was drawn."""
+    views = {"states": Space("vector", (3,)), "actions": Space("vector", (1,), per="transition")}
+    return SimpleNamespace(family=drawn_anew("rssm", views), world=pendulum.world)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """A model of pictures of the rooms, as large as that of the project, as it was drawn."""
+    views = {"frames": Space("frames", (64, 64, 3), "uint8"), "actions": Space("vector", (2,), per="transition")}
+    config = {"pool": 2, "widths": (16, 32, 64), "context": 2}
+    return SimpleNamespace(family=drawn_anew("latent_dynamics", views, **config), world=rooms())
+
+
+@pytest.fixture(scope="module")
+def codes():
+    """A model that has found three actions in a recorded world, as it was drawn, and two episodes."""
+    space, rng = Space("frames", (16, 16, 1), "uint8"), np.random.default_rng(0)
+    config = {"codes": 3, "maps": 4, "width": 8, "widths": (8, 8)}
+    family = drawn_anew("latent_action", {"frames": space}, **config)
+    frames = rng.integers(0, 256, (2, 21, 16, 16, 1)).astype(np.uint8)
+    film = Episodes(family.spec, {"frames": frames})
+    return SimpleNamespace(family=family, world=SimpleNamespace(name="film"), film=film)
+
+
+def filmed(codes, **changed):
+    return playable(codes, title="codes", recorded=codes.film, **{"starts": {"one": [1, 4]}, **changed})
+
+
+def drawn_anew(name, views, **config):
+    kind, draw = families.get(name), torch.Generator().manual_seed(3)
+    family = kind(kind.Config(**config), Spec("rod", STEP, views, 21), (3,))
+    with torch.no_grad():
+        for p in family.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=draw))
+    return family.float().eval()
+
+
 def playable(pendulum, **changed):
     about = {
         "variant": "deterministic",
@@ -313,28 +458,38 @@ def playable(pendulum, **changed):
         "starts": STARTS,
         "trained": "40 episodes of 20 steps",
         "provenance": {"x": "y"},
+        "title": "rod",
     }
     return Playable(pendulum.family, pendulum.world, **{**about, **changed})
 
 
 @pytest.fixture(scope="module")
-def page(pendulum):
-    return play_page([playable(pendulum)])
+def page(pendulum, recurrent, pictures, codes):
+    two = playable(recurrent, title="recurrent")
+    three = playable(pictures, title="rooms", starts={"left": [-0.3, 0.1]})
+    return play_page([playable(pendulum), two, three, filmed(codes)])
 
 
 @pytest.mark.training
 def test_the_page_is_one_file_that_asks_for_nothing(page, pendulum):
-    assert len(page.encode()) < 1_000_000  # the limit is 20 MB
+    assert len(page.encode()) < 3_000_000  # the limit is 20 MB
     read = Page(page)
     assert not [attrs for _, attrs in read.tags if "src" in attrs or re.match("https?:", attrs.get("href", ""))]
     assert len(set(read.ids)) == len(read.ids)
     assert "seed" not in read.text.split("Provenance")[0]  # told by the script
-    (entry,) = next(json.loads(text) for kind, text in read.scripts if kind == "application/json")
+    entry, two, three, four = next(json.loads(text) for kind, text in read.scripts if kind == "application/json")
     assert entry["parameters"] == pendulum.world.parameters.model_dump(mode="json")
     assert entry["step"] == STEP
     assert {start["name"]: start["state"] for start in entry["starts"]} == STARTS
     assert "seed 3, trained in 150 optimiser steps on 40 episodes of 20 steps" in entry["story"]
-    assert page == play_page([playable(pendulum)])
+    assert [two["title"], three["title"], four["title"]] == ["recurrent", "rooms", "codes"]
+    assert (four["action"], len(four["starts"][0]["film"])) == (3, 17)
+    assert len(base64.b64decode(three["starts"][0]["picture"])) == np.prod(three["frame"]) == 3 * 32 * 32
+
+
+@pytest.mark.training
+def test_equal_models_give_an_equal_page(pendulum):
+    assert play_page([playable(pendulum)]) == play_page([playable(pendulum)])
 
 
 @pytest.mark.training
@@ -350,11 +505,22 @@ def test_what_cannot_be_shown_is_one_line(pendulum, changed, message):
         play_page([playable(pendulum, **changed)])
 
 
+@pytest.mark.training
+def test_a_recording_is_played_by_codes_alone_from_where_there_is_a_past(pendulum, codes):
+    for place in ([2, 4], [0, 0], [0, 20], [0.0]):
+        with pytest.raises(
+            UserError, match=r"rod\.starts\.one: expected an episode below 2 and a row from 1 to 19, got"
+        ):
+            play_page([filmed(codes, starts={"one": place})])
+    with pytest.raises(UserError, match="without a simulator only codes are played; choose latent_action"):
+        play_page([playable(pendulum, recorded=codes.film)])
+
+
 def test_a_world_without_a_simulator_in_the_page_is_refused(pendulum):
-    other = worlds.get("two_rooms")
-    rooms = SimpleNamespace(family=pendulum.family, world=other(other.Parameters()))
-    with pytest.raises(UserError, match="the page has no simulator of 'two_rooms'"):
-        play_page([playable(rooms)])
+    other = worlds.get("push_t")
+    pushed = SimpleNamespace(family=pendulum.family, world=other(other.Parameters()))
+    with pytest.raises(UserError, match="the page has no simulator of 'push_t'"):
+        play_page([playable(pushed)])
     with pytest.raises(UserError, match="nothing to play"):
         play_page([])
 
@@ -403,28 +569,78 @@ def after_three_steps(tab, key):
     return {name: shown(tab, name) for name in ("truth", "learned")}
 
 
-@pytest.mark.pipeline
-def test_keys_change_both_worlds(tab):
+def chosen(tab, title):
+    """The model of that title is steered."""
+    tab.value(f"[...document.getElementById('choice').children].find((b) => b.textContent === '{title}').click()")
     assert clock(tab) == "0.00 s"
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize(
+    ("title", "one", "other"),
+    [
+        ("rod", "ArrowLeft", "ArrowRight"),
+        ("recurrent", "ArrowLeft", "ArrowRight"),
+        ("rooms", "ArrowLeft", "ArrowRight"),
+        ("rooms", "ArrowUp", "ArrowDown"),
+    ],
+)
+def test_keys_change_both_worlds(tab, title, one, other):
+    chosen(tab, title)
     tab.tap("Period")  # the clock stands still from now on
-    left, right = after_three_steps(tab, "ArrowLeft"), after_three_steps(tab, "ArrowRight")
-    again = after_three_steps(tab, "ArrowLeft")
+    left, right = after_three_steps(tab, one), after_three_steps(tab, other)
+    again = after_three_steps(tab, one)
     for name in ("truth", "learned"):
         assert np.abs(left[name] - right[name]).sum() > 0, name
         np.testing.assert_array_equal(left[name], again[name], err_msg=name)
 
 
 @pytest.mark.pipeline
-def test_it_runs_at_the_speed_of_the_world_and_of_the_eye(tab):
+def test_codes_are_keys_and_change_the_model_alone(tab):
+    chosen(tab, "codes")
+    assert tab.value("document.getElementById('meters').hidden && document.getElementById('lines').hidden")
+    tab.tap("Period")
+    one, three = after_three_steps(tab, "Digit1"), after_three_steps(tab, "Digit3")
+    assert np.abs(one["learned"] - three["learned"]).sum() > 0
+    np.testing.assert_array_equal(one["truth"], three["truth"])
+    tab.tap("Period")
+    assert np.abs(shown(tab, "truth") - three["truth"]).sum() > 0  # the film goes on
+    tab.press("Digit1")
+    tab.press("Digit3")  # the last one counts
     tab.tap("KeyR")
-    tab.press("ArrowRight")
+    for _ in range(3):
+        tab.tap("Period")
+    tab.release("Digit1")
+    tab.release("Digit3")
+    np.testing.assert_array_equal(shown(tab, "learned"), three["learned"])
+
+
+@pytest.mark.pipeline
+def test_a_model_of_pictures_begins_with_what_it_has_seen(tab):
+    chosen(tab, "rooms")
+    picture = shown(tab, "learned")
+    rows, columns = np.nonzero(picture[..., 0] - picture[..., 1:3].mean(-1) > 60)
+    height, width = picture.shape[:2]
+    half, side = rooms().half + rooms().parameters.thickness, min(height, width)
+    x, y = (2 * half * (columns.mean() - width / 2) / side, 2 * half * (height / 2 - rows.mean()) / side)
+    assert abs(x + 0.3) < 0.02
+    assert abs(y - 0.1) < 0.02
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("title", ["recurrent", "rooms", "codes", "rod"])
+def test_it_runs_at_the_speed_of_the_world_and_of_the_eye(tab, title):
+    chosen(tab, title)
+    tab.tap("KeyR")
+    tab.press(key := "Digit1" if title == "codes" else "ArrowRight")
     tab.tap("Space")
     tab.wait("parseFloat(document.getElementById('clock').textContent) > 3")
-    tab.release("ArrowRight")
+    tab.release(key)
     pictures, steps = map(int, re.findall(r"(\d+) \w+/s", tab.value("document.getElementById('rate').textContent")))
     assert pictures >= 15
     assert 10 <= steps <= 25  # of 0.05 s; a slow machine does not catch up
-    assert float(tab.value("document.getElementById('gap').textContent").split()[0]) > 0
+    if title != "codes":
+        assert float(tab.value("document.getElementById('gap').textContent").split()[0]) > 0
     tab.tap("Space")
     stopped = clock(tab)
     tab.value("new Promise((done) => setTimeout(() => done(true), 300))")

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Family, StepsAlone
+from wm_pipelines.families.base import DiscoversActions, Family, StepsAlone
 
 INPUTS = ("belief", "action")
 OUTPUTS = ("next_belief", "observation")
 OPERATIONS = (
-    "Add", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Exp", "Gather", "Gemm", "Identity", "LayerNormalization",
-    "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Squeeze", "Sub", "Tanh", "Unsqueeze",
+    "Add", "Clip", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "Div", "Exp", "Expand", "Gather", "Gemm",
+    "Identity", "LayerNormalization", "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Split",
+    "Squeeze", "Sub", "Tanh", "Unsqueeze",
 )  # fmt: skip
 """Of ONNX, those that a graph may hold: what the page evaluates (``reporting/templates/play_onnx.js``)."""
 
@@ -36,6 +37,8 @@ def first_belief(family: Family, observation: Any, seed: int = 0) -> torch.Tenso
 def step_to_onnx(family: Family, seed: int = 0) -> bytes:
     """One imagined step of one model, float32: ``belief, action [1, A] -> next_belief, observation``, each ``[1, …]``.
 
+    Of a family that discovers actions A are its codes, one of them 1, or none.
+
     The same model gives the same bytes: what the exporter notes of the machine is left out.
 
     Args:
@@ -50,7 +53,7 @@ def step_to_onnx(family: Family, seed: int = 0) -> bytes:
     space = family.spec.views[view]
     seen = torch.zeros(1, *space.shape, dtype=torch.uint8 if space.kind == "frames" else torch.float64)
     belief = first_belief(family, seen, seed).contiguous()
-    action = torch.zeros(1, *family.spec.views["actions"].shape)
+    action = torch.zeros(1, actions_of(family))
     try:
         graph = _exported(model.step_network(seed), (belief, action))
     except ImportError as missing:
@@ -63,10 +66,15 @@ def step_to_onnx(family: Family, seed: int = 0) -> bytes:
     return bytes(graph.SerializeToString(deterministic=True))
 
 
+def actions_of(family: Family) -> int:
+    """Entries of what a family is steered by: of the world's actions, or codes that it has discovered."""
+    return family.codes if isinstance(family, DiscoversActions) else int(family.spec.views["actions"].shape[0])
+
+
 def _steerable(family: Family) -> Any:
     if not isinstance(family, StepsAlone):
-        raise UserError(f"family '{family.name}' has no step that stands alone; choose latent_dynamics")
-    if "actions" not in family.spec.views:
+        raise UserError(f"family '{family.name}' has no step that stands alone; choose latent_dynamics or rssm")
+    if "actions" not in family.spec.views and not isinstance(family, DiscoversActions):
         raise UserError(f"world '{family.spec.name}' takes no actions; nothing can be steered there")
     return family
 

@@ -408,6 +408,8 @@ class StepsAlone(Imagines, Protocol):
     def step_network(self, seed: int) -> nn.Module:
         """The step of one model, float32: ``(belief [N, …], action [N, A]) -> (belief [N, …], observation [N, …])``.
 
+        Where it `DiscoversActions`, actions are codes ``[N, K]``: one of them 1, or none.
+
         The belief that comes out is that after the action, with nothing observed; beliefs that come in are those of
         `start`. Observations are vectors ``[N, n]`` of the view, or frames ``[N, C, H, W]`` in [0, 1] as networks see
         them (pooled, if they pool).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -28,6 +28,29 @@ class LearningConfig(Settings):
     log_every: int = Field(50, ge=1, description="optimiser steps between two points of the learning curve")
     resume: bool = Field(True, description="go on from a checkpoint of the very same training, if there is one")
     progress: bool = Field(True, description="show steps/s, time left and loss")
+
+
+class Resources(Settings):
+    """What a node asks of the machine that Ray runs it on."""
+
+    num_cpus: float = Field(1.0, ge=0, allow_inf_nan=False)
+    num_gpus: float = Field(0.0, ge=0, allow_inf_nan=False, description="a part of one is shared with others")
+    resources: dict[str, float] = Field(default_factory=dict, description="of machines that declare such of their own")
+
+
+class RayConfig(Settings):
+    """The parameters ``ray``, of `wm_pipelines.runners.RayRunner`."""
+
+    resources: dict[str, Resources] = Field(
+        default_factory=dict, description="by a tag of the nodes (train, a world, a family); the last that fits counts"
+    )
+    retries: int = Field(3, ge=0, description="how often a node is tried again after its worker has died")
+    storage: str | None = Field(None, description="URL where machines that share no disk exchange files")
+
+    def asked(self, tags: Collection[str]) -> dict[str, Any]:
+        """What a node with such tags asks for."""
+        fitting = [own for tag, own in self.resources.items() if tag in tags]
+        return (fitting[-1] if fitting else Resources()).model_dump()
 
 
 class FamilyParameters(BaseModel):

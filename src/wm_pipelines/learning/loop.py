@@ -30,6 +30,7 @@ from wm_pipelines.learning.checkpoints import (
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.cost import CostMeter, FlopCounter
 from wm_pipelines.provenance import source_hash
+from wm_pipelines.threads import threads
 
 if TYPE_CHECKING:  # takes as long to import as torch; what is fitted in closed form needs none of it
     from lightning_fabric import Fabric
@@ -79,7 +80,7 @@ def train(
     """
     fingerprint = training_fingerprint(family, learning, data_hash)
     found = store.load(name, fingerprint) if store is not None and learning.resume else None
-    with _threads(learning.threads), _seeded(family.seeds), _first_speaks():
+    with threads(learning.threads), _seeded(family.seeds), _first_speaks():
         if found is not None and found.facts["finished"]:
             logger.info(
                 "%s: unchanged (settings, data, code): reusing the checkpoint.",
@@ -357,16 +358,6 @@ def _fabric(learning: LearningConfig) -> Fabric:
 
 def _prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from wm_pipelines.errors import UserError, did_you_mean, unknown_parameter, validate
-from wm_pipelines.learning.config import FamilyParameters, LearningConfig, check_seeds
+from wm_pipelines.learning.config import FamilyParameters, LearningConfig, RayConfig, check_seeds
 from wm_pipelines.pipelines.combinations import (
     LISTS,
     TASK_KEYS,
@@ -23,7 +23,7 @@ from wm_pipelines.worlds.making import WorldConfig
 from wm_pipelines.yaml_files import read_yaml
 
 Parameters = Mapping[str, Any]
-_OWN = ("tasks", "tuning", "replication", "play")
+_OWN = ("tasks", "tuning", "replication", "play", "ray")
 
 
 def check_parameters(parameters: Parameters, given: Parameters) -> None:
@@ -52,6 +52,7 @@ def check_parameters(parameters: Parameters, given: Parameters) -> None:
         _required(parameters, name)
         validate(WorldConfig, parameters[name], name)
     validate(ReplicationConfig, parameters.get("replication", {}), "replication")
+    validate(RayConfig, parameters.get("ray", {}), "ray")
     _check_play(validate(PlayConfig, parameters.get("play", {}), "play"), worlds)
     for name in families.names():
         if name in parameters:
@@ -97,12 +98,18 @@ def _check_task(c: Combinations, parameters: Parameters, worlds: list[str]) -> N
 
 
 def _check_play(play: PlayConfig, worlds: list[str]) -> None:
-    for world, entry in play.chosen.items():
-        if world not in worlds:
-            raise UserError(unknown_parameter("play.worlds", world, worlds))
+    for name, entry in play.chosen.items():
+        if entry.world is None and name not in worlds:
+            raise UserError(unknown_parameter("play.worlds", name, worlds))
+        if entry.world is not None and entry.world not in worlds:
+            near = did_you_mean(entry.world, worlds)
+            raise UserError(f"parameter 'play.worlds.{name}.world': unknown world '{entry.world}'{near}")
+        if entry.task not in tasks.names():
+            near = did_you_mean(entry.task, tasks.names())
+            raise UserError(f"parameter 'play.worlds.{name}.task': unknown task '{entry.task}'{near}")
         if entry.family not in families.names():
             near = did_you_mean(entry.family, families.names())
-            raise UserError(f"parameter 'play.worlds.{world}.family': unknown family '{entry.family}'{near}")
+            raise UserError(f"parameter 'play.worlds.{name}.family': unknown family '{entry.family}'{near}")
 
 
 def _required(parameters: Parameters, name: str) -> None:

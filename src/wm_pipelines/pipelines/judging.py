@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
-import torch
-from threadpoolctl import threadpool_limits
-
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.laws import laws_of
@@ -17,6 +14,7 @@ from wm_pipelines.learning.artifacts import Models, TrainedModel
 from wm_pipelines.registry import tasks
 from wm_pipelines.tasks.base import Task
 from wm_pipelines.tasks.judgement import Judgement, cost_rows, table
+from wm_pipelines.threads import threads
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +100,8 @@ def about(episodes: Mapping[str, Episodes]) -> dict[str, Any]:
 
 def judge_on_one_thread(task: Task, *arguments: Any, **options: Any) -> Judgement:
     """`Task.judge`, with sums that do not depend on the number of cores, and no more threads than there is work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            return task.judge(*arguments, **options)
-    finally:
-        torch.set_num_threads(before)
+    with threads(1):
+        return task.judge(*arguments, **options)
 
 
 def check_data(model: TrainedModel, train: Episodes, called: str) -> None:

@@ -13,9 +13,12 @@ from wm_pipelines.worlds.making import WorldConfig
 
 def ingest(world: WorldConfig, *, world_name: str) -> dict[str, Any]:
     """Episodes of one world by split, simulated or read."""
+    from threadpoolctl import threadpool_limits
+
     from wm_pipelines.worlds.making import ingest as make
 
-    return dict(make(world, world_name))
+    with threadpool_limits(1):  # worlds are numpy: torch, which `threads` sees to, is not imported for them
+        return dict(make(world, world_name))
 
 
 def train(
@@ -45,9 +48,11 @@ def draw_manifest(
 ) -> dict[str, Any]:
     """What every model of a world is judged on, by split, and what reference policies make of it."""
     from wm_pipelines.registry import tasks
+    from wm_pipelines.threads import threads
 
     task = tasks.get(task_name)()
-    return task.manifest(episodes, task.config(evaluation, world_name))
+    with threads(1):
+        return task.manifest(episodes, task.config(evaluation, world_name))
 
 
 def dose(
@@ -60,9 +65,11 @@ def dose(
 ) -> dict[str, Any]:
     """What laws that are wrong by a known amount do in a world; see `Task.doses`."""
     from wm_pipelines.registry import tasks
+    from wm_pipelines.threads import threads
 
     task = tasks.get(task_name)()
-    return task.doses(manifest, episodes, task.config(evaluation, world_name))
+    with threads(1):
+        return task.doses(manifest, episodes, task.config(evaluation, world_name))
 
 
 def evaluate(

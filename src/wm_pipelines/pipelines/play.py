@@ -18,16 +18,18 @@ from wm_pipelines.pipelines.combinations import combinations, conf_source, envir
 from wm_pipelines.yaml_files import read_yaml
 
 TASK = "control"
-"""The task whose models can be steered."""
+"""The task whose models are steered, unless an entry says another one."""
 
 
 class PlayEntry(Settings):
-    """One world to be steered."""
+    """One model of a world to be steered."""
 
+    world: str | None = Field(None, description="null: what the entry is called")
+    task: str = Field(TASK, description="that the model was trained for")
     family: str
     variant: str
     seed: int = Field(0, ge=0, description="of the model, one of those trained")
-    starts: dict[str, list[float]] = Field(min_length=1, description="plant states by name, the first one first")
+    starts: dict[str, list[float]] = Field(min_length=1, description="plant states by name, or episode and row")
 
 
 class PlayConfig(Settings):
@@ -47,19 +49,24 @@ def create_pipeline(everything: Pipeline) -> Pipeline:
     Args:
         everything: holds the nodes that make data and models.
     """
-    chosen = {world: family for world, family in listed().items() if _trained(world, family)}
+    chosen = {name: of for name, of in listed().items() if _trained(*of)}
     if not chosen:
         return Pipeline([])
     inputs = {"play": "params:play"}
-    for world, family in chosen.items():
-        inputs |= {f"{world}_models": f"{TASK}.{family}.{world}_models", f"{world}_episodes": f"{world}_episodes"}
-    made_by = {f"{world}.ingest" for world in chosen} | {f"{TASK}.{f}.train_{w}" for w, f in chosen.items()}
+    for name, (task, world, family) in chosen.items():
+        inputs |= {f"{name}_models": f"{task}.{family}.{world}_models", f"{name}_episodes": f"{world}_episodes"}
+    made_by = {node for task, world, family in chosen.values() for node in _made_by(task, world, family)}
     page = Node(play, inputs=inputs, outputs="play_page", name="page", namespace="play", tags=["play"])
     return Pipeline([*(node for node in everything.nodes if node.name in made_by), page])
 
 
-def listed() -> dict[str, str]:
-    """Worlds that the parameter files of this environment name, with the family of each; unreadable ones are left out.
+def _made_by(task: str, world: str, family: str) -> tuple[str, str]:
+    """The nodes that make data and model."""
+    return f"{world}.ingest", f"{task}.{family}.train_{world}"
+
+
+def listed() -> dict[str, tuple[str, str, str]]:
+    """Task, world and family of every entry in the parameter files of this environment; unreadable ones are left out.
 
     What is wrong with them is said by the check of all parameters.
     """
@@ -71,12 +78,16 @@ def listed() -> dict[str, str]:
     play = merged.get("play")
     worlds = play.get("worlds") if isinstance(play, Mapping) else None
     entries = worlds.items() if isinstance(worlds, Mapping) else ()
-    return {str(w): str(entry["family"]) for w, entry in entries if isinstance(entry, Mapping) and "family" in entry}
+    return {
+        str(name): (str(entry.get("task", TASK)), str(entry.get("world") or name), str(entry["family"]))
+        for name, entry in entries
+        if isinstance(entry, Mapping) and "family" in entry
+    }
 
 
-def _trained(world: str, family: str) -> bool:
+def _trained(task: str, world: str, family: str) -> bool:
     """Whether the task trains the family on the world in this environment."""
-    c = combinations().get(TASK)
+    c = combinations().get(task)
     return c is not None and world in c.worlds and family in c.families
 
 
@@ -84,39 +95,42 @@ def play(play: PlayConfig, **read: Any) -> str:
     """The page.
 
     Args:
-        play: who is to be steered. read: models (``<world>_models``) and episodes (``<world>_episodes``) of each world.
+        play: who is to be steered. read: models (``<entry>_models``) and episodes (``<entry>_episodes``) of each.
 
     Raises:
         UserError: the model that is asked for was not trained, or see `reporting.play.play_page`.
     """
     from wm_pipelines.laws import world_of
     from wm_pipelines.reporting.play import Playable, play_page
+    from wm_pipelines.worlds.base import ControlledWorld
 
     playables = []
-    for world, entry in play.chosen.items():
-        if f"{world}_models" not in read:  # not of this environment
+    for name, entry in play.chosen.items():
+        if f"{name}_models" not in read:  # not of this environment
             continue
-        variants, train = read[f"{world}_models"].variants, read[f"{world}_episodes"]["train"]
-        where = f"parameter 'play.worlds.{world}"
+        variants, episodes = read[f"{name}_models"].variants, read[f"{name}_episodes"]
+        where = f"parameter 'play.worlds.{name}"
         if entry.variant not in variants:
             near = did_you_mean(entry.variant, list(variants))
             raise UserError(
                 f"{where}.variant': '{entry.variant}' was not trained{near}; there is {', '.join(variants)}"
             )
         model = variants[entry.variant]
-        if model.card["family"] != entry.family:
+        if model.card["family"] != entry.family or model.card["world"] != (entry.world or name):
             raise UserError(f"{where}.family': which models are read is said in the parameter files, not by --params")
-        count, steps = len(train), train.spec.rows - 1
+        count, steps, world = len(episodes["train"]), episodes["train"].spec.rows - 1, world_of(model.spec)
         kept = ("view", "seeds", "data_hash", "fingerprint", "versions")
         playables.append(
             Playable(
                 model.restore(),
-                world_of(model.spec),
+                world,
                 entry.variant,
                 entry.seed,
                 entry.starts,
                 f"{count:,} episodes of {steps:,} steps",
-                {name: model.card[name] for name in kept},
+                {fact: model.card[fact] for fact in kept},
+                name.replace("_", " "),
+                None if isinstance(world, ControlledWorld) else episodes["test"],
             )
         )
     return play_page(playables)

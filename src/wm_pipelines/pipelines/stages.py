@@ -19,7 +19,7 @@ import yaml
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.pipelines.combinations import Combinations, combinations, project_root, use_environment
-from wm_pipelines.pipelines.play import TASK, listed
+from wm_pipelines.pipelines.play import listed
 from wm_pipelines.provenance import REPORTS, import_closure, judging_modules, module_file
 from wm_pipelines.registry import tasks
 from wm_pipelines.yaml_files import read_yaml
@@ -46,7 +46,7 @@ def stages() -> dict[str, Any]:
             found[f"dose_{c.task}"] = _dose(c)
         found |= {f"fit_{c.task}_{family}": _fit(c, family) for family in c.families}
         found[f"report_{c.task}"] = _report(c)
-    played = listed()
+    played = list(listed().values())
     found |= {"figure_library": _figure_library(), "play": _play(played), "board": _board(list(known))}
     results = {"x": "value", "y": "family", "template": "results", "title": "Results"}  # .dvc/plots/results.json
     return {"stages": found, "plots": [{"data/08_reporting/summary.csv": results}]}
@@ -179,18 +179,19 @@ def _figure_library() -> dict[str, Any]:
     }
 
 
-def _play(played: Mapping[str, str]) -> dict[str, Any]:
-    """The page on which a person steers what was trained."""
-    read = [f"data/06_models/{TASK}/{family}/{world}" for world, family in played.items()]
-    modules = [f"wm_pipelines.families.{family}" for family in played.values()]
-    modules += [f"wm_pipelines.worlds.{_kind(world)}" for world in played]
+def _play(played: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """The page on which a person steers what was trained: of tasks, worlds and families."""
+    worlds = list(dict.fromkeys(world for _, world, _ in played))
+    read = [f"data/06_models/{task}/{family}/{world}" for task, world, family in played]
+    modules = [f"wm_pipelines.families.{family}" for _, _, family in played]
+    modules += [f"wm_pipelines.worlds.{_kind(world)}" for world in worlds]
     return {
         "desc": "Write the page on which a person steers learned worlds.",
         "cmd": "kedro run --pipeline=play --nodes=play.page",
         "params": [{"conf/base/parameters_play.yml": ["play"]}],
         "deps": [
-            *(f"data/03_primary/{world}" for world in played),
-            *read,
+            *(f"data/03_primary/{world}" for world in worlds),
+            *dict.fromkeys(read),
             *_files(*dict.fromkeys(modules), "wm_pipelines.reporting.play", "wm_pipelines.learning.artifacts"),
             "src/wm_pipelines/reporting/templates",
         ],

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, linear
 
 from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.videos import roll_out_length
@@ -36,7 +36,7 @@ from wm_pipelines.families.base import FamilyConfig, Imagined, Prediction, Sched
 from wm_pipelines.families.latent_action.action_map import ActionMap
 from wm_pipelines.families.latent_action.codebook import Codebook
 from wm_pipelines.families.latent_action.networks import Autoencoder, Dynamics, Inference, WorldModel
-from wm_pipelines.families.parts.imagining import ImaginingFamily
+from wm_pipelines.families.parts.imagining import ImaginedStep, ImaginingFamily
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 
@@ -329,6 +329,16 @@ class LatentAction(ImaginingFamily):
             parts = zip(past[self.view].split(_AT_ONCE), chosen.split(_AT_ONCE), strict=True)
             found.append(torch.cat([self._followed(member, *part) for part in parts]))
         return {self.view: torch.stack(found)}
+
+    def step_network(self, seed: int) -> nn.Module:
+        """See `StepsAlone`: by codes; without one to what is to be expected."""
+
+        def step(member: Any, belief: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+            given = self.codes * code.mean(1)
+            z = member.dynamics(belief, linear(code, member.codebook.vectors.T), given)
+            return torch.cat([belief[:, 1:], z[:, None]], 1), z.flatten(1)
+
+        return ImaginedStep(self, seed, step)
 
     def _followed(self, member: Any, frames: Tensor, codes: Tensor) -> Tensor:
         z = member.roll_out(self.believed(member, {self.view: frames}), codes)

@@ -218,7 +218,12 @@ class LatentDynamics(Predictor, ImaginingFamily):
 
     def step_network(self, seed: int) -> nn.Module:
         """See `StepsAlone`; of an ensemble every step is averaged, where `imagine` averages whole roll-outs."""
-        return ImaginedStep(self, seed, lambda belief, z: torch.cat([belief[:, 1:], z[:, None]], 1))
+
+        def step(member: Any, belief: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+            z = self.member_imagine(member, belief, action[:, None]).features[:, 0]
+            return torch.cat([belief[:, 1:], z[:, None]], 1), z
+
+        return ImaginedStep(self, seed, step)
 
     @torch.no_grad()
     def round_trip(self, views: Views) -> Tensor:

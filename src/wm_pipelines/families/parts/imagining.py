@@ -188,23 +188,23 @@ class ImaginedStep(nn.Module):
 
     Args:
         family: whose step it is. seed: index of the model.
-        after: ``(belief, features) -> belief`` after a step that led to the features ``[N, D]``.
+        step: ``(member, belief, action [N, A]) -> belief, features [N, D]``: where the action leads.
     """
 
     unit: Tensor
 
-    def __init__(self, family: ImaginingFamily, seed: int, after: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, family: ImaginingFamily, seed: int, step: Callable[..., tuple[Tensor, Tensor]]) -> None:
         super().__init__()
         self.member = copy.deepcopy(family.members[seed]).float().eval()
         self.frames = family.space.kind == "frames"
         self.register_buffer("unit", torch.ones(()) if self.frames else family.unit.float())
-        self._imagine, self._decode, self._after = family.member_imagine, family.member_decode, after
+        self._step, self._decode = step, family.member_decode
 
     def forward(self, belief: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Belief ``[N, …]`` and action ``[N, A]`` -> the belief after it, and the observation ``[N, …]``."""
-        features = self._imagine(self.member, belief, action[:, None]).features
-        x = self._decode(self.member, features)[:, 0]
-        return self._after(belief, features[:, 0]), x.clamp(0, 1) if self.frames else x * self.unit
+        after, features = self._step(self.member, belief, action)
+        x = self._decode(self.member, features[:, None])[:, 0]
+        return after, x.clamp(0, 1) if self.frames else x * self.unit
 
 
 def coarse_exponents(view: Tensor) -> Tensor:

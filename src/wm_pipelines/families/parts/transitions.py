@@ -334,8 +334,8 @@ class TransitionFamily(ImaginingFamily):
 
 def random_rows(episodes: int, rows: int, count: int, generator: torch.Generator) -> Tensor:
     """``[B, count]`` of the rows of every episode of a batch, all different where there are enough."""
-    shuffled = workers.mine(torch.rand(workers.everyone(episodes), rows, generator=generator)).argsort(1)
-    return shuffled[:, :count]
+    drawn = workers.mine(torch.rand(workers.everyone(episodes), rows, generator=generator))
+    return drawn.topk(min(count, rows), largest=False).indices
 
 
 def chosen(view: Tensor, rows: Tensor) -> Tensor:

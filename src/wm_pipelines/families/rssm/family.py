@@ -25,7 +25,7 @@ from wm_pipelines.blocks.encoders import ENCODERS
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, TrainedConfig, Views
-from wm_pipelines.families.parts.imagining import ImaginingFamily
+from wm_pipelines.families.parts.imagining import ImaginedStep, ImaginingFamily
 from wm_pipelines.families.rssm.behaviour import Behaviour, behaviour_losses, dream
 from wm_pipelines.families.rssm.latents import Categorical, Gaussian, Latent
 from wm_pipelines.families.rssm.networks import WorldModel
@@ -247,6 +247,15 @@ class Rssm(ImaginingFamily):
             for part in features.split(_AT_ONCE)
         ]
         return torch.cat(parts)
+
+    def step_network(self, seed: int) -> nn.Module:
+        """See `StepsAlone`: to the mode of the prior."""
+
+        def step(member: Any, belief: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+            after = member.world.imagine(belief, action[:, None])[:, 0]
+            return after, member.world.predict_features(after)
+
+        return ImaginedStep(self, seed, step)
 
     @torch.no_grad()
     def act(self, belief: Tensor, seed: int) -> Tensor:

@@ -9,7 +9,8 @@
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const written = (x, digits = 2) => (Number.isFinite(x) ? x.toFixed(digits).replace("-", "−") : "–");
   const held = new Set();
-  let entry, world, graph, start, z, belief, seen, past, trails, clock;
+  const sheet = document.createElement("canvas"); // of as many pixels as a picture has
+  let entry, world, graph, start, z, belief, seen, picture, past, trails, clock;
   let state = "waiting"; // for the first key; then running or paused
   let shownFrames = 0, since = performance.now(), steps = 0, before = 0, owed = 0;
 
@@ -45,12 +46,19 @@
       for (const end of ["pointerup", "pointerleave", "pointercancel"]) made.addEventListener(end, () => release(key.code));
     }
     $("does").textContent = world.keys.map((key) => `${key.label} ${key.does}`).join(", ");
+    const filmed = entry.starts[0].film !== undefined;
+    $("lead").hidden = filmed;
+    $("lead-film").hidden = !filmed;
+    $("truth-title").textContent = filmed ? "What really followed" : "The true world";
+    $("meters").hidden = $("lines").hidden = !world.gap;
     $("model").textContent = $("model-too").textContent = entry.model;
     for (const dot of document.querySelectorAll(".learned-dot")) dot.style.background = entry.colour;
     $("story").textContent = entry.story;
     $("meters").replaceChildren(...world.quantities.map(meter));
-    $("gap-title").textContent = `${world.gap.name} [${world.gap.unit}]`;
-    $("quantity-title").textContent = `${world.quantities[0].name} [${world.quantities[0].unit}]`;
+    if (world.gap) {
+      $("gap-title").textContent = `${world.gap.name} [${world.gap.unit}]`;
+      $("quantity-title").textContent = `${world.quantities[0].name} [${world.quantities[0].unit}]`;
+    }
     reset();
   }
 
@@ -69,7 +77,8 @@
     z = [...start.state];
     belief = { dims: entry.belief, data: Float64Array.from(start.belief) };
     const shown = world.observe(z);
-    seen = { truth: shown, learned: [...shown] };
+    picture = first();
+    seen = { truth: shown, learned: picture ? world.read(picture, picture) : [...shown] };
     past = [];
     trails = { truth: [], learned: [] };
     clock = 0;
@@ -79,9 +88,14 @@
     tell();
   }
 
+  // What a model of pictures has seen at the start; null of a model of states.
+  const first = () => entry.frame && told(start.picture);
+  const told = (text) => ({ dims: [1, ...entry.frame], data: Float64Array.from(bytes(text), (byte) => byte / 255) });
+
   function action() {
-    const found = Array(entry.action).fill(0);
-    for (const key of world.keys) if (held.has(key.code)) found[key.entry] += key.value;
+    const found = Array(entry.action).fill(0), down = [...held].filter((code) => world.keys.some((key) => key.code === code));
+    const counts = world.single ? down.slice(-1) : down; // the last one pressed, or all
+    for (const key of world.keys) if (counts.includes(key.code)) found[key.entry] += key.value;
     return found;
   }
 
@@ -91,7 +105,9 @@
     z = world.advance(z, a);
     const found = graph.run({ belief, action: { dims: [1, a.length], data: Float64Array.from(a) } });
     belief = found.next_belief;
-    for (const [name, own] of Object.entries({ truth: world.observe(z), learned: Array.from(found.observation.data) })) {
+    if (picture) picture = found.observation;
+    const learned = picture ? world.read(picture, first()) : Array.from(found.observation.data);
+    for (const [name, own] of Object.entries({ truth: world.observe(z), learned })) {
       trails[name] = [...trails[name], seen[name]].slice(-TRAIL);
       seen[name] = own;
     }
@@ -101,6 +117,7 @@
   }
 
   function note() {
+    if (!world.gap) return;
     const of = world.quantities[0].of;
     past.push([clock * entry.step, of(seen.truth), of(seen.learned), world.gap.of(seen.truth, seen.learned)]);
     while (past[0][0] < clock * entry.step - SHOWN) past.shift();
@@ -135,7 +152,7 @@
   function tell() {
     for (const cap of $("keys").children) cap.classList.toggle("down", held.has(cap.dataset.code));
     $("run").firstChild.textContent = state === "running" ? "Pause " : "Run ";
-    $("hint").textContent = { waiting: "Hold an arrow key to begin.", running: "", paused: "Paused." }[state];
+    $("hint").textContent = { waiting: world.single ? "Hold a number to begin." : "Hold an arrow key to begin.", running: "", paused: "Paused." }[state];
   }
 
   addEventListener("keydown", (event) => {
@@ -171,7 +188,22 @@
     const [ctx, width, height] = cleared($(name));
     const size = Math.min(width, height);
     ctx.translate((width - size) / 2, (height - size) / 2);
-    world.draw({ ctx, size, ...colours, colour }, seen[name], action(), [...trails[name], seen[name]]);
+    if (picture && name === "learned") paint(ctx, size, picture);
+    else if (start.film) paint(ctx, size, told(start.film[Math.min(z[0], start.film.length - 1)]));
+    else world.draw({ ctx, size, ...colours, colour }, seen[name], action(), [...trails[name], seen[name]]);
+  }
+
+  // The picture, pixel by pixel.
+  function paint(ctx, size, picture) {
+    const [, channels, height, width] = picture.dims, area = height * width, pixels = new Uint8ClampedArray(4 * area);
+    for (let i = 0; i < area; i++) {
+      for (const c of [0, 1, 2]) pixels[4 * i + c] = 255 * picture.data[(c % channels) * area + i];
+      pixels[4 * i + 3] = 255;
+    }
+    [sheet.width, sheet.height] = [width, height];
+    sheet.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+    ctx.imageSmoothingEnabled = false;
+    ctx.drawImage(sheet, 0, 0, size, size);
   }
 
   function lines(canvas, columns, colours, ends) {
@@ -219,8 +251,8 @@
         const value = quantity.of(seen[name]), bar = row.querySelectorAll("i")[i];
         const share = (v) => (100 * (Math.min(Math.max(v, low), high) - low)) / (high - low);
         const ends = [share(value), share(quantity.unit === "J" ? low : zero)].sort((a, b) => a - b);
-        bar.style.left = `${ends[0]}%`;
-        bar.style.width = `${Math.max(ends[1] - ends[0], 0.6)}%`;
+        bar.style.left = `${ends[0] || 0}%`;
+        bar.style.width = `${Math.max(ends[1] - ends[0], 0.6) || 0}%`;
         bar.style.background = name === "truth" ? colours.ink : entry.colour;
         row.querySelectorAll("output")[i].textContent = `${written(value)} ${quantity.unit}`;
       });
@@ -241,11 +273,13 @@
     stage("truth", colours, colours.ink);
     stage("learned", colours, entry.colour);
     meters(colours);
-    lines($("energies"), [[1, colours.ink, []], [2, entry.colour, [6, 4]]], colours, world.quantities[0].range);
-    lines($("gaps"), [[3, entry.colour, []]], colours, [0, 0.02]);
+    if (world.gap) {
+      lines($("energies"), [[1, colours.ink, []], [2, entry.colour, [6, 4]]], colours, world.quantities[0].range);
+      lines($("gaps"), [[3, entry.colour, []]], colours, [0, 0.02]);
+      $("gap").textContent = `${written(world.gap.of(seen.truth, seen.learned), 3)} ${world.gap.unit}`;
+    }
     const time = `${written(clock * entry.step)} s`;
     if ($("clock").textContent !== time) $("clock").textContent = time;
-    $("gap").textContent = `${written(world.gap.of(seen.truth, seen.learned), 3)} ${world.gap.unit}`;
     shownFrames++;
     if (now - since >= 1000) {
       const each = 1000 / (now - since);

@@ -118,11 +118,11 @@ const Onnx = (() => {
   }
 
   // What lies before an axis, along it, and behind it.
-  const split = (dims, axis) => [size(dims.slice(0, axis)), dims[axis], size(dims.slice(axis + 1))];
+  const around = (dims, axis) => [size(dims.slice(0, axis)), dims[axis], size(dims.slice(axis + 1))];
 
   // Chosen places along one axis.
   function chosen(x, axis, places) {
-    const [before, length, behind] = split(x.dims, axis), dims = [...x.dims];
+    const [before, length, behind] = around(x.dims, axis), dims = [...x.dims];
     dims[axis] = places.length;
     const data = x.data instanceof Float64Array ? new Float64Array(size(dims)) : Array(size(dims));
     let at = 0;
@@ -168,6 +168,14 @@ const Onnx = (() => {
     }, x);
   }
 
+  // Parts along an axis, of given lengths or as many of equal length, the last one shorter where they do not divide it.
+  function split([x, lengths], { axis = 0, num_outputs: count }) {
+    const where = along(axis, x.dims), length = x.dims[where], even = Math.ceil(length / count);
+    const parts = lengths ? lengths.data : Array.from({ length: count }, (_, i) => Math.min(even, length - i * even));
+    let from = 0;
+    return parts.map((part) => chosen(x, where, Array.from({ length: part }, () => from++)));
+  }
+
   function gather([x, indices], { axis = 0 }) {
     const where = along(axis, x.dims), length = x.dims[where];
     const found = chosen(x, where, Array.from(indices.data, (i) => (i < 0 ? i + length : i)));
@@ -178,11 +186,11 @@ const Onnx = (() => {
     const where = along(axis, parts[0].dims), dims = [...parts[0].dims];
     dims[where] = parts.reduce((sum, part) => sum + part.dims[where], 0);
     const real = parts.some((part) => part.data instanceof Float64Array);
-    const data = real ? new Float64Array(size(dims)) : Array(size(dims)), [before] = split(dims, where);
+    const data = real ? new Float64Array(size(dims)) : Array(size(dims)), [before] = around(dims, where);
     let at = 0;
     for (let i = 0; i < before; i++)
       for (const part of parts) {
-        const [, length, behind] = split(part.dims, where), width = length * behind;
+        const [, length, behind] = around(part.dims, where), width = length * behind;
         for (let j = 0; j < width; j++) data[at++] = part.data[i * width + j];
       }
     return { dims, data };
@@ -269,6 +277,20 @@ const Onnx = (() => {
     return { dims: [batch, outputs, rows, columns], data };
   }
 
+  // Channels to pixels of a block, rows first; of every channel that stays its own.
+  function depthToSpace([x], { blocksize: side, mode = "DCR" }) {
+    if (mode !== "CRD") throw new Error(`DepthToSpace with mode ${mode} is not evaluated`);
+    const [batch, depth, height, width] = x.dims, channels = depth / side ** 2, data = new Float64Array(x.data.length);
+    for (let n = 0, from = 0; n < batch; n++)
+      for (let c = 0; c < channels; c++)
+        for (let i = 0; i < side; i++)
+          for (let j = 0; j < side; j++)
+            for (let r = 0; r < height; r++)
+              for (let k = 0; k < width; k++, from++)
+                data[((n * channels + c) * height * side + r * side + i) * width * side + k * side + j] = x.data[from];
+    return { dims: [batch, channels, height * side, width * side], data };
+  }
+
   const operations = {
     Add: pairwise((a, b) => a + b),
     Clip: ([x, low, high]) => {
@@ -278,8 +300,10 @@ const Onnx = (() => {
     Concat: concat,
     Conv: conv,
     ConvTranspose: convTranspose,
+    DepthToSpace: depthToSpace,
     Div: pairwise((a, b) => a / b),
     Exp: each(Math.exp),
+    Expand: ([x, shape]) => pairwise((a) => a)([x, { dims: shape.data, data: new Float64Array(size(shape.data)) }]),
     Gather: gather,
     Gemm: gemm,
     Identity: ([x]) => x,
@@ -290,6 +314,7 @@ const Onnx = (() => {
     Reshape: reshape,
     Sigmoid: each(sigmoid),
     Slice: slice,
+    Split: split,
     Squeeze: ([x, axes]) => {
       const gone = axes.data.map((axis) => along(axis, x.dims));
       return { dims: x.dims.filter((_, i) => !gone.includes(i)), data: x.data };
@@ -316,7 +341,7 @@ const Onnx = (() => {
       const message = fields(part), operation = text(one(message, 4));
       if (!operations[operation]) throw new Error(`the operation ${operation} is not evaluated`);
       const attributes = Object.fromEntries(all(message, 5).map(attribute).filter(([, value]) => value !== null));
-      return { operation, inputs: all(message, 1).map(text), output: text(one(message, 2)), attributes };
+      return { operation, inputs: all(message, 1).map(text), outputs: all(message, 2).map(text), attributes };
     });
     const names = (number) => all(graph, number).map((part) => text(one(fields(part), 1)));
     const inputs = names(11), outputs = names(12);
@@ -326,8 +351,10 @@ const Onnx = (() => {
         if (!given[name]) throw new Error(`no input ${name}`);
         values[name] = given[name];
       }
-      for (const { operation, inputs: wanted, output, attributes } of nodes)
-        values[output] = operations[operation](wanted.map((name) => values[name]), attributes);
+      for (const { operation, inputs: wanted, outputs: made, attributes } of nodes) {
+        const found = operations[operation](wanted.map((name) => values[name]), attributes);
+        (Array.isArray(found) ? found : [found]).forEach((part, i) => { values[made[i]] = part; });
+      }
       return Object.fromEntries(outputs.map((name) => [name, values[name]]));
     }
     return { inputs, outputs, run };

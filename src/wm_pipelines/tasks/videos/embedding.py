@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from wm_pipelines.families.base import Family
 from wm_pipelines.metrics.distances import mmd
 from wm_pipelines.metrics.statistics import Summary, t_quantile
 from wm_pipelines.tasks._pixels.features import Float, Frames, encode, encoder
 from wm_pipelines.tasks.judgement import Judgement
+from wm_pipelines.threads import threads
 
 
 def distances(jury: Family, arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:
@@ -29,13 +28,8 @@ def distances(jury: Family, arrays: Mapping[str, Mapping[str, NDArray[Any]]]) ->
         arrays: model -> ``split/predicted_frames`` and ``split/true_frames``, ``[M, K, H, W, C]``, how many ``starts``
             an episode has, and others.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums over more threads round differently
-    try:
-        with threadpool_limits(1):
-            return _distances(jury, arrays)
-    finally:
-        torch.set_num_threads(before)
+    with threads(1):
+        return _distances(jury, arrays)
 
 
 def _distances(jury: Family, arrays: Mapping[str, Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:

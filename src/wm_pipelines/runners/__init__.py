@@ -1,0 +1,5 @@
+"""Kedro runners beyond Kedro's own."""
+
+from wm_pipelines.runners.ray_runner import RayRunner
+
+__all__ = ["RayRunner"]

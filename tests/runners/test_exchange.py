@@ -1,0 +1,137 @@
+"""What machines without a common disk hand to each other."""
+
+import contextlib
+import os
+
+import fsspec
+import pytest
+
+from wm_pipelines.datasets.local import PathDataset, TextDataset
+from wm_pipelines.errors import UserError
+from wm_pipelines.learning.config import RayConfig
+from wm_pipelines.runners.exchange import SCRATCH, Exchange
+
+
+@pytest.fixture(params=["file", "memory"])
+def storage(request, tmp_path):
+    """A folder, and an object store."""
+    url = f"{request.param}://{tmp_path / 'storage'}"
+    yield url
+    system, root = fsspec.core.url_to_fs(url)
+    if system.exists(root):
+        system.rm(root, recursive=True)
+
+
+def machine(place):
+    """A project's folder with one folder, one file, and checkpoints of its own."""
+    place.mkdir()
+    below = place / "data"
+    return {
+        "folder": TextDataset(filepath=str(below / "models")),
+        "file": TextDataset(filepath=str(below / "page.html")),
+        "own": PathDataset(filepath=str(below / "checkpoints")),
+        "parameters": object(),
+    }
+
+
+def fill(catalog, text="one"):
+    folder = catalog["folder"].path
+    (folder / "below").mkdir(parents=True, exist_ok=True)
+    (folder / "below" / "weights").write_bytes(text.encode())
+    (folder / "models.json").write_text(text)
+    catalog["file"].path.write_text(text)
+    catalog["own"].path.mkdir(exist_ok=True)
+
+
+def sent(storage):
+    system, root = fsspec.core.url_to_fs(storage)
+    return sorted(path.rsplit("/", 1)[1] for path in system.find(f"{root}/archives"))
+
+
+def test_files_and_folders_arrive_whole_and_checkpoints_stay(tmp_path, storage):
+    first, second = tmp_path / "first", tmp_path / "second"
+    here, there = machine(first), machine(second)
+    fill(here)
+    with contextlib.chdir(first):
+        Exchange(storage, first).give(here, here)
+    with contextlib.chdir(second):
+        Exchange(storage, second).take(there, there)
+    assert (there["folder"].path / "below" / "weights").read_bytes() == b"one"
+    assert there["file"].path.read_text() == "one"
+    assert not there["own"].path.exists()
+    assert {path.name for path in (second / "data").iterdir()} == {"models", "page.html"}, "nothing is left beside them"
+
+
+def test_what_is_new_replaces_what_is_old_and_what_is_the_same_is_sent_once(tmp_path, storage):
+    first, second = tmp_path / "first", tmp_path / "second"
+    here, there = machine(first), machine(second)
+    fill(here)
+    (here["folder"].path / "old").write_text("gone later")
+    for text in ("one", "two", "two"):
+        with contextlib.chdir(first):
+            fill(here, text)
+            Exchange(storage, first).give(here, here)
+        with contextlib.chdir(second):
+            Exchange(storage, second).take(there, there)
+        assert (there["folder"].path / "models.json").read_text() == text
+        (here["folder"].path / "old").unlink(missing_ok=True)
+    assert len(sent(storage)) == 4, "folder and file, twice each"
+    assert not (there["folder"].path / "old").exists()
+
+
+def test_a_copy_that_is_there_is_not_fetched_and_one_that_was_changed_is(tmp_path, storage):
+    place = tmp_path / "first"
+    here = machine(place)
+    fill(here)
+    with contextlib.chdir(place):
+        exchange = Exchange(storage, place)
+        exchange.give(here, here)
+        system, root = fsspec.core.url_to_fs(storage)
+        system.rm(f"{root}/archives", recursive=True)
+        exchange.take(here, here)
+        file = here["file"].path
+        file.write_text("by hand")
+        os.utime(file, ns=(0, 0))
+        with pytest.raises(UserError, match="is missing"):
+            exchange.take(here, ["file"])
+
+
+def test_damage_on_the_way_is_found(tmp_path, storage):
+    first, second = tmp_path / "first", tmp_path / "second"
+    here, there = machine(first), machine(second)
+    fill(here)
+    with contextlib.chdir(first):
+        Exchange(storage, first).give(here, ["file"])
+    system, root = fsspec.core.url_to_fs(storage)
+    (name,) = sent(storage)
+    system.pipe_file(f"{root}/archives/{name}", b"less")
+    with contextlib.chdir(second):
+        with pytest.raises(UserError, match=f"{name}' is damaged"):
+            Exchange(storage, second).take(there, ["file"])
+        with pytest.raises(UserError, match=r"models\.sha256' is missing"):
+            Exchange(storage, second).take(there, ["folder"])
+
+
+def test_a_worker_keeps_its_data_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    code = tmp_path / "unpacked"
+    (code / "data/01_raw").mkdir(parents=True)
+    (code / "conf").mkdir()
+    driver = machine(tmp_path / "driver")
+    monkeypatch.chdir(code)
+    exchange = Exchange("memory://x", tmp_path / "driver")
+    assert exchange.own_project() == code
+    monkeypatch.setenv(SCRATCH, str(tmp_path / "scratch"))
+    own = exchange.own_project()
+    assert own == exchange.own_project() == tmp_path / "scratch"
+    assert (own / "conf").resolve() == code / "conf"
+    assert (own / "data/01_raw").is_dir()
+    monkeypatch.chdir(own)
+    exchange.move(driver, driver)
+    assert driver["file"].path == own / "data/page.html"
+
+
+def test_the_last_tag_that_fits_says_what_a_node_asks_for():
+    config = RayConfig(resources={"train": {"num_gpus": 0.5}, "flow": {"num_cpus": 2, "resources": {"big": 1}}})
+    assert config.asked({"ingest"}) == {"num_cpus": 1.0, "num_gpus": 0.0, "resources": {}}
+    assert config.asked({"train", "mlp"})["num_gpus"] == 0.5
+    assert config.asked({"train", "flow"}) == {"num_cpus": 2.0, "num_gpus": 0.0, "resources": {"big": 1.0}}
