@@ -11,7 +11,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Answers, EmbedsTexts
 from wm_pipelines.families.dual_encoder import DualEncoder, joined, known
 from wm_pipelines.families.frequent_answer import FrequentAnswer, FrequentAnswerConfig
-from wm_pipelines.families.parts.asking import tokens_of
+from wm_pipelines.families.parts.asking import Sight, tokens_of
 from wm_pipelines.families.token_vlm import TokenVLM
 from wm_pipelines.families.vljepa import VLJEPA
 from wm_pipelines.families.vljepa.family import alike
@@ -183,6 +183,16 @@ def test_who_takes_no_notice_of_its_vocabulary_is_told():
         built(VLJEPA, vocabulary=5).examples(halves(8))
     with pytest.raises(UserError, match="the model takes 3"):
         built(VLJEPA, words=3).examples(halves(8))
+
+
+def test_the_token_of_a_frame_sees_it_and_the_one_before():
+    torch.manual_seed(0)
+    sight, features = Sight(5, 4, 3, 6), torch.randn(1, 5, 4, 3)
+    other = features.clone()
+    other[:, 2] += 1
+    changed = (sight(features) != sight(other)).any(-1)[0]
+    assert changed.tolist() == [False, False, True, True, False]
+    assert Sight(1, 4, 3, 6)(features[:, :1]).shape == (1, 4, 6)
 
 
 @pytest.mark.parametrize(("kind", "tower"), [(VLJEPA, True), (TokenVLM, False), (DualEncoder, True)])

@@ -81,17 +81,24 @@ class Eye(nn.Module):
 
 
 class Sight(nn.Module):
-    """What a network sees of features: a token for every position of an image, or for every frame of a video."""
+    """What a network sees of features: a token for every position of an image, or for every frame of a video.
+
+    The token of a frame has also seen the frame before it (the first one itself): where things are, and how they move.
+    """
 
     def __init__(self, rows: int, positions: int, features: int, width: int) -> None:
         super().__init__()
         self.video = rows > 1
-        self.enter = nn.Linear(features * (positions if self.video else 1), width)
+        self.enter = nn.Linear(features * (2 * positions if self.video else 1), width)
         self.places = nn.Parameter(0.3 * torch.randn(rows if self.video else positions, width))
 
     def forward(self, features: Tensor) -> Tensor:
         """``[E, T, N, D] -> [E, M, width]``."""
-        return self.enter(features.flatten(2) if self.video else features[:, 0]) + self.places
+        if not self.video:
+            return self.enter(features[:, 0]) + self.places
+        frames = features.flatten(2)
+        before = torch.cat([frames[:, :1], frames[:, :-1]], 1)
+        return self.enter(torch.cat([frames, before], 2)) + self.places
 
 
 class AskedMember(nn.Module):
