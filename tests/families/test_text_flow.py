@@ -54,6 +54,13 @@ def test_words_and_marks_are_numbered_and_unknown_ones_told_apart():
     ]
 
 
+def test_words_and_marks_are_put_together_again():
+    words = Words(12, 8)
+    texts = ["a red dot, left", "a blue dot?", ""]
+    words.learn(codes(texts))
+    assert words.texts(words.tokens(codes(texts))) == texts
+
+
 def test_the_vocabulary_travels_with_the_weights():
     first, second = moved(built()), built()
     second.load_state_dict(first.state_dict())

@@ -374,6 +374,14 @@ class Answers(Protocol):
 
 
 @runtime_checkable
+class Describes(Protocol):
+    """A family that answers in words of its own."""
+
+    def describe(self, frames: Tensor, questions: Tensor, seed: int) -> list[str]:
+        """What it says to questions ``[N, L]`` (UTF-8, uint8), one about each of the frames ``[N, T, H, W, C]``."""
+
+
+@runtime_checkable
 class EmbedsTexts(Protocol):
     """A family in which texts are points: collapsed, if they are all the same point."""
 

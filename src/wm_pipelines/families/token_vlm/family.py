@@ -25,6 +25,7 @@ from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig
 from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, read_images, tokens_of
 
+_AT_ONCE = 256  # frames described together
 _ROWS = 4096  # questions times candidates' tokens scored together
 END = PADDING
 """The token after the last word: in a target, the first padding stands for the end."""
@@ -138,11 +139,19 @@ class TokenVLM(AskedFamily):
         return -nats_of(logits, said).sum(1).unflatten(0, (rows, count))
 
     @torch.no_grad()
-    def decode(self, frames: Tensor, questions: Tensor, seed: int) -> Tensor:
-        """The likeliest word at every place: tokens ``[E, Q, words]`` of frames uint8 and questions ``[E, Q, L]``."""
+    def describe(self, frames: Tensor, questions: Tensor, seed: int) -> list[str]:
+        """See `Describes`: the likeliest word at every place, keys and values of what was read and said kept."""
         member: Any = self.members[seed].eval()
-        network, asked = member.network, tokens_of(member.words, questions)
-        kept, there = network.read(self.seen(member, frames), asked)
+        found = []
+        for shown, asked in zip(
+            frames.split(_AT_ONCE), tokens_of(member.words, questions).split(_AT_ONCE), strict=True
+        ):
+            found += member.words.texts(self._said(member.network, self.seen(member, shown), asked[:, None]))
+        return found
+
+    def _said(self, network: Any, seen: Tensor, questions: Tensor) -> Tensor:
+        """Tokens ``[B Q, L]`` of answers to questions ``[B, Q, L]``, 0 behind their ends."""
+        kept, there = network.read(seen, questions)
         said, over = [], torch.zeros(len(there), dtype=torch.bool, device=there.device)
         back = (network.begin + network.said[0]).expand(len(there), 1, -1)
         for place in range(1, self.config.words + 1):
@@ -154,7 +163,7 @@ class TokenVLM(AskedFamily):
             if bool(over.all()):
                 break
             back = (network.words[word] + network.said[place])[:, None]
-        return torch.stack(said, 1).unflatten(0, asked.shape[:2])
+        return torch.stack(said, 1)
 
 
 def ended(answers: Tensor) -> Tensor:

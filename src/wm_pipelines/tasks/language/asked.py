@@ -48,7 +48,7 @@ def add_answers(
         judged.add(f"{name}_parameters", np.full(len(judged.seeds), float(count)), "1")
     if isinstance(family, EmbedsTexts):
         _add_spread(judged, family, episodes["train"], candidates)
-    if laws.write_captions is not None and "scenes" in part and _DESCRIPTION in kinds:
+    if laws.write_captions is not None and "scenes" in part and prompts_of(part, laws) is not None:
         _add_retrieval(judged, family, episodes, split, laws, config)
     few = config.shown
     for name in ("questions", "answers"):
@@ -100,20 +100,27 @@ def _add_retrieval(
     judged: Judgement, family: Any, episodes: Mapping[str, Episodes], split: str, laws: Laws, config: LanguageConfig
 ) -> None:
     """R@1 of a frame's caption among ``retrieved_of`` different ones, and against captions with something swapped."""
-    part = episodes[split]
-    asks = part["asked"] == list(laws.question_kinds).index(_DESCRIPTION)
-    some = np.flatnonzero(asks.any(1))[: config.retrieved]
-    prompts = _numbers(part, "questions")[some, asks[some].argmax(1)][:, None]
-    frames, captions = torch.tensor(part["frames"][some]), part["captions"][some]
+    part = episodes[split].first(config.retrieved)
+    prompts = prompts_of(part, laws)
+    assert prompts is not None
+    frames, captions = torch.tensor(part["frames"]), part["captions"]
     others = [episodes[name]["captions"].tolist() for name in (split, *sorted(episodes))]
     offered = distinct([captions.tolist(), *others], config.retrieved_of)
-    _add_first(judged, family, "retrieval_r1", frames, prompts, offered, captions)
+    _add_first(judged, family, "retrieval_r1", frames, prompts[:, None], offered, captions)
     judged.add("retrieval_of", np.full(len(judged.seeds), float(len(offered))), "1")
     for name, attributes in _SWAPS.items():
-        which, turned = swapped(part["scenes"][some], attributes)
+        which, turned = swapped(part["scenes"], attributes)
         if len(which):
             pairs = np.stack([captions[which], laws.write_captions(turned)], 1)  # type: ignore[misc]
-            _add_pairs(judged, family, f"swapped_{name}", frames[which], prompts[which], pairs)
+            _add_pairs(judged, family, f"swapped_{name}", frames[which], prompts[which, None], pairs)
+
+
+def prompts_of(part: Episodes, laws: Laws) -> torch.Tensor | None:
+    """The question for its description that every episode is asked, ``[N, L]``; None where some are not asked it."""
+    if _DESCRIPTION not in laws.question_kinds or "questions" not in part:
+        return None
+    asks = part["asked"] == list(laws.question_kinds).index(_DESCRIPTION)
+    return _numbers(part, "questions")[np.arange(len(part)), asks.argmax(1)] if asks.any(1).all() else None
 
 
 _SWAPS: Mapping[str, tuple[int, ...]] = {"attribute": (0, 1, 2), "relation": (3,)}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes, codec_of
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Captions, Family, Generates, ScoresText
+from wm_pipelines.families.base import Captions, Describes, Family, Generates, ScoresText
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.captions import captions_right, others_of_their_kind, perplexity
 from wm_pipelines.metrics.distances import frechet_distance
@@ -24,7 +24,7 @@ from wm_pipelines.metrics.ranges import RATE
 from wm_pipelines.metrics.scene_parser import Look, Scenes, attributes_right, parse
 from wm_pipelines.metrics.statistics import Summary, summarise
 from wm_pipelines.tasks.judgement import Judgement
-from wm_pipelines.tasks.language.asked import add_answers, can_be_asked
+from wm_pipelines.tasks.language.asked import add_answers, can_be_asked, prompts_of
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.language import LanguageConfig
@@ -55,8 +55,8 @@ def judge(
     judged = Judgement(family.seeds, split)
     if asked:
         add_answers(judged, family, episodes, split, laws, config)
-    if isinstance(family, Captions) and read is not None:
-        _add_captions(judged, family, part, read, config)
+    if read is not None and (said := _captions_by(family, part, laws, len(judged.seeds))):
+        _add_captions(judged, said, part, read, config)
     if isinstance(family, ScoresText) and read is not None:
         _add_perplexities(judged, family, part)
     if isinstance(family, Generates) and read is not None:
@@ -78,9 +78,20 @@ def _refuse(family: Family, part: Episodes, read: Any) -> None:
 # ------------------------------------------------------------------------------------------------------ image -> text
 
 
-def _add_captions(judged: Judgement, family: Any, part: Episodes, read: Any, config: LanguageConfig) -> None:
-    frames, wanted = _frames(part), part["scenes"]
-    said = [family.caption(frames, seed) for seed in range(len(judged.seeds))]
+def _captions_by(family: Any, part: Episodes, laws: Laws, seeds: int) -> list[list[str]]:
+    """Captions of all frames by every seed; of families that are asked, what they say to the question for it."""
+    if isinstance(family, Captions):
+        return [family.caption(_frames(part), seed) for seed in range(seeds)]
+    prompts = prompts_of(part, laws) if isinstance(family, Describes) else None
+    if prompts is None:
+        return []
+    return [family.describe(torch.tensor(part["frames"]), prompts, seed) for seed in range(seeds)]
+
+
+def _add_captions(
+    judged: Judgement, said: Sequence[list[str]], part: Episodes, read: Any, config: LanguageConfig
+) -> None:
+    wanted = part["scenes"]
     right = _stacked([captions_right(texts, read, wanted) for texts in said])
     number = _number(wanted)
     _add_shares(judged, "caption_exact", right["exact_places"], number)
