@@ -174,6 +174,14 @@ def test_learning_rate_warms_up_then_falls_along_a_cosine():
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
+def test_learning_rate_begins_anew_at_each_restart():
+    schedule = Schedule(steps=101, warmup=1, learning_rate=1.0, final_learning_rate=0.1, restarts=(0.6, 0.3))
+    rates = [learning_rate(schedule, k) for k in range(101)]
+    assert [k for k in range(1, 101) if rates[k] > rates[k - 1]] == [30, 61]
+    assert rates[0] == rates[1] == rates[30] == rates[61] == 1.0
+    assert rates[29] == rates[60] == rates[100] == pytest.approx(0.1)
+
+
 def test_clipping_bounds_each_seed_alone():
     parameter = torch.nn.Parameter(torch.zeros(3, 4))
     parameter.grad = torch.tensor([[3.0, 4, 0, 0], [0.3, 0.4, 0, 0], [0, 0, 0, 0]])

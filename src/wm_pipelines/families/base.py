@@ -50,6 +50,7 @@ step; ``fields [S, N, F]`` at N points.
 
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Schedule(Settings):
@@ -60,6 +61,9 @@ class Schedule(Settings):
     learning_rate: float = Field(3e-3, gt=0, allow_inf_nan=False)
     final_learning_rate: float = Field(1e-5, ge=0, allow_inf_nan=False, description="end of the cosine")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    restarts: tuple[Share, ...] = Field(
+        (), description="shares of training at which the cosine begins anew, for what is learned in turn"
+    )
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm, per seed")

@@ -283,10 +283,16 @@ class _Gradient:
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
-    """Linear warm-up, then a cosine from ``learning_rate`` to ``final_learning_rate`` at the last step."""
+    """Linear warm-up, then a cosine from ``learning_rate`` to ``final_learning_rate`` at the last step.
+
+    It begins anew at each of ``restarts`` (Loshchilov & Hutter, *SGDR*, ICLR 2017).
+    """
     if step < schedule.warmup:
         return schedule.learning_rate * (step + 1) / schedule.warmup
-    share = (step - schedule.warmup) / max(1, schedule.steps - 1 - schedule.warmup)
+    borders = [schedule.warmup, *(round(share * schedule.steps) for share in schedule.restarts), schedule.steps]
+    begins = max(border for border in borders[:-1] if border <= step)
+    ends = min(border for border in borders[1:] if border > step)
+    share = (step - begins) / max(1, ends - 1 - begins)
     final = min(schedule.final_learning_rate, schedule.learning_rate)
     return final + (schedule.learning_rate - final) * (1 + math.cos(math.pi * share)) / 2
 
