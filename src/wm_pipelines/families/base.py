@@ -196,6 +196,14 @@ class Family(nn.Module, ABC):
         """Every seed's own parameters, where they are kept apart; None where the seeds are the leading axis of each."""
         return None
 
+    def rate_factors(self, progress: float) -> Mapping[str, float]:
+        """Factors on the learning rate by a part of parameters' names (between dots); here: none, all learn alike.
+
+        The parts are the same at all times; what they are multiplied by may follow ``progress``, 0 … 1.
+        """
+        del progress
+        return {}
+
     def monitor(self) -> Views:
         """Hook at each logged step: named numbers ``[S]`` for the learning curve that tell a training gone wrong."""
         return {}
@@ -354,6 +362,35 @@ class ScoresText(Protocol):
 
     def score(self, captions: Tensor, frames: Tensor | None, seed: int) -> TextScore:
         """Of captions ``[N, L]`` (UTF-8, uint8) of frames ``[N, H, W, C]`` uint8; None: of captions alone."""
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """A family that chooses answers to questions about frames."""
+
+    def choose(self, frames: Tensor, questions: Tensor, candidates: Tensor, seed: int) -> Tensor:
+        """How well every candidate answers every question, ``[N, Q, C]``; the largest is the answer.
+
+        Args:
+            frames: ``[N, T, H, W, C]`` uint8. questions: ``[N, Q, L]``. candidates: ``[C, L']``; texts are UTF-8,
+            uint8. seed: which of the models.
+        """
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A family that answers in words of its own."""
+
+    def describe(self, frames: Tensor, questions: Tensor, seed: int) -> list[str]:
+        """What it says to questions ``[N, L]`` (UTF-8, uint8), one about each of the frames ``[N, T, H, W, C]``."""
+
+
+@runtime_checkable
+class EmbedsTexts(Protocol):
+    """A family in which texts are points: collapsed, if they are all the same point."""
+
+    def embed_texts(self, texts: Tensor, seed: int) -> Tensor:
+        """Points ``[N, P]`` of texts ``[N, L]`` (UTF-8, uint8)."""
 
 
 @runtime_checkable
