@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "pendulum_simulation": [],
     "jepa_step": [],
     "generation_step": [],
+    "transfusion_step": [],
     "momentum_gnn_scaling": [],
     "driven_pendulum": [],
     "planning": [],

@@ -14,9 +14,11 @@ from tests.specs import LEARNING
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Captions, Family, Generates, ScoresText
 from wm_pipelines.families.transfusion import Transfusion, TransfusionConfig
+from wm_pipelines.families.transfusion.autoencoder import Autoencoder
 from wm_pipelines.families.transfusion.layout import PADDED, TEXT, Image, attention_mask, lay_out
 from wm_pipelines.families.transfusion.network import Network, Size, next_tokens
 from wm_pipelines.families.transfusion.noise import LEVELS, PREDICTIONS, SCHEDULES, Noise, betas
+from wm_pipelines.families.transfusion.sampling import Painter
 from wm_pipelines.families.transfusion.stems import stem
 from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, BYTES, EOI, EOS, SPECIAL, Vocabulary, texts_of
 from wm_pipelines.learning.loop import train
@@ -196,10 +198,12 @@ def test_without_images_it_is_a_causal_language_model():
     assert wanted[0].tolist() == tokens[1:]
 
 
-def test_without_text_the_loss_is_that_of_a_diffusion_model():
-    """The image term is the mean squared error of the prediction, and no text is counted."""
-    family = trained(dropout=0.5)
-    member, data = family.members[0], family._data(family.members[0], halves(4)["frames"][:, 0])
+@pytest.mark.parametrize("detail", [0.0, 9.0])
+def test_without_text_the_loss_is_that_of_a_diffusion_model(detail):
+    """The image term is the mean squared error of the prediction, by its level's weight, and no text is counted."""
+    family = trained(dropout=0.5, detail=detail)
+    member = family.members[0]
+    data = member.data(halves(4)["frames"][:, 0])
     noise, levels = torch.randn(data.shape, generator=generator()), torch.tensor([1, 300, 700, LEVELS])
     layout = lay_out([[Image(PATCHES)]] * 4)
     with torch.no_grad():
@@ -208,13 +212,17 @@ def test_without_text_the_loss_is_that_of_a_diffusion_model():
         answer = member.network(layout, (a * data + s * noise)[:, None], levels[:, None])
         said = member.network.images(answer.features, layout, answer.level, answer.kept, 1)[:, 0]
     assert terms["text"] == 0
-    torch.testing.assert_close(terms["image"], (said - data).square().mean())
+    weights = 1 + (detail * (a / s) ** 2).clamp(max=7)
+    assert float(weights[0]) == (8 if detail else 1)
+    assert float(weights[-1]) == pytest.approx(1)
+    torch.testing.assert_close(terms["image"], (weights * (said - data).square()).mean())
     torch.testing.assert_close(loss, family.config.weight * terms["image"])
 
 
 def test_the_loss_of_text_is_the_cross_entropy_of_tokens_that_follow_text():
     family = trained()
-    member, data = family.members[0], family._data(family.members[0], halves(2)["frames"][:, 0])
+    member = family.members[0]
+    data = member.data(halves(2)["frames"][:, 0])
     documents = [[[BOS, 261, 262, BOI], Image(PATCHES)], [[BOI], Image(PATCHES), [EOI, 263, EOS]]]
     layout, levels = lay_out(documents), torch.tensor([500, 0])
     noise = torch.randn(data.shape, generator=generator())
@@ -248,7 +256,8 @@ def test_an_image_after_kept_text_is_the_image_after_the_text():
     x, levels, texts = torch.randn(2, *SHAPE, generator=generator()), torch.tensor([400, 400]), [[BOS, 261, BOI], [BOI]]
     layout = lay_out([[Image(PATCHES)]] * 2)
     with torch.no_grad():
-        found = family._said(member.network, layout, x, levels, family._heard(member, texts))
+        painter = Painter(member.network, member.noise, 1, 1.0)
+        found = painter.said(layout, x, levels, painter.heard(texts))
         whole = lay_out([[row, Image(PATCHES)] for row in texts])
         answer = member.network(whole, x[:, None], levels[:, None])
         wanted = member.network.images(answer.features, whole, answer.level, answer.kept, 1)[:, 0]
@@ -433,14 +442,56 @@ def test_lambda(balance):
     assert float(weight) == pytest.approx(5.0 if balance == "fixed" else 4.0, rel=1e-2)
 
 
-def test_training_lowers_both_losses_and_ends_in_the_moving_average():
+@pytest.fixture(scope="module")
+def learned():
+    """A family that speaks, and how it learned to."""
     family = built(schedule={"steps": 150, "batch_size": 16, "learning_rate": 3e-3, "warmup": 5}, average=0.9)
     run = train(family, halves(64), FLOAT32.model_copy(update={"log_every": 10}))
+    return family.eval(), run
+
+
+def test_training_lowers_both_losses_and_ends_in_the_moving_average(learned):
+    family, run = learned
     first, last = run.curve[0], run.curve[-1]
     assert last["text"] < 0.4 * first["text"]
     assert last["image"] < 0.7 * first["image"]
     assert family.members[0].average is None
     assert not any("average" in name for name in family.state_dict())
+
+
+def test_latents_are_learned_first_and_then_left_alone():
+    family = built(
+        latents=6,
+        patch=1,
+        stem="linear",
+        latent_share=0.8,
+        schedule={"steps": 100, "batch_size": 16, "learning_rate": 5e-3},
+    )
+    examples = family.to(torch.float32).examples(halves(64))
+    batch, before = (
+        {k: v[None, :16] for k, v in examples.items()},
+        {k: v.clone() for k, v in family.state_dict().items()},
+    )
+    for progress, moved in ((0.2, "autoencoder"), (0.9, "network")):
+        family.zero_grad()
+        family.loss(batch, progress)[0].sum().backward()
+        touched = {name.split(".")[2] for name, p in family.named_parameters() if p.grad is not None and p.grad.any()}
+        assert touched == {moved}
+    run = train(family, halves(64), FLOAT32.model_copy(update={"log_every": 10}))
+    rows = {row["step"]: row for row in run.curve}
+    assert rows[80]["loss"] < 0.5 * rows[10]["loss"]
+    assert np.isnan(rows[80]["image"])
+    assert np.isfinite(rows[100]["image"])
+    assert any(not torch.equal(before[k], v) for k, v in family.state_dict().items() if "autoencoder" in k)
+    member = family.members[0].eval()
+    frames = halves(40, seed=1)["frames"][:, 0]
+    latents = member.data(frames)
+    torch.testing.assert_close(latents.mean(1), torch.zeros(40, 2, 2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(latents.var(1, correction=0), torch.ones(40, 2, 2), rtol=1e-2, atol=0)
+    assert (member.frames(latents) - frames / 255).abs().mean() < 0.5 * (frames / 255).std()
+    assert family.generate(halves(2)["captions"], 0, generator()).shape == (2, 8, 8, 3)
+    with pytest.raises(UserError, match="not divisible by 4"):
+        Autoencoder((3, 6, 8), 4, 8)
 
 
 @pytest.mark.slow
@@ -465,6 +516,39 @@ def test_samples_depend_on_captions_and_generator_alone():
     assert not torch.equal(first, family.generate(captions, 0, generator(1)))
 
 
+def test_inpainting_keeps_what_is_known_and_paints_the_rest():
+    family, data = trained(), halves(3)
+    captions, frames = data["captions"], data["frames"][:, 0]
+    known = torch.zeros(3, 8, 8, dtype=torch.bool)
+    nothing = family.inpaint(captions, frames, known, 0, generator())
+    assert torch.equal(nothing, family.generate(captions, 0, generator()))
+    known[:, :, :4] = True
+    half = family.inpaint(captions, frames, known, 0, generator())
+    torch.testing.assert_close(half[known], frames[known] / 255, rtol=0, atol=1e-5)
+    assert not torch.isclose(half[~known], nothing[~known]).all()  # what is painted knows of what is known
+    with pytest.raises(UserError, match="one plane of known pixels"):
+        family.inpaint(captions, frames, known[:, :4], 0, generator())
+    with pytest.raises(UserError, match="latents"):
+        built(latents=8, patch=1, stem="linear").inpaint(captions, frames, known, 0, generator())
+
+
+def test_a_caption_goes_on_as_it_would_have_from_its_own_beginning(learned):
+    """Greedy: whatever part of its own caption a model is given, it says the rest; together as one by one."""
+    family, frames = learned[0], halves(4)["frames"][:, 0]
+    whole = family.caption(frames, 0)
+    words = [said.split(" ") for said in whole]
+    begun = [" ".join(row[: k % len(row)]) for k, row in enumerate(words)]
+    assert family.continued(begun, frames, 0) == whole
+    alone = family.continued([""], None, 0)[0]
+    first = alone.split(" ")[0]
+    assert family.continued([first, ""], None, 0) == [alone, alone]
+    told = family.continued(["blue at", "red"], None, 0)
+    assert told == [family.continued([text], None, 0)[0] for text in ("blue at", "red")]
+    assert [a.startswith(b) for a, b in zip(told, ("blue at", "red"), strict=True)] == [True, True]
+    with pytest.raises(UserError, match="1 beginnings for 4 frames"):
+        family.continued([""], frames, 0)
+
+
 def test_an_untrained_model_says_nothing_that_is_no_token():
     family = built(seeds=(0, 1, 2))
     family.examples(halves(12))
@@ -487,7 +571,7 @@ def test_the_score_of_a_caption_is_the_sum_of_what_its_tokens_cost():
     for k, said in enumerate(texts_of(captions)):
         (tokens,) = member.vocabulary.tokens([said])
         assert found.tokens[k] == len(tokens) + 1
-        image = family._data(member, frames[k : k + 1])
+        image = member.data(frames[k : k + 1])
         layout = lay_out([[[BOI], Image(PATCHES), [EOI, *tokens, EOS]]])
         with torch.no_grad():
             logits = member.network.logits(member.network(layout, image[:, None], torch.zeros(1, 1).long()).features)

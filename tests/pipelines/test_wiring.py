@@ -56,7 +56,8 @@ def names(pipeline):
 
 
 def test_users_find_the_pipelines_they_expect(pipelines):
-    assert set(pipelines) == {"__default__", "tuning", "replication", "play", *STAGES, *EVALUATIONS.values()}
+    extra = {"tuning", "replication", "play", "submission"}
+    assert set(pipelines) == {"__default__", *extra, *STAGES, *EVALUATIONS.values()}
     assert {name: tasks.get(name).pipeline for name in EVALUATIONS} == EVALUATIONS
 
 

@@ -10,7 +10,7 @@ model says without the caption (Ho and Salimans, *Classifier-free diffusion guid
 
 What deviates from the paper:
 
-- images are pixels in patches, not latents of an autoencoder: small pictures need none;
+- images are pixels in patches, or (``latents``) latents of an autoencoder that the first part of the training fits;
 - an image before its caption has no noise and no diffusion loss (``noise_before_text: 0``; the paper: noise up to half
   of the levels);
 - the network says what the image is (``x0``; the paper: the noise), schedules are shifted towards the noise, and half
@@ -21,7 +21,6 @@ What deviates from the paper:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -33,14 +32,16 @@ from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.ema import EMA
 from wm_pipelines.blocks.encoders import ENCODERS
 from wm_pipelines.blocks.flow_condition import Pixels
-from wm_pipelines.blocks.flow_sampling import guided
+from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TextScore, TrainedConfig, Views
 from wm_pipelines.families.parts.members import MemberFamily
-from wm_pipelines.families.transfusion.layout import TEXT, Document, Image, Layout, attention_mask, lay_out
-from wm_pipelines.families.transfusion.network import Answer, Memory, Network, Size, next_tokens
+from wm_pipelines.families.transfusion.autoencoder import Autoencoder
+from wm_pipelines.families.transfusion.layout import Document, Image, Layout, attention_mask, lay_out
+from wm_pipelines.families.transfusion.network import Answer, Network, Size, next_tokens
 from wm_pipelines.families.transfusion.noise import LEVELS, Noise
-from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, EOI, EOS, SPECIAL, Vocabulary, texts_of
+from wm_pipelines.families.transfusion.sampling import Known, Painter, write
+from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, EOI, EOS, Vocabulary, texts_of
 from wm_pipelines.spec import Spec
 
 _AT_ONCE = 250  # documents read or sampled together
@@ -67,6 +68,8 @@ class TransfusionConfig(TrainedConfig):
     patch: int = Field(8, ge=1, description="pixels along the side of a patch")
     stem: Literal["linear", "unet"] = Field("unet", description="from pixels to patches and back")
     channels: int = Field(32, ge=1, description="of the U-Net's convolutions")
+    latents: int = Field(0, ge=0, description="channels of an autoencoder's latents, in place of pixels; 0: pixels")
+    latent_share: float = Field(0.25, gt=0, lt=1, description="of the steps, which fit the autoencoder first")
     # diffusion
     prediction: Literal["x0", "eps", "v", "flow"] = "x0"
     noise_schedule: Literal["cosine", "linear"] = "cosine"
@@ -76,6 +79,8 @@ class TransfusionConfig(TrainedConfig):
     # the loss
     balance: Literal["fixed", "dynamic"] = Field("fixed", description="dynamic: lambda keeps both terms alike")
     weight: float = Field(5.0, gt=0, description="lambda, of the diffusion loss")
+    detail: float = Field(0.0, ge=0, description="kappa: an error at little noise weighs 1 + min(kappa SNR, most)")
+    detail_most: float = Field(7.0, ge=0, description="of what little noise adds to the weight")
     average: float = Field(0.99, ge=0, lt=1, description="rate of the moving average of the weights; 0: none")
     # sampling
     guidance: float = Field(2.5, ge=0, description="w: 0 without the caption, 1 with it, more beyond it")
@@ -104,17 +109,45 @@ class TransfusionMember(nn.Module):
         self.pixels = Pixels(spec.views["frames"])
         self.noise = Noise(c.noise_schedule, c.shift, c.prediction)
         channels, height, width = self.pixels.centre.shape
+        shape = (channels, height, width)
+        self.autoencoder = Autoencoder(shape, c.latents, c.channels) if c.latents else None
+        if self.autoencoder is not None:
+            shape = self.autoencoder.shape
         text = c.longest + 3 + c.images  # begin and end of a text, begin and end of images
         self.network = Network(
             Size(
-                c.vocabulary, text, c.images, (channels, height, width), c.patch, c.width, c.depth, c.heads, c.stem,
-                c.channels,
+                c.vocabulary, text, c.images, shape, c.patch, c.width, c.depth, c.heads, c.stem, c.channels
             ),
             c.causal_images,
         )  # fmt: skip
         self.average = None
         self.register_buffer("text_level", torch.ones(()))
         self.register_buffer("image_level", torch.ones(()))
+
+    def data(self, frames: Tensor) -> Tensor:
+        """Frames ``[N, H, W, C]`` uint8 as data of the diffusion ``[N, C, H, W]``, pixels or latents."""
+        x = self.scaled(frames)
+        if self.autoencoder is None:
+            return x
+        with torch.no_grad():
+            return self.autoencoder.encode(x)
+
+    def scaled(self, frames: Tensor) -> Tensor:
+        """Frames ``[N, H, W, C]`` uint8 in units of their spread, ``[N, C, H, W]``."""
+        x = ENCODERS["frames"].inputs(frames)
+        return self.pixels.encode(x).unflatten(1, x.shape[1:])
+
+    def frames(self, data: Tensor) -> Tensor:
+        """Data of the diffusion as frames ``[N, H, W, C]`` in [0, 1]."""
+        x = data if self.autoencoder is None else self.autoencoder.decode(data)
+        return self.pixels.decode(x.flatten(1)).movedim(1, -1).clamp(0.0, 1.0)
+
+    def limits(self) -> tuple[Tensor, Tensor] | None:
+        """Black and white in the units of the data; latents have no limits."""
+        if self.autoencoder is not None:
+            return None
+        black, white = ((v - self.pixels.centre) / self.pixels.scale for v in (0.0, 1.0))
+        return black, white
 
 
 @register
@@ -162,10 +195,13 @@ class Transfusion(MemberFamily):
         member: Any,
         batch: Views,
         generator: torch.Generator,
-        progress: float,  # noqa: ARG002
+        progress: float,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """``L_LM + lambda L_DDPM`` of documents, every other one with the text in front."""
-        c, data = self.config, self._data(member, batch["frames"][:, 0])
+        """``L_LM + lambda L_DDPM`` of documents, every other one with the text in front; first, that of latents."""
+        c = self.config
+        if member.autoencoder is not None and progress < c.latent_share:
+            return self._reconstruction(member, batch["frames"][:, 0], generator)
+        data = member.data(batch["frames"][:, 0])
         count = workers.everyone(len(data))
         begins_with_text = workers.mine(torch.arange(count) % 2 == 0)
         noise, u, left_out = (
@@ -187,6 +223,17 @@ class Transfusion(MemberFamily):
         levels = torch.where(begins_with_text.to(data.device), levels, early)
         return self._losses(member, layout.to(data.device), data, noise, levels)
 
+    def _reconstruction(
+        self, member: TransfusionMember, frames: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the autoencoder; the two terms of the transformer are not there yet."""
+        assert member.autoencoder is not None
+        x = member.scaled(frames)
+        noise = torch.randn(workers.everyone(len(x)), *member.autoencoder.shape, generator=generator)
+        loss = member.autoencoder.loss(x, workers.mine(noise).to(x))
+        absent = torch.full_like(loss.detach(), torch.nan)
+        return loss, {"text": absent, "image": absent}
+
     def _losses(
         self, member: TransfusionMember, layout: Layout, data: Tensor, noise: Tensor, levels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -201,8 +248,9 @@ class Transfusion(MemberFamily):
         error = data.new_zeros(())  # a worker may have no image with noise
         if bool(noisy.any()):
             said = self._of(member.network, layout, answer, noisy)
-            target = member.noise.target(data[noisy], noise[noisy], levels[noisy])
-            error = (said - target).square().mean((1, 2, 3)).sum()
+            t = levels[noisy]
+            wrong = said - member.noise.target(data[noisy], noise[noisy], t)
+            error = (self._of_levels(member, t) * wrong.square().mean((1, 2, 3))).sum()
         image = error / workers.averaged(noisy.sum().to(data)).clamp(min=1.0)
         terms = {"text": text.detach(), "image": image.detach()}
         return text + self._weight(member, terms) * image, terms
@@ -212,6 +260,15 @@ class Transfusion(MemberFamily):
         assert answer.level is not None
         kept = tuple(part[chosen] for part in answer.kept)
         return network.images(answer.features[chosen], layout.rows(chosen), answer.level[chosen], kept, 1)[:, 0]
+
+    def _of_levels(self, member: TransfusionMember, t: Tensor) -> Tensor:
+        """Weights of errors at levels ``t [n]``: where there is little noise outlines are drawn, and errors small.
+
+        The ratio of signal and noise is cut off as in Hang et al., *Efficient diffusion training via min-SNR weighting
+        strategy*, ICCV 2023, and 1 is added: colour and place are decided in the noise.
+        """
+        snr = (member.noise.signal[t] / member.noise.sigma[t]).square()
+        return 1.0 + (self.config.detail * snr).clamp(max=self.config.detail_most)
 
     def _weight(self, member: TransfusionMember, terms: dict[str, Tensor]) -> Tensor | float:
         """Lambda: fixed, or such that its term is as large as that of the text, by moving averages of both."""
@@ -244,11 +301,6 @@ class Transfusion(MemberFamily):
         """Which vocabulary the weights belong to: SHA-256 of its merges."""
         return {"vocabulary": bytes(self._member(0).vocabulary.seal.cpu().tolist()).hex()}
 
-    def _data(self, member: TransfusionMember, frames: Tensor) -> Tensor:
-        """Frames ``[N, H, W, C]`` uint8 as data of the diffusion, ``[N, C, H, W]``."""
-        x = ENCODERS["frames"].inputs(frames)
-        return member.pixels.encode(x).unflatten(1, x.shape[1:])
-
     # -------------------------------------------------------------------------------------------------- text -> image
 
     @torch.no_grad()
@@ -258,78 +310,83 @@ class Transfusion(MemberFamily):
         Raises:
             UserError: a caption is empty or too long, or the vocabulary is that of another checkpoint.
         """
+        return self._painted(seed, texts_of(captions), generator)
+
+    @torch.no_grad()
+    def inpaint(self, captions: Tensor, frames: Tensor, known: Tensor, seed: int, generator: torch.Generator) -> Tensor:
+        """Frames of captions whose known pixels are those of other frames: what is hidden is painted.
+
+        Args:
+            captions: UTF-8 ``[N, L]``. frames: ``[N, H, W, C]`` uint8. known: ``[N, H, W]`` bool, pixels to keep.
+
+        Returns:
+            Frames ``[N, H, W, C]`` in [0, 1].
+
+        Raises:
+            UserError: a caption is empty or too long, sizes differ, or the model works on latents, not on pixels.
+        """
+        if self.config.latents:
+            raise UserError("inpainting keeps pixels, and this model works on latents of an autoencoder: set latents 0")
+        if known.shape != frames.shape[:3] or len(captions) != len(frames):
+            raise UserError(
+                f"{len(captions)} captions, frames {list(frames.shape)}, known {list(known.shape)}: one caption and "
+                f"one plane of known pixels [H, W] for each frame are needed"
+            )
         member = self._member(seed)
-        tokens = member.vocabulary.tokens(texts_of(captions))
-        parts = [self._painted(member, tokens[k : k + _AT_ONCE], generator) for k in range(0, len(tokens), _AT_ONCE)]
-        return torch.cat(parts).movedim(1, -1).clamp(0.0, 1.0)
+        device = member.pixels.centre.device
+        given = Known(member.data(frames.to(device)), known[:, None].to(device, torch.bool))
+        return self._painted(seed, texts_of(captions), generator, given)
 
-    def _painted(self, member: TransfusionMember, tokens: list[list[int]], generator: torch.Generator) -> Tensor:
-        """Frames ``[N, C, H, W]``; captions are read once, and every step looks at what was kept of them."""
-        c, network, count = self.config, member.network, len(tokens)
-        told = self._heard(member, [[BOS, *row, BOI] for row in tokens])
-        untold = self._heard(member, [[BOI]] * count)
-        layout = lay_out([[Image(network.size.patches)]] * count).to(member.pixels.centre.device)
-        x = torch.randn(count, *member.pixels.centre.shape, generator=generator).to(member.pixels.centre)
-        levels = torch.linspace(LEVELS, 0, c.sample_steps + 1).round().long().tolist()
-        clip = self._limits(member)
-        for level, lower in pairwise(levels):
-            at, to = (torch.full((count,), v, device=x.device) for v in (level, lower))
-            said = self._said(network, layout, x, at, told)
-            if c.guidance != 1.0:
-                said = guided(said, self._said(network, layout, x, at, untold), c.guidance)
-            x = member.noise.back(said, x, at, to, clip)
-        return member.pixels.decode(x.flatten(1))
-
-    def _heard(self, member: TransfusionMember, texts: list[list[int]]) -> Memory:
-        """Keys and values of texts that images follow; shorter ones have their padding between."""
-        layout = lay_out([[row] for row in texts]).to(member.pixels.centre.device)
-        return member.network.read(layout)[1]
-
-    def _said(self, network: Network, layout: Layout, x: Tensor, levels: Tensor, before: Memory) -> Tensor:
-        """What the network says of noisy images ``[N, C, H, W]`` after what was read."""
-        patches, level, kept = network.embed_images(x[:, None], levels[:, None])
-        features, _ = network.through(network.embed(layout, patches), layout.kind, before)
-        return network.images(features, layout, level, kept, 1)[:, 0]
-
-    def _limits(self, member: TransfusionMember) -> tuple[Tensor, Tensor]:
-        """Black and white in the units of the data."""
-        black, white = ((v - member.pixels.centre) / member.pixels.scale for v in (0.0, 1.0))
-        return black, white
+    def _painted(
+        self, seed: int, captions: Sequence[str], generator: torch.Generator, known: Known | None = None
+    ) -> Tensor:
+        """Frames ``[N, H, W, C]`` in [0, 1]."""
+        member, c = self._member(seed), self.config
+        tokens = member.vocabulary.tokens(captions)
+        painter = Painter(member.network, member.noise, c.sample_steps, c.guidance, member.limits())
+        parts = []
+        for at in _slices(len(tokens)):
+            texts = [[BOS, *row, BOI] for row in tokens[at]]
+            x = torch.randn(len(texts), *member.network.size.shape, generator=generator).to(member.pixels.centre)
+            part = None if known is None else Known(known.x0[at], known.where[at])
+            parts.append(member.frames(painter.paint(texts, x, part)))
+        return torch.cat(parts)
 
     # -------------------------------------------------------------------------------------------------- image -> text
 
     @torch.no_grad()
     def caption(self, frames: Tensor, seed: int) -> list[str]:
         """See `Captions`: the likeliest token at every place."""
-        member, found = self._member(seed), []
-        for part in self._data(member, frames.to(member.pixels.centre.device)).split(_AT_ONCE):
-            found += [member.vocabulary.text(row) for row in self._described(member, part)]
-        return found
+        return self.continued([""] * len(frames), frames, seed)
 
-    def _described(self, member: TransfusionMember, data: Tensor) -> list[list[int]]:
-        """Tokens of captions of images ``[N, C, H, W]``, up to the end of the text."""
-        network, count = member.network, len(data)
-        document: Document = [[BOI], Image(network.size.patches), [EOI]]
-        layout = lay_out([document] * count).to(data.device)
-        answer = network(layout, data[:, None], torch.zeros(count, 1, dtype=torch.int64, device=data.device))
-        logits, memory, place = (
-            network.logits(answer.features[:, -1]),
-            answer.memory,
-            2,
-        )  # text tokens so far: begin and end of the image
-        tokens, over = [], torch.zeros(count, dtype=torch.bool, device=data.device)
-        for _ in range(self.config.longest + 1):
-            token = _sayable(logits, member.vocabulary.known).argmax(1)
-            token = torch.where(over, EOS, token)
-            over = over | (token == EOS)
-            if bool(over.all()):
-                break
-            tokens.append(token)
-            one = Layout(torch.full_like(token[:, None], TEXT), token[:, None], torch.full_like(token[:, None], place))
-            features, memory = network.read(one, memory)
-            logits, place = network.logits(features[:, -1]), place + 1
-        rows = torch.stack(tokens, 1).tolist() if tokens else [[] for _ in range(count)]
-        return [row[: row.index(EOS)] if EOS in row else row for row in rows]
+    @torch.no_grad()
+    def continued(self, beginnings: Sequence[str], frames: Tensor | None, seed: int) -> list[str]:
+        """Captions that begin as told and go on with the likeliest token at every place.
+
+        Args:
+            beginnings: whole words, ``""`` for none. frames: that they describe, ``[N, H, W, C]`` uint8, or None.
+
+        Returns:
+            The captions with their beginnings.
+
+        Raises:
+            UserError: a beginning is too long, or there is not one for every frame.
+        """
+        if frames is not None and len(frames) != len(beginnings):
+            raise UserError(f"{len(beginnings)} beginnings for {len(frames)} frames")
+        member, c = self._member(seed), self.config
+        data = None if frames is None else member.data(frames.to(member.pixels.centre.device))
+        begun = [member.vocabulary.tokens([text])[0] if text.strip() else [] for text in beginnings]
+        image, found = Image(member.network.size.patches), []
+        for at in _slices(len(begun)):
+            documents: list[Document] = [
+                [[BOS, *row]] if data is None else [[BOI], image, [EOI, *row]] for row in begun[at]
+            ]
+            end = BOI if data is None else EOS
+            part = None if data is None else data[at]
+            more = write(member.network, documents, part, end, member.vocabulary.known, c.longest)
+            found += [member.vocabulary.text([*row, *rest]) for row, rest in zip(begun[at], more, strict=True)]
+        return found
 
     @torch.no_grad()
     def score(self, captions: Tensor, frames: Tensor | None, seed: int) -> TextScore:
@@ -340,7 +397,7 @@ class Transfusion(MemberFamily):
         """
         member = self._member(seed)
         tokens = member.vocabulary.tokens(texts_of(captions))
-        data = None if frames is None else self._data(member, frames.to(member.pixels.centre.device))
+        data = None if frames is None else member.data(frames.to(member.pixels.centre.device))
         nats = []
         for k in range(0, len(tokens), _AT_ONCE):
             part = tokens[k : k + _AT_ONCE]
@@ -397,12 +454,9 @@ def _rows(tokens: Tensor) -> list[list[int]]:
     return [[t for t in row if t >= 0] for row in tokens.tolist()]
 
 
-def _sayable(logits: Tensor, known: int) -> Tensor:
-    """Logits ``[N, V]`` of what may stand in a caption: one of the ``known`` tokens of text, or its end."""
-    logits = logits.clone()
-    logits[:, [k for k in range(SPECIAL) if k != EOS]] = -torch.inf
-    logits[:, known:] = -torch.inf
-    return logits
+def _slices(count: int) -> list[slice]:
+    """Documents that are read or sampled together."""
+    return [slice(k, k + _AT_ONCE) for k in range(0, count, _AT_ONCE)]
 
 
 __all__ = ["Transfusion", "TransfusionConfig", "TransfusionMember"]

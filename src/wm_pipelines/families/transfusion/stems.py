@@ -16,7 +16,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 from wm_pipelines.errors import UserError
 
 STEMS = ("linear", "unet")
-_GROUPS = 8  # of channels that are normalised together
+_SMALL = 1e-3  # added to mean squares before roots: what is silent stays silent
 _FINE = 2  # pixels along a side that a U-Net's finest level sees as one position
 
 Kept = tuple[Tensor, ...]
@@ -79,16 +79,19 @@ class UNetStem(Stem):
     The finest level sees two by two pixels as one position; every further one is half as fine and twice as wide. Its
     convolutions pass between neighbouring patches: with it no image is causal.
 
+    Channels are normalised at each position, not over the image: of pictures that are mostly background, statistics
+    over the image tell how much of it objects cover, and colours pale with them. The image as it came goes around
+    everything, as much of it as suits the level of noise (a learned gate, closed at first), as in Karras et al.,
+    *Elucidating the design space of diffusion-based generative models*, NeurIPS 2022, section 5.
+
     Raises:
-        UserError: the patch is no power of two from 4 on, or channels are no multiple of 8.
+        UserError: the patch is no power of two from 4 on.
     """
 
     def __init__(self, shape: tuple[int, int, int], patch: int, width: int, channels: int) -> None:
         super().__init__()
         if patch < 2 * _FINE or patch & (patch - 1):
             raise UserError(f"a U-Net's patch is 4, 8, 16 …, got {patch}")
-        if channels % _GROUPS:
-            raise UserError(f"channels {channels}: multiples of {_GROUPS} only")
         self.rows, pixels = shape[1] // patch, shape[0] * _FINE**2
         widths = [channels * 2**k for k in range((patch // _FINE).bit_length() - 1)]
         self.enter = nn.Conv2d(pixels, channels, 3, padding=1)
@@ -98,8 +101,10 @@ class UNetStem(Stem):
         pairs = list(pairwise([*widths, width]))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
-        self.norm = nn.GroupNorm(_GROUPS, channels)
         self.leave = nn.Conv2d(channels, pixels, 3, padding=1)
+        self.around = nn.Linear(width, 1)
+        nn.init.zeros_(self.around.weight)
+        nn.init.zeros_(self.around.bias)
 
     def embed(self, x: Tensor, level: Tensor) -> tuple[Tensor, Kept]:
         """Images ``[M, C, H, W]``, embedded levels of noise ``[M, D]`` -> patches ``[M, P, D]`` and what is kept."""
@@ -107,15 +112,16 @@ class UNetStem(Stem):
         for inward, down in zip(self.inward, self.down, strict=True):
             kept.append(inward(h, level))
             h = down(kept[-1])
-        return h.flatten(2).transpose(1, 2) + level[:, None], tuple(kept)
+        return h.flatten(2).transpose(1, 2) + level[:, None], (x, *kept)
 
     def images(self, h: Tensor, level: Tensor, kept: Kept) -> Tensor:
         """Features of patches ``[M, P, D]`` and what was kept -> images ``[M, C, H, W]``."""
         h = h.transpose(1, 2).unflatten(2, (self.rows, -1))
-        for depth in reversed(range(len(kept))):
-            h = self.join[depth](torch.cat([self.up[depth](h), kept[depth]], 1))
+        x, *inner = kept
+        for depth in reversed(range(len(inner))):
+            h = self.join[depth](torch.cat([self.up[depth](h), inner[depth]], 1))
             h = self.outward[depth](h, level)
-        return pixel_shuffle(self.leave(silu(self.norm(h))), _FINE)
+        return pixel_shuffle(self.leave(silu(h)), _FINE) + self.around(level)[:, :, None, None] * x
 
 
 class Residual(nn.Module):
@@ -123,8 +129,7 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(_GROUPS, channels)
-        self.norm2 = nn.GroupNorm(_GROUPS, channels, affine=False)
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = nn.Linear(width, 2 * channels)
@@ -133,5 +138,10 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """``[M, channels, h, w]``, embedded levels ``[M, D]`` -> ``[M, channels, h, w]``."""
         scale, shift = self.modulation(level)[:, :, None, None].chunk(2, 1)
-        h = self.norm2(self.first(silu(self.norm1(x))))
+        h = _normalised(self.first(silu(self.gain * _normalised(x))))
         return x + self.second(silu(h * (1.0 + scale) + shift))
+
+
+def _normalised(h: Tensor) -> Tensor:
+    """Channels of ``[M, channels, h, w]`` of root mean square 1 at each position."""
+    return h * torch.rsqrt(h.square().mean(1, keepdim=True) + _SMALL)
