@@ -252,6 +252,7 @@ SINGLE = {
         (2, 3, 6, 5),
         {"w": W, "b": W[:, 0, 0, 0].copy()},
     ),
+    "Conv, an odd number of filters": (("Conv", ["x", "w"], {}), (1, 3, 5, 4), {"w": W[:3].copy()}),
     "ConvTranspose": (
         ("ConvTranspose", ["x", "w"], {"strides": [2, 3], "pads": [1, 0, 0, 1], "output_padding": [1, 0]}),
         (2, 4, 3, 4),

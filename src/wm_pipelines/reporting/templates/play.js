@@ -89,7 +89,7 @@
   }
 
   // What a model of pictures has seen at the start; null of a model of states.
-  const first = () => entry.frame && told(start.picture);
+  const first = () => entry.frame && (start.first ??= told(start.picture));
   const told = (text) => ({ dims: [1, ...entry.frame], data: Float64Array.from(bytes(text), (byte) => byte / 255) });
 
   function action() {
@@ -189,7 +189,7 @@
     const size = Math.min(width, height);
     ctx.translate((width - size) / 2, (height - size) / 2);
     if (picture && name === "learned") paint(ctx, size, picture);
-    else if (start.film) paint(ctx, size, told(start.film[Math.min(z[0], start.film.length - 1)]));
+    else if (start.film) paint(ctx, size, (start.pictures ??= start.film.map(told))[Math.min(z[0], start.film.length - 1)]);
     else world.draw({ ctx, size, ...colours, colour }, seen[name], action(), [...trails[name], seen[name]]);
   }
 
@@ -267,6 +267,7 @@
       while (owed >= entry.step) {
         advance();
         owed -= entry.step;
+        if (performance.now() - now > 40) owed = Math.min(owed, entry.step / 2); // pictures come first
       }
     }
     const colours = { ink: style("--ink"), soft: style("--soft"), line: style("--line"), page: style("--page") };
