@@ -36,6 +36,8 @@ _STANDARD: dict[str, tuple[str, str]] = {
     "frames": ("frames", "row"),
     "labels": ("class", "episode"),
     "captions": ("text", "episode"),
+    "questions": ("text", "episode"),
+    "answers": ("text", "episode"),
 }
 """Views that worlds offer by convention: kind of space, and how many entries an episode has."""
 

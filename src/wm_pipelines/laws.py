@@ -48,12 +48,13 @@ class Laws:
         coefficients: true values by symbol. conditions: with the values they prescribe. balances, divergence: see
             `equations`.
 
-    Of still scenes:
+    Of still scenes, and of whatever is asked about:
 
     Attributes:
         look: what objects look like, by the names of `metrics.scene_parser.Look`.
         read_caption: text -> objects, each ``(size, colour, shape, place)``; ValueError where it is no sentence about
-            a scene.
+            a scene. write_captions: scenes ``[N, M, 4]`` -> captions ``[N]``.
+        question_kinds: what the numbers of the view ``asked`` mean.
     """
 
     energy: Callable[[Array], Array] | None = None
@@ -73,6 +74,8 @@ class Laws:
     divergence: Equation | None = None
     look: Mapping[str, Any] = field(default_factory=dict)
     read_caption: Callable[[str], Any] | None = None
+    write_captions: Callable[[Any], Any] | None = None
+    question_kinds: tuple[str, ...] = ()
 
 
 def laws_of(spec: Spec) -> Laws:

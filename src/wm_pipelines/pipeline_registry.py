@@ -2,11 +2,13 @@
 
 from kedro.pipeline import Pipeline
 
-from wm_pipelines.pipelines import bench, play, replication, tuning
+from wm_pipelines.pipelines import bench, play, replication, submission, tuning
 
 
 def register_pipelines() -> dict[str, Pipeline]:
     """All pipelines by name; ``__default__`` is everything at base sizes but the search, replications, play."""
     extra = {"tuning": tuning.create_pipeline(), "replication": replication.create_pipeline()}
     known = bench.register()
-    return {**known, **extra, "play": play.create_pipeline(known["__default__"])}
+    for module in (play, submission):
+        extra[module.__name__.rpartition(".")[2]] = module.create_pipeline(known["__default__"])
+    return {**known, **extra}

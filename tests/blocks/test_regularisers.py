@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
+from wm_pipelines.blocks.info_nce import info_nce
 from wm_pipelines.blocks.sigreg import sigreg
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.contrastive import info_nce
 from wm_pipelines.families.ijepa.vicreg import vicreg_terms
 
 NORMAL = math.sqrt(2 * math.pi) * (1 - 1 / math.sqrt(3))  # mean for normal samples

@@ -34,6 +34,7 @@ SMALL = {  # beside conf/smoke, which has few steps of the true size
     "text_flow": {"text_width": 8, "heads": 2, "widths": [16, 16], "hidden": 8, "words": 6, "vocabulary": 12},
     "transfusion": {"vocabulary": 280, "longest": 12, "patch": 4},
     "training_copy": {"kept": 4, "bytes": 40},
+    **{n: {"words": 8, "vocabulary": 20, "encoder_share": 0.1} for n in ("vljepa", "token_vlm", "dual_encoder")},
 }
 _GRADIENT = {"training": "gradient", "form": "dynamical", "spin": True, "hidden": [8]}
 _LAWS = _GRADIENT | {"inputs": "laws"}
@@ -106,7 +107,7 @@ def configuration(name, variant, of):
 
 def suits(name, variant, of):
     kind, config, (spec, _) = families.get(name), configuration(name, variant, of), world(of)
-    if of == "scenes" and "captions" not in kind.needs:
+    if of == "scenes" and not {"captions", "questions"} & set(kind.needs):
         return False  # small frames, for who reads what they show
     return kind.unsuitable(spec.told(kind.knows(config), name), config) is None
 
@@ -198,7 +199,7 @@ def test_what_its_form_contains_is_told_in_words_that_are_explained(name, varian
 def test_what_is_fitted_is_counted_as_parameters(name, variant, of):
     """In closed form as by gradient: `learning.fitting` counts what `parameters` lists."""
     counted = sum(p.numel() for p in built(name, variant, of).parameters())
-    assert (counted > 0) == (name not in {"persistence", "oracle", "raw_pixels", "training_copy"})
+    assert (counted > 0) == (name not in {"persistence", "oracle", "raw_pixels", "training_copy", "frequent_answer"})
 
 
 @every_family

@@ -9,6 +9,8 @@ from torch.distributions import Categorical as TrueCategorical
 from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
 from torch.distributions.transforms import TanhTransform
 
+from tests.families.driven import PUSHED, pushed
+from tests.families.images import resumes, seeds_are_independent
 from tests.specs import LEARNING, PENDULUM, pendulum
 from wm_pipelines.blocks.videos import pooled_frames
 from wm_pipelines.errors import UserError
@@ -20,6 +22,7 @@ from wm_pipelines.families.rssm.behaviour import (
     behaviour_losses,
     dream,
     frozen,
+    go_on,
     lambda_returns,
 )
 from wm_pipelines.families.rssm.family import Rssm, RssmConfig, balanced_kl
@@ -275,6 +278,72 @@ def test_the_gradient_of_the_return_is_its_slope():
         weight -= 2e-5 * direction
         below = loss()
     torch.testing.assert_close((slope * direction).sum(), (above - below) / 2e-5, rtol=1e-6, atol=1e-10)
+
+
+def test_of_a_still_world_model_only_policy_and_value_learn():
+    family = built(behaviour=True, world_share=0.5)
+    views = family.examples(batch(rows=21))
+    member, now = family.members[0], {name: torch.cat([view, view]) for name, view in views.items()}
+    for progress, learns in ((0.4, True), (0.6, False)):
+        family.zero_grad()
+        loss, _ = family.member_loss(member, now, torch.Generator().manual_seed(0), progress)
+        loss.backward()
+        assert all((p.grad is not None) == learns for p in member.world.parameters())
+        assert all((p.grad is not None) == learns for p in member.behaviour.doubters.parameters())
+        assert all(p.grad is not None for p in member.behaviour.actor.parameters())
+        assert all(p.grad is not None for p in member.behaviour.critic.parameters())
+
+
+def test_a_still_world_model_believes_of_training_rows_what_it_would_on_the_way():
+    family = built(behaviour=True, world_share=0.5)
+    views = batch(rows=6)
+    family.examples(views)
+    belief = family.start({"states": views["states"][:, 0]}, 0)
+    for k in range(1, 6):
+        belief = family.update(belief, views["actions"][:, k - 1], {"states": views["states"][:, k]}, 0)
+    torch.testing.assert_close(family._known(family.members[0]).beliefs[:, -1], belief)
+
+
+def test_doubt_as_in_training_lowers_no_return():
+    """Rewards are lowered by ``pessimism (doubt - accepted)`` where that is positive."""
+    member = built(behaviour=True).members[0]
+    dreamt = dream(member.world, member.behaviour, drawn(6, 14, seed=4), drawn(6, 5, 2), drawn(6, 5, 4, seed=3))
+
+    def told(doubt, pessimism, accepted):
+        return behaviour_losses(member.behaviour, dreamt._replace(doubt=doubt), 0.9, 0.8, 0.0, pessimism, accepted)[:2]
+
+    torch.testing.assert_close(told(dreamt.doubt, 3.0, float(dreamt.doubt.max())), told(dreamt.doubt, 0.0, 0.0))
+    torch.testing.assert_close(told(dreamt.doubt + 0.5, 3.0, 0.5), told(dreamt.doubt, 3.0, 0.0))
+
+
+def test_what_is_accepted_is_a_share_of_the_doubt_in_training():
+    family = built(behaviour=True, world_share=0.5, accepted_doubt=0.9)
+    views = family.examples(batch(rows=21))
+    known = family._known(family.members[0])
+    with torch.no_grad():
+        doubt = family.members[0].behaviour.doubt(known.beliefs[:, :-1], views["actions"].to(known.beliefs))
+    assert float((doubt <= known.accepted).double().mean()) == pytest.approx(0.9, abs=1 / doubt.numel() + 1e-9)
+
+
+def test_a_policy_goes_on_as_it_dreams_and_learns_from_there():
+    member, (acting, moving) = built(behaviour=True).members[0], (drawn(6, 5, 2), drawn(6, 5, 4, seed=3))
+    belief = drawn(6, 14, seed=4)
+    path = go_on(member.world, member.behaviour, belief, acting, moving)
+    assert not path.requires_grad
+    torch.testing.assert_close(path, dream(member.world, member.behaviour, belief, acting, moving).belief)
+
+
+@pytest.mark.parametrize("goes_on", [0, 4])
+def test_a_policy_that_learns_alone_resumes_to_the_same_bits_and_seeds_are_independent(tmp_path, goes_on):
+    """Killed after three of eight steps, the last six of which are the policy's alone."""
+    schedule = {"steps": 8, "batch_size": 2, "learning_rate": 1e-3, "warmup": 0}
+
+    def made(seeds=(0,)):
+        alone = {"world_share": 0.25, "goes_on": goes_on, "accepted_doubt": 0.5}
+        return Rssm(RssmConfig(**SMALL, **alone, behaviour=True, schedule=schedule), PUSHED, seeds)
+
+    resumes(made, tmp_path, pushed(4))
+    seeds_are_independent(made, pushed(4))
 
 
 def test_values_converge_to_the_mean_discounted_reward():

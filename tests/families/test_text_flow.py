@@ -8,12 +8,12 @@ from tests.families.images import resumes, seeds_are_independent
 from tests.families.scenes import COLOURS, SCENES, SIDES, SIZE, codes, halves
 from tests.specs import LEARNING
 from wm_pipelines.blocks.flow_sampling import heun, heun_through
+from wm_pipelines.blocks.words import UNKNOWN, Words
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Family, Generates
 from wm_pipelines.families.text_flow import TextFlow, TextFlowConfig
 from wm_pipelines.families.text_flow.family import shifted
 from wm_pipelines.families.text_flow.networks import FrameVelocity, Reader
-from wm_pipelines.families.text_flow.words import UNKNOWN, Words
 from wm_pipelines.learning.loop import train
 from wm_pipelines.spec import Spec
 
@@ -52,6 +52,13 @@ def test_words_and_marks_are_numbered_and_unknown_ones_told_apart():
         [3, 4, 5, 2, 7, 0],
         [5, UNKNOWN, 0, 0, 0, 0],
     ]
+
+
+def test_words_and_marks_are_put_together_again():
+    words = Words(12, 8)
+    texts = ["a red dot, left", "a blue dot?", ""]
+    words.learn(codes(texts))
+    assert words.texts(words.tokens(codes(texts))) == texts
 
 
 def test_the_vocabulary_travels_with_the_weights():

@@ -164,6 +164,35 @@ def test_an_untrained_memory_is_an_echo_of_which_the_heads_alone_learn():
     assert before.unsuitable(PENDULUM, before.config) == "recurrence: random needs actions and rewards"
 
 
+def test_noise_on_what_m_is_given_has_a_strength_of_its_own_in_each_piece():
+    """Uniform below ``input_noise``; M is asked for what follows in truth."""
+    family = built(input_noise=0.4, pieces=3)
+    noise = family._disturbance(torch.zeros(600, 2000, 1), torch.Generator().manual_seed(0))
+    strength = noise.std((1, 2))
+    assert float(strength.max()) < 0.43
+    torch.testing.assert_close(strength.mean(), torch.tensor(0.2), rtol=0.05, atol=0)
+    torch.testing.assert_close(strength.var(), torch.tensor(0.4**2 / 12), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_dreams_begin_with_what_is_believed_after_the_first_frames(first):
+    world, episodes = filmed()
+    family = VAERNN(VAERNNConfig(**{**SMALL, "widths": (4, 8), "context": 3}), world, (0,)).eval()
+    family.examples(episodes)
+    member = family.members[0]
+    with torch.no_grad():
+        found = family._dreams(member, family._codes(member).mu, first)
+        belief = family.start({"frames": episodes["frames"][:, 0]}, 0)
+        for k in range(2):
+            belief = family.update(belief, episodes["actions"][:, k], {"frames": episodes["frames"][:, k + 1]}, 0)
+    torch.testing.assert_close(found[0], belief[0])
+    if first:
+        torch.testing.assert_close(found, belief)
+    else:
+        last = family._codes(member).mu[-1, -1]
+        torch.testing.assert_close(found[-1, : len(last)], last)
+
+
 def test_one_step_at_a_time_is_the_whole_sequence():
     family, views = built(), driven(3, rows=7)
     m, z = family.members[0].m, torch.randn(3, 6, 3, dtype=torch.float64)
@@ -283,7 +312,7 @@ def test_controllers_of_a_generation_act_as_each_alone():
 
 def test_dreams_are_the_same_for_the_same_seed_and_for_whoever_dreams_beside():
     family = built()
-    m, c, z = family.members[0].m, family.members[0].c, torch.randn(4, 3, dtype=torch.float64)
+    m, c, z = family.members[0].m, family.members[0].c, torch.randn(4, 3 + 2 * 6, dtype=torch.float64)
     weights = torch.randn(5, 10, dtype=torch.float64)
 
     def dreamt(some, seed):
@@ -298,7 +327,7 @@ def test_dreams_are_the_same_for_the_same_seed_and_for_whoever_dreams_beside():
 
 def test_units_are_those_of_what_is_met_in_dreams_of_random_actions():
     """Of a point that is moved by half an action a step, uniform in -1 … 1: variances add up, 1/12 each."""
-    met = wander(Line(1, 1, 1, 1, True, True), torch.zeros(20_000, 1), 1, 4, 1.0, torch.Generator().manual_seed(0))
+    met = wander(Line(1, 1, 1, 1, True, True), torch.zeros(20_000, 3), 1, 4, 1.0, torch.Generator().manual_seed(0))
     x = met.unflatten(0, (4, -1))
     torch.testing.assert_close(x[..., 0].var(1), torch.arange(4) / 12, rtol=0.05, atol=1e-6)
     assert (x[..., 1] == 0).all()  # its memory
@@ -318,7 +347,7 @@ def test_a_controller_learns_in_a_dream_that_is_known():
     m.reward_ends.copy_(torch.tensor([-100.0, 0.0]))
     z = torch.linspace(-1, 3, 9)[:, None]
     settings = {"steps": 12, "temperature": 1.0, "rollouts": 9, "population": 12, "generations": 60, "spread": 0.5}
-    train_in_dreams(m, c, z, **settings, seed=0)
+    train_in_dreams(m, c, torch.cat([z, torch.zeros(9, 2)], 1), **settings, seed=0)
     x = z
     for _ in range(12):
         x = x + 0.5 * c(torch.cat([x, torch.zeros_like(x)], 1))
@@ -379,7 +408,8 @@ def test_it_learns_to_predict_and_to_act():
     assert paid.mean() > 0.7 * idle.mean()
 
 
-def test_frames_are_encoded_predicted_and_dreamt_of():
+def filmed():
+    """Dots that move as they like, with actions and with rewards for being in the middle."""
     world = spec_of(12, 16, 16, 1)
     views = {**world.views, **{name: DRIVEN.views[name] for name in ("actions", "rewards")}}
     world = Spec("dots", 0.1, views, 12)
@@ -390,6 +420,12 @@ def test_frames_are_encoded_predicted_and_dreamt_of():
         "actions": torch.rand(6, 11, 1, generator=draw, dtype=torch.float64),
         "rewards": -place[:, :-1].square().sum(-1).double(),
     }
+    return world, episodes
+
+
+def test_frames_are_encoded_predicted_and_dreamt_of():
+    world, episodes = filmed()
+    frames = episodes["frames"]
     family = VAERNN(VAERNNConfig(**{**SMALL, "widths": (4, 8)}), world, (0,))
     train(family, episodes, LEARNING)
     found = family.eval().predict({"frames": frames[:, :4], "actions": episodes["actions"][:, :3]}, 5)

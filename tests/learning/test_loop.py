@@ -22,7 +22,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Schedule
 from wm_pipelines.learning.batches import BatchSource
 from wm_pipelines.learning.checkpoints import CheckpointStore
-from wm_pipelines.learning.loop import clip_gradients_per_seed, learning_rate, train
+from wm_pipelines.learning.loop import clip_gradients_per_seed, learning_rate, parameter_groups, train
 
 pytestmark = pytest.mark.training
 
@@ -174,6 +174,14 @@ def test_learning_rate_warms_up_then_falls_along_a_cosine():
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
+def test_learning_rate_begins_anew_at_each_restart():
+    schedule = Schedule(steps=101, warmup=1, learning_rate=1.0, final_learning_rate=0.1, restarts=(0.6, 0.3))
+    rates = [learning_rate(schedule, k) for k in range(101)]
+    assert [k for k in range(1, 101) if rates[k] > rates[k - 1]] == [30, 61]
+    assert rates[0] == rates[1] == rates[30] == rates[61] == 1.0
+    assert rates[29] == rates[60] == rates[100] == pytest.approx(0.1)
+
+
 def test_clipping_bounds_each_seed_alone():
     parameter = torch.nn.Parameter(torch.zeros(3, 4))
     parameter.grad = torch.tensor([[3.0, 4, 0, 0], [0.3, 0.4, 0, 0], [0, 0, 0, 0]])
@@ -249,3 +257,32 @@ def test_flops_follow_the_length_of_the_roll_out_and_not_that_of_the_first_step(
     product = 16 * 2 * 2 * 2
     # Forward and the gradient of A; the second product has two gradients, of A and of what goes in.
     assert run.flops == 20 * 2 * product + 20 * (2 + 3) * product
+
+
+class TwoRates(Toy):
+    """A second matrix with a rate of its own: none for the first half of training, then a tenth."""
+
+    def __init__(self, config, spec, seeds):
+        super().__init__(config, spec, seeds)
+        self.slow = torch.nn.ParameterDict({"B": torch.nn.Parameter(torch.zeros_like(self.A))})
+
+    def rate_factors(self, progress):
+        return {"slow": 0.0 if progress < 0.5 else 0.1}
+
+    def loss(self, batch, progress):
+        error = ((batch["z"] @ (self.A + self.slow["B"]) - batch["after"]) ** 2).mean((1, 2))
+        return error, {"mse": error.detach()}
+
+
+@pytest.mark.parametrize(("steps", "factor"), [(1, 0.0), (2, 0.1)])
+def test_parts_learn_at_rates_of_their_own_that_may_follow_the_progress(steps, factor):
+    """A step of Adam is as long as its rate where gradients stay alike, whatever their size."""
+    schedule = Schedule(steps=steps, batch_size=8, learning_rate=1e-5, final_learning_rate=1e-5)
+    family = TwoRates(ToyConfig(schedule=schedule), SPEC, [0])
+    assert [(g["part"], len(g["params"])) for g in parameter_groups(family)] == [("", 1), ("slow", 1)]
+    before = family.A.detach().clone()
+    train(family, toy_episodes(), LEARNING)
+    moved = (family.A - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, steps * 1e-5), rtol=0.2, atol=0)
+    slow = family.slow["B"].detach().abs()
+    torch.testing.assert_close(slow, torch.full_like(slow, factor * 1e-5), rtol=0.2, atol=0)

@@ -26,7 +26,7 @@ SMOKE = {
     "images": {"mnist"},
     "videos": {"pendulum_video"},
     "control": {"driven_pendulum"},
-    "language": {"captioned_scenes"},
+    "language": {"captioned_scenes", "balls_asked"},
 }
 COSTS = {"train_seconds", "train_flops", "parameters", "peak_memory_mb"}
 
@@ -48,7 +48,9 @@ def test_the_leaderboard_holds_every_combination_once(table):
     assert {"persistence", "oracle", "hnn", "latent_dynamics", "sequence"} <= families_of["physics"]
     assert {"raw_pixels", "vjepa", "mae", "latent_dynamics", "object_tracker"} <= families_of["videos"]
     assert {"fixed_policies", "oracle", "latent_dynamics"} <= families_of["control"]
-    assert families_of["language"] == {"training_copy", "text_flow", "transfusion"}
+    assert families_of["language"] == {
+        "training_copy", "frequent_answer", "text_flow", "transfusion", "vljepa", "token_vlm", "dual_encoder",
+    }  # fmt: skip
     assert table["value"].notna().all()
     assert (table["ci_low"].isna() | (table["ci_low"] <= table["ci_high"])).all()
     for task, own in table.groupby("task"):
@@ -63,7 +65,7 @@ def test_every_row_says_what_the_family_was_shown_and_told(table):
         "images": {"frames"},
         "videos": {"frames"},
         "control": {"actions", "states", "states+actions+rewards"},
-        "language": {"frames+captions"},
+        "language": {"frames+captions", "frames+questions+answers", "questions+answers+frames"},
     }
     told = {family: set(own["knows"]) for family, own in table.groupby("family")}
     for family in ("persistence", "latent_dynamics", "sequence", "raw_pixels", "ijepa", "vjepa", "mae", "contrastive"):

@@ -56,7 +56,8 @@ def names(pipeline):
 
 
 def test_users_find_the_pipelines_they_expect(pipelines):
-    assert set(pipelines) == {"__default__", "tuning", "replication", "play", *STAGES, *EVALUATIONS.values()}
+    extra = {"tuning", "replication", "play", "submission"}
+    assert set(pipelines) == {"__default__", *extra, *STAGES, *EVALUATIONS.values()}
     assert {name: tasks.get(name).pipeline for name in EVALUATIONS} == EVALUATIONS
 
 
@@ -117,19 +118,30 @@ def test_what_compares_models_by_an_encoder_gets_it_and_the_episodes(pipelines):
 
 
 def test_what_is_played_is_made_by_the_nodes_of_its_task(pipelines):
-    pair = {"driven_pendulum.ingest", "control.latent_dynamics.train_driven_pendulum"}
-    assert names(pipelines["play"]) == pair | {"play.page"}
-    assert pair < names(pipelines["control_eval"])
+    played = {("latent_dynamics", "driven_pendulum"), ("rssm", "driven_pendulum"), ("latent_dynamics", "two_rooms")}
+    made = {f"{world}.ingest" for _, world in played} | {f"control.{family}.train_{world}" for family, world in played}
+    assert names(pipelines["play"]) == made | {"play.page"}
+    assert made < names(pipelines["control_eval"])
     assert pipelines["play"].inputs() == {
-        *(f"params:{name}" for name in ("play", "driven_pendulum", "latent_dynamics")),
+        *(f"params:{name}" for name in ("play", *(name for pair in played for name in pair))),
         *(f"params:tasks.control.{name}" for name in ("learning", "seeds")),
         "checkpoints",
     }
 
 
-def test_what_the_task_does_not_train_is_not_played(environment):
+def test_what_the_task_does_not_train_is_not_played(environment, tmp_path):
     environment(control={"worlds": ["two_rooms"], "families": ["latent_dynamics"]})
+    (tmp_path / "base" / "parameters_play.yml").write_text((ROOT / "conf/base/parameters_play.yml").read_text())
+    made = {"two_rooms.ingest", "control.latent_dynamics.train_two_rooms"}
+    assert names(register_pipelines()["play"]) == made | {"play.page"}
+    environment(control={"worlds": ["two_rooms"], "families": ["rssm"]})
     assert not register_pipelines()["play"].nodes
+
+
+def test_discovered_actions_are_played_by_models_of_the_videos(environment, tmp_path):
+    environment(videos={"worlds": ["pong"], "families": ["latent_action"]})
+    (tmp_path / "base" / "parameters_play.yml").write_text((ROOT / "conf/atari/parameters_play.yml").read_text())
+    assert names(register_pipelines()["play"]) == {"pong.ingest", "videos.latent_action.train_pong", "play.page"}
 
 
 def test_every_dataset_is_declared_and_none_in_vain(pipelines):

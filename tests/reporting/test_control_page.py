@@ -119,6 +119,11 @@ def test_without_arrays_there_are_tables_and_without_anything_a_sentence(results
     from dataclasses import replace
 
     assert "Courses in motion" not in Control().page(replace(results, arrays={}))
+    without = results.scores[~results.scores["metric"].str.contains("planning_gap")]
+    text = Control().page(replace(results, scores=without))
+    assert "over random from the same starts" in text
+    assert "all goals reached (1)" in text
+    assert "the same planner on the true world (1)" in Control().page(results)
     assert "Nothing has been judged yet" in Control().page(Results(results.scores.iloc[:0]))
 
 

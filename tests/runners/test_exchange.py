@@ -1,7 +1,7 @@
 """What machines without a common disk hand to each other."""
 
-import contextlib
 import os
+from copy import copy
 
 import fsspec
 import pytest
@@ -52,10 +52,8 @@ def test_files_and_folders_arrive_whole_and_checkpoints_stay(tmp_path, storage):
     first, second = tmp_path / "first", tmp_path / "second"
     here, there = machine(first), machine(second)
     fill(here)
-    with contextlib.chdir(first):
-        Exchange(storage, first).give(here, here)
-    with contextlib.chdir(second):
-        Exchange(storage, second).take(there, there)
+    Exchange(storage, first).give(here, here)
+    Exchange(storage, second).take(there, there)
     assert (there["folder"].path / "below" / "weights").read_bytes() == b"one"
     assert there["file"].path.read_text() == "one"
     assert not there["own"].path.exists()
@@ -68,11 +66,9 @@ def test_what_is_new_replaces_what_is_old_and_what_is_the_same_is_sent_once(tmp_
     fill(here)
     (here["folder"].path / "old").write_text("gone later")
     for text in ("one", "two", "two"):
-        with contextlib.chdir(first):
-            fill(here, text)
-            Exchange(storage, first).give(here, here)
-        with contextlib.chdir(second):
-            Exchange(storage, second).take(there, there)
+        fill(here, text)
+        Exchange(storage, first).give(here, here)
+        Exchange(storage, second).take(there, there)
         assert (there["folder"].path / "models.json").read_text() == text
         (here["folder"].path / "old").unlink(missing_ok=True)
     assert len(sent(storage)) == 4, "folder and file, twice each"
@@ -83,51 +79,59 @@ def test_a_copy_that_is_there_is_not_fetched_and_one_that_was_changed_is(tmp_pat
     place = tmp_path / "first"
     here = machine(place)
     fill(here)
-    with contextlib.chdir(place):
-        exchange = Exchange(storage, place)
-        exchange.give(here, here)
-        system, root = fsspec.core.url_to_fs(storage)
-        system.rm(f"{root}/archives", recursive=True)
-        exchange.take(here, here)
-        file = here["file"].path
-        file.write_text("by hand")
-        os.utime(file, ns=(0, 0))
-        with pytest.raises(UserError, match="is missing"):
-            exchange.take(here, ["file"])
+    exchange = Exchange(storage, place)
+    exchange.give(here, here)
+    system, root = fsspec.core.url_to_fs(storage)
+    system.rm(f"{root}/archives", recursive=True)
+    exchange.take(here, here)
+    file = here["file"].path
+    file.write_text("by hand")
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(UserError, match="is missing"):
+        exchange.take(here, ["file"])
+
+
+def test_what_was_written_into_a_folder_later_comes_after_it(tmp_path, storage):
+    first, second = tmp_path / "first", tmp_path / "second"
+    here, there = machine(first), machine(second)
+    for catalog in (here, there):
+        catalog["part"] = TextDataset(filepath=str(catalog["folder"].path / "part.txt"))
+    fill(here)
+    Exchange(storage, first).give(here, ["folder"])
+    here["part"].path.write_text("new")
+    Exchange(storage, first).give(here, ["part"])
+    Exchange(storage, second).take(there, ["part", "folder"])
+    assert there["part"].path.read_text() == "new"
+    assert (there["folder"].path / "models.json").exists()
 
 
 def test_damage_on_the_way_is_found(tmp_path, storage):
     first, second = tmp_path / "first", tmp_path / "second"
     here, there = machine(first), machine(second)
     fill(here)
-    with contextlib.chdir(first):
-        Exchange(storage, first).give(here, ["file"])
+    Exchange(storage, first).give(here, ["file"])
     system, root = fsspec.core.url_to_fs(storage)
     (name,) = sent(storage)
     system.pipe_file(f"{root}/archives/{name}", b"less")
-    with contextlib.chdir(second):
-        with pytest.raises(UserError, match=f"{name}' is damaged"):
-            Exchange(storage, second).take(there, ["file"])
-        with pytest.raises(UserError, match=r"models\.sha256' is missing"):
-            Exchange(storage, second).take(there, ["folder"])
+    with pytest.raises(UserError, match=f"{name}' is damaged"):
+        Exchange(storage, second).take(there, ["file"])
+    Exchange(storage, second).take(there, ["folder"])
+    assert not there["folder"].path.exists(), "nobody gave it; whoever reads it says so"
 
 
-def test_a_worker_keeps_its_data_in_a_folder_of_its_own(tmp_path, monkeypatch):
-    code = tmp_path / "unpacked"
-    (code / "data/01_raw").mkdir(parents=True)
-    (code / "conf").mkdir()
+def test_a_worker_keeps_its_data_in_a_folder_of_its_own(tmp_path, monkeypatch, storage):
     driver = machine(tmp_path / "driver")
-    monkeypatch.chdir(code)
-    exchange = Exchange("memory://x", tmp_path / "driver")
-    assert exchange.own_project() == code
-    monkeypatch.setenv(SCRATCH, str(tmp_path / "scratch"))
-    own = exchange.own_project()
-    assert own == exchange.own_project() == tmp_path / "scratch"
-    assert (own / "conf").resolve() == code / "conf"
-    assert (own / "data/01_raw").is_dir()
-    monkeypatch.chdir(own)
-    exchange.move(driver, driver)
-    assert driver["file"].path == own / "data/page.html"
+    fill(driver)
+    exchange = Exchange(storage, tmp_path / "driver")
+    exchange.give(driver, driver)
+    for place in (tmp_path / "unpacked", tmp_path / "scratch"):
+        place.mkdir()
+        monkeypatch.chdir(tmp_path / "unpacked")
+        there = {name: copy(dataset) for name, dataset in driver.items()}
+        exchange.of_worker(there, there).take(there, there)
+        assert (place / "data/page.html").read_text() == "one"
+        monkeypatch.setenv(SCRATCH, str(tmp_path / "scratch"))
+    assert driver["file"].path == tmp_path / "driver/data/page.html"
 
 
 def test_the_last_tag_that_fits_says_what_a_node_asks_for():

@@ -294,6 +294,19 @@ def test_where_the_planner_does_not_act_on_the_true_world_one_is_that_all_goals_
     assert not goals.judged("oracle", manifest=manifest).rows
 
 
+def test_nor_is_any_solved_by_staying_where_it_starts_by_the_stricter_criterion(goals, monkeypatch):
+    """Pushed T: the block may lie right at the start and only the hand be away."""
+
+    def near(self, z, goal):
+        return (np.abs(z[..., :1] - goal[:, None, :1]) < 0.3).all((-1, -2))
+
+    monkeypatch.setattr(Goals, "strict_success", near)
+    manifest = drawn(goals.plant, goals.episodes["train"])
+    starts, wanted = (np.array(manifest[name]) for name in ("starts", "goals"))
+    assert not near(goals.plant, np.repeat(starts[:, None], 3, 1), wanted).any()
+    assert manifest["solved_at_start"] > goals.manifest["solved_at_start"]
+
+
 def test_a_stricter_criterion_is_judged_where_a_world_has_one(goals, monkeypatch):
     assert not values(goals.judged(), "strict_success_rate")
     told = []

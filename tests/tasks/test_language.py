@@ -17,10 +17,13 @@ from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.judgement import Judgement, cost_rows, table
 from wm_pipelines.tasks.language import Language
+from wm_pipelines.tasks.language.asked import answers_of
+from wm_pipelines.tasks.language.asked_report import beside_reference, beyond_words, texts, verdict
 from wm_pipelines.tasks.language.judge import coarse
-from wm_pipelines.tasks.language.report import composition, texts
+from wm_pipelines.tasks.language.report import composition
 from wm_pipelines.worlds.making import WorldConfig, ingest
 from wm_pipelines.worlds.parts.scene_grammar import caption, scene
+from wm_pipelines.worlds.parts.scene_questions import KINDS
 
 FEW = {"train": 80, "validation": 10, "test": 60, "held_out": 40, "objects": (0.5, 0.3, 0.2)}
 
@@ -38,6 +41,7 @@ class Knowing(MemberFamily):
     needs = ("frames", "captions")
     truth = None
     wrong = ()
+    deaf = False
 
     def make_member(self):
         return nn.Linear(1, 1)
@@ -55,6 +59,30 @@ class Knowing(MemberFamily):
     def generate(self, captions, seed, generator):
         return torch.tensor(self.truth["frames"][: len(captions), 0]).float() / 255
 
+    def choose(self, frames, questions, candidates, seed):
+        """Knows what is asked of which episode; ``deaf`` to questions, it likes all candidates alike."""
+        offered = [bytes(row).rstrip(b"\0").decode() for row in candidates.numpy()]
+        scores = torch.zeros(*questions.shape[:2], len(offered))
+        if self.deaf:
+            return scores
+        wanted = {}
+        for one, asked, answers in zip(*(self.truth[v] for v in ("frames", "questions", "answers")), strict=True):
+            for question, answer in zip(asked.tolist(), answers.tolist(), strict=True):
+                wanted[one.tobytes(), question] = answer
+        for one, asked, row in zip(frames.numpy(), questions, scores, strict=True):
+            for question, row_of_one in zip(asked, row, strict=True):
+                answer = wanted[one.tobytes(), bytes(question.tolist()).rstrip(b"\0").decode()]
+                if answer in offered:
+                    row_of_one[offered.index(answer)] = 1.0
+        return scores
+
+    def embed_texts(self, texts, seed):
+        noise = torch.randn(len(texts), 4, generator=torch.Generator().manual_seed(0))
+        return 1.0 + (0.01 if self.deaf else 1.0) * noise
+
+    def language_parameters(self):
+        return {"language": 7, "text": 3}
+
     def score(self, captions, frames, seed):
         count = len(captions)
         certain = torch.zeros(count) if frames is not None else torch.full((count,), 10 * np.log(2))
@@ -66,10 +94,10 @@ def _turned(text):
     return caption([first._replace(colour=(first.colour + 1) % 5), *rest])
 
 
-def judged(episodes, split="test", wrong=(), **config):
+def judged(episodes, split="test", wrong=(), deaf=False, **config):
     family = Knowing(FamilyConfig(), episodes["train"].spec.showing(Language.shows), [0, 1])
-    family.truth, family.wrong = episodes[split], wrong
-    config = Language().config({"drawn": 40, "shown": 3, **config})
+    family.truth, family.wrong, family.deaf = episodes[split], wrong, deaf
+    config = Language().config({"drawn": 40, "shown": 3, "retrieved": 40, "retrieved_of": 100, **config})
     return Language().judge(family, episodes, split, laws_of(episodes[split].spec), config)
 
 
@@ -91,6 +119,46 @@ def test_who_knows_is_right_in_everything(episodes):
     sizes = [len(text.encode()) for text in episodes["test"]["captions"].tolist()]
     assert value(found, "prior_perplexity_per_byte") == pytest.approx(2 ** (10 * 60 / sum(sizes)))
     assert value(found, "frechet_pixels") < 1e-6
+
+
+def test_who_knows_answers_everything_and_finds_every_caption(episodes):
+    found = judged(episodes)
+    kinds = set(laws_of(episodes["test"].spec).question_kinds) - {"description"}
+    for metric in ("answer_accuracy", "retrieval_r1", "swapped_attribute", "swapped_relation"):
+        assert value(found, metric) == 1, metric
+    assert {f"answer_{kind}" for kind in kinds} < {row["metric"] for row in found.rows}
+    assert value(found, "retrieval_of") == 100
+    assert value(found, "collapsed") == 0
+    assert (value(found, "language_parameters"), value(found, "text_parameters")) == (7, 3)
+    assert found.arrays["by_episode/answer_accuracy"].shape == (2, 60)
+
+
+def test_who_likes_all_answers_alike_is_right_by_chance_and_collapsed(episodes):
+    found = judged(episodes, deaf=True)
+    assert value(found, "retrieval_r1") == pytest.approx(1 / 100)
+    assert value(found, "swapped_attribute") == value(found, "swapped_relation") == 0.5
+    assert value(found, "collapsed") == 1
+    assert value(found, "answer_accuracy") < 0.6
+
+
+def test_candidates_are_the_answers_of_their_kind(episodes):
+    candidates, fits = answers_of(episodes["train"], KINDS)
+    offered = {
+        kind: {c for c, ok in zip(candidates, row, strict=True) if ok} for kind, row in zip(KINDS, fits, strict=True)
+    }
+    assert offered["shape"] == {"circle", "square", "triangle"}
+    assert offered["existence"] == {"yes", "no"}
+    assert offered["size"] == {"small", "large"}
+    assert not {c for c in candidates if c.startswith("a ")}
+
+
+def test_clips_with_questions_alone_are_judged(episodes):
+    parameters = {"of": "pendulum", "asks": ["law", "swing"], "train": 20, "validation": 4, "test": 12, "rows": 8}
+    clips = ingest(WorldConfig(world="law_questions", parameters=parameters), "clips")
+    found = judged(clips)
+    assert value(found, "answer_accuracy") == value(found, "answer_law") == value(found, "answer_swing") == 1
+    assert not {row["metric"] for row in found.rows} & {"retrieval_r1", "caption_exact"}
+    assert episodes
 
 
 def test_what_is_wrong_is_found_where_it_is(episodes):
@@ -218,3 +286,28 @@ def test_composition_tells_seen_from_unseen(results):
     rows = [r for r in composition(results.summary) if r["model"] == "transfusion/plain"]
     assert {r["metric"] for r in rows} >= {"Caption exact, one object", "Frame exact, one object"}
     assert all(r["seen"].endswith("%") and "±" in r["gap"] for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [((0.01, 0.05), "better"), ((-0.01, 0.05), "not inferior"), ((-0.05, 0.01), "open"), ((-0.09, -0.03), "inferior")],
+)
+def test_verdicts_follow_from_intervals(interval, said):
+    assert verdict(*interval) == said
+
+
+def test_models_are_compared_on_the_same_episodes_and_with_those_who_see_nothing():
+    rng = np.random.default_rng(0)
+    right = np.repeat((rng.random((1, 400)) < 0.8).astype(float), 2, axis=0)
+    guess = (rng.random((1, 400)) < 0.5).astype(float)
+    kept = {
+        "vljepa/plain": {"by_episode/answer_accuracy": right, "by_episode/answer_law": right},
+        "token_vlm/plain": {"by_episode/answer_accuracy": right, "by_episode/answer_law": guess},
+        "token_vlm/blind": {"by_episode/answer_accuracy": guess, "by_episode/answer_law": guess},
+    }
+    (row,) = beside_reference(kept, {"vljepa/plain": 50.0, "token_vlm/plain": 100.0})
+    assert (row["verdict"], row["parameters"]) == ("not inferior", "50 %")
+    found = beyond_words(kept)
+    assert [(r["model"], r["above"]) for r in found["rows"]] == [("vljepa/plain", 1), ("token_vlm/plain", 0)]
+    assert found["nobody"] == []
+    assert beyond_words({m: a for m, a in kept.items() if m == "token_vlm/plain"}) == {}

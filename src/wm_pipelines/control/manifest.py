@@ -22,6 +22,7 @@ from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 
 Manifest = Mapping[str, Any]
+_STAYING = 10  # rows that show whether a goal is kept by doing nothing
 _DRAWS = 100  # of goals that are not solved at the start, until the world counts as too easy
 
 
@@ -86,13 +87,19 @@ def _unsolved(plant: Any, rng: np.random.Generator, count: int) -> tuple[Any, An
         goal = plant.sample_goal(rng, z)
         if goal is None:
             return z, None, 0
-        open_ = ~plant.success(z, goal)
+        open_ = ~plant.success(z, goal) & ~_strictly_solved(plant, z, goal)
         solved += int((~open_).sum())
         starts.append(z[open_])
         goals.append(goal[open_])
         if sum(map(len, starts)) >= count:
             return np.concatenate(starts)[:count], np.concatenate(goals)[:count], solved
     raise UserError(f"world '{plant.entry}': hardly any goal is unsolved at the start; make its success stricter")
+
+
+def _strictly_solved(plant: Any, z: Any, goal: Any) -> Any:
+    """Whether staying there meets the stricter criterion, where the world has one: then it says nothing of a policy."""
+    staying = plant.strict_success(np.repeat(z[:, None], _STAYING, axis=1), goal)
+    return np.zeros(len(z), bool) if staying is None else staying
 
 
 def references(

@@ -50,6 +50,7 @@ step; ``fields [S, N, F]`` at N points.
 
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Schedule(Settings):
@@ -60,6 +61,9 @@ class Schedule(Settings):
     learning_rate: float = Field(3e-3, gt=0, allow_inf_nan=False)
     final_learning_rate: float = Field(1e-5, ge=0, allow_inf_nan=False, description="end of the cosine")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    restarts: tuple[Share, ...] = Field(
+        (), description="shares of training at which the cosine begins anew, for what is learned in turn"
+    )
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm, per seed")
@@ -191,6 +195,14 @@ class Family(nn.Module, ABC):
     def parameters_by_seed(self) -> Sequence[Sequence[nn.Parameter]] | None:
         """Every seed's own parameters, where they are kept apart; None where the seeds are the leading axis of each."""
         return None
+
+    def rate_factors(self, progress: float) -> Mapping[str, float]:
+        """Factors on the learning rate by a part of parameters' names (between dots); here: none, all learn alike.
+
+        The parts are the same at all times; what they are multiplied by may follow ``progress``, 0 … 1.
+        """
+        del progress
+        return {}
 
     def monitor(self) -> Views:
         """Hook at each logged step: named numbers ``[S]`` for the learning curve that tell a training gone wrong."""
@@ -350,6 +362,35 @@ class ScoresText(Protocol):
 
     def score(self, captions: Tensor, frames: Tensor | None, seed: int) -> TextScore:
         """Of captions ``[N, L]`` (UTF-8, uint8) of frames ``[N, H, W, C]`` uint8; None: of captions alone."""
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """A family that chooses answers to questions about frames."""
+
+    def choose(self, frames: Tensor, questions: Tensor, candidates: Tensor, seed: int) -> Tensor:
+        """How well every candidate answers every question, ``[N, Q, C]``; the largest is the answer.
+
+        Args:
+            frames: ``[N, T, H, W, C]`` uint8. questions: ``[N, Q, L]``. candidates: ``[C, L']``; texts are UTF-8,
+            uint8. seed: which of the models.
+        """
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A family that answers in words of its own."""
+
+    def describe(self, frames: Tensor, questions: Tensor, seed: int) -> list[str]:
+        """What it says to questions ``[N, L]`` (UTF-8, uint8), one about each of the frames ``[N, T, H, W, C]``."""
+
+
+@runtime_checkable
+class EmbedsTexts(Protocol):
+    """A family in which texts are points: collapsed, if they are all the same point."""
+
+    def embed_texts(self, texts: Tensor, seed: int) -> Tensor:
+        """Points ``[N, P]`` of texts ``[N, L]`` (UTF-8, uint8)."""
 
 
 @runtime_checkable

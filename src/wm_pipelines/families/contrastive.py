@@ -7,20 +7,18 @@ belong together (Chen et al. 2020, SimCLR, section 2). Frames are encoded one by
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
 
 from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.augment import Augmentation, affine_view
 from wm_pipelines.blocks.batch_norm import BatchNorm1d
 from wm_pipelines.blocks.convolutional import ConvolutionalEncoder, projector
+from wm_pipelines.blocks.info_nce import info_nce
 from wm_pipelines.blocks.vit import VisionTransformer
-from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
 from wm_pipelines.families.parts.members import MemberFamily
@@ -79,26 +77,6 @@ class _Contrasted(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """What is compared, ``[B, P]``."""
         return self.projector(self.pooled(self.tokens(images)))
-
-
-def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1, ignore: Tensor | None = None) -> Tensor:
-    """Symmetric contrastive loss of ``[B, D]`` and ``[B, D]``: row ``i`` of one belongs to row ``i`` of the other.
-
-    Args:
-        a: representations; only their directions count.
-        b: their partners.
-        temperature: of the softmax over cosines.
-        ignore: ``[B, B]``, True where ``a_i`` and ``b_j`` are no negatives of each other, as within one episode. The
-            partners themselves always count.
-    """
-    if temperature <= 0:
-        raise UserError(f"temperature must be positive, got {temperature}")
-    logits = normalize(a, dim=-1) @ normalize(b, dim=-1).T / temperature
-    if ignore is not None:
-        own = torch.eye(len(a), dtype=torch.bool, device=a.device)
-        logits = logits.masked_fill(ignore & ~own, -math.inf)
-    partner = torch.arange(len(a), device=a.device)
-    return (cross_entropy(logits, partner) + cross_entropy(logits.T, partner)) / 2
 
 
 @register

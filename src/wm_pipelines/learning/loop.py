@@ -142,7 +142,7 @@ class _Gradient:
         dtype = torch.float64 if learning.precision == "64-true" else torch.float32
         self.family = family.to(dtype)
         optimizer = torch.optim.AdamW(
-            self.family.parameters(),
+            parameter_groups(self.family),
             lr=self.schedule.learning_rate,
             betas=self.schedule.betas,
             weight_decay=self.schedule.weight_decay,
@@ -197,8 +197,9 @@ class _Gradient:
     def _step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step; returns loss and terms, each ``[S]``."""
         rate = learning_rate(self.schedule, step)
+        factors = self.family.rate_factors(step / self.schedule.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * factors.get(group["part"], 1.0)
         accumulate = self.schedule.accumulate
         for part in range(accumulate):
             batch = self.batches.batch(step * accumulate + part)
@@ -282,12 +283,27 @@ class _Gradient:
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
-    """Linear warm-up, then a cosine from ``learning_rate`` to ``final_learning_rate`` at the last step."""
+    """Linear warm-up, then a cosine from ``learning_rate`` to ``final_learning_rate`` at the last step.
+
+    It begins anew at each of ``restarts`` (Loshchilov & Hutter, *SGDR*, ICLR 2017).
+    """
     if step < schedule.warmup:
         return schedule.learning_rate * (step + 1) / schedule.warmup
-    share = (step - schedule.warmup) / max(1, schedule.steps - 1 - schedule.warmup)
+    borders = [schedule.warmup, *(round(share * schedule.steps) for share in schedule.restarts), schedule.steps]
+    begins = max(border for border in borders[:-1] if border <= step)
+    ends = min(border for border in borders[1:] if border > step)
+    share = (step - begins) / max(1, ends - 1 - begins)
     final = min(schedule.final_learning_rate, schedule.learning_rate)
     return final + (schedule.learning_rate - final) * (1 + math.cos(math.pi * share)) / 2
+
+
+def parameter_groups(family: Family) -> list[dict[str, Any]]:
+    """Parameters by the first part of their names that `Family.rate_factors` names, all others first; none is empty."""
+    parts = ["", *family.rate_factors(0.0)]
+    groups: dict[str, list[torch.nn.Parameter]] = {part: [] for part in parts}
+    for name, parameter in family.named_parameters():
+        groups[next((part for part in parts[1:] if f".{part}." in f".{name}."), "")].append(parameter)
+    return [{"params": group, "part": part} for part, group in groups.items() if group]
 
 
 def clip_gradients_per_seed(parameters: Iterator[torch.nn.Parameter], largest: float) -> None:

@@ -381,6 +381,17 @@ SAMPLE_METRICS: dict[str, Described] = {
 
 _GIVEN_COUNT = "of frames with the right number of objects"
 
+QUESTION_KINDS: dict[str, str] = {
+    "colour": "after a colour", "shape": "after a shape", "size": "after a size", "place": "after a place",
+    "count": "after a number", "existence": "whether something is there",
+    "relation": "where one object is of another",
+    "energy": "whether energy is kept", "momentum": "whether momentum is kept between two frames",
+    "law": "which law breaks", "frame": "at which frame a law breaks",
+    "meeting": "whether bodies meet between two frames", "swing": "whether it swings back",
+    "turns": "how often it turns round",
+}  # fmt: skip
+"""Kinds of questions that worlds ask, and what their names stand for."""
+
 LANGUAGE_METRICS: dict[str, Described] = {
     "caption_exact_one": Described(
         "1", False, "Share of captions of one object that say all of it: size, colour, shape and place. The caption is "
@@ -423,6 +434,30 @@ LANGUAGE_METRICS: dict[str, Described] = {
         "1", True, "Frechet distance of drawn and held-out frames, pixels averaged to 8 by 8. Compare it with that of "
         "random training frames, which is real beside real."
     ),
+    "answer_accuracy": Described(
+        "1", False, "Share of questions answered right, of all kinds: the best of all answers that training gives to "
+        "questions of that kind."
+    ),
+    **{
+        f"answer_{kind}": Described("1", False, f"The same of questions {words}.")
+        for kind, words in QUESTION_KINDS.items()
+    },
+    "retrieval_r1": Described(
+        "1", False, "Share of frames that find their caption first among `retrieval_of` many, all different; "
+        "a scene has one caption, so that no other is right."
+    ),
+    "swapped_attribute": Described(
+        "1", False, "Share of frames of two objects or more whose caption fits better than that in which two objects "
+        "have exchanged their sizes, colours or shapes: the same words. Chance is one half."
+    ),
+    "swapped_relation": Described("1", False, "The same where they have exchanged their places."),
+    "retrieval_of": Described("1", None, "Captions that a frame looks for its own among."),
+    "language_parameters": Described("1", True, "Parameters of all but the encoder, text tower included."),
+    "text_parameters": Described("1", True, "Of these, parameters of the text tower; 0 where there is none."),
+    "text_spread": Described(
+        "1", None, "Spread of the embeddings of texts in units of their size: 0 where all texts are one point."
+    ),
+    "text_rank": Described("1", None, "Effective rank of the embeddings of texts."),
     "parser_exact": Described("1", False, "Share of true frames in which the parser reads all that is there."),
     **{
         f"parser_{name}": Described("1", False, f"Share of true frames in which the parser reads all {name}s.")
@@ -431,7 +466,7 @@ LANGUAGE_METRICS: dict[str, Described] = {
 }  # fmt: skip
 """Metrics of captions and of frames drawn of captions; `captions`, `scene_parser` and `distances` define them."""
 
-LANGUAGE_RATES = tuple(name for name, one in LANGUAGE_METRICS.items() if not one.lower_is_better)
+LANGUAGE_RATES = tuple(name for name, one in LANGUAGE_METRICS.items() if one.lower_is_better is False)
 """Those that are shares."""
 
 

@@ -152,8 +152,13 @@ def _doses(c: Combinations) -> dict[str, str]:
     return {f"{w}_doses": f"{c.task}.manifest.{w}_doses" for w in c.worlds if tasks.get(c.task).has_doses}
 
 
+def _outside(c: Combinations) -> dict[str, str]:
+    """Inputs by name: models from outside, of tasks that take such."""
+    return {"outside": f"{c.task}_outside"} if tasks.get(c.task).takes_outside else {}
+
+
 def _gather(c: Combinations) -> Node:
-    inputs, jury = _collected(c, "results") | _doses(c), tasks.get(c.task).jury
+    inputs, jury = _collected(c, "results") | _doses(c) | _outside(c), tasks.get(c.task).jury
     if jury in c.families:
         for world in c.worlds:
             inputs |= {f"jury_{world}": f"{c.task}.{jury}.{world}_models", f"episodes_{world}": f"{world}_episodes"}
@@ -164,7 +169,7 @@ def _gather(c: Combinations) -> Node:
 
 def _report(c: Combinations) -> Node:
     part = {kind: f"{c.task}_{kind}" for kind in ("scores", "made_from")}
-    inputs = {**part, **_collected(c, "results", "training"), **_doses(c)}
+    inputs = {**part, **_collected(c, "results", "training"), **_doses(c), **_outside(c)}
     outputs = [f"{c.task}_page", f"{c.task}_summary", f"{c.task}_figures"]
     space = f"{c.task}.report"
     return Node(nodes.report, inputs=inputs, outputs=outputs, name="report", namespace=space, tags=["report"])

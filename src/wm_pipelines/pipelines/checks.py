@@ -18,12 +18,13 @@ from wm_pipelines.pipelines.combinations import (
 )
 from wm_pipelines.pipelines.play import PlayConfig
 from wm_pipelines.pipelines.replication import ReplicationConfig
+from wm_pipelines.pipelines.submission import SubmissionConfig
 from wm_pipelines.registry import families, tasks
 from wm_pipelines.worlds.making import WorldConfig
 from wm_pipelines.yaml_files import read_yaml
 
 Parameters = Mapping[str, Any]
-_OWN = ("tasks", "tuning", "replication", "play", "ray")
+_OWN = ("tasks", "tuning", "replication", "play", "ray", "submission")
 
 
 def check_parameters(parameters: Parameters, given: Parameters) -> None:
@@ -52,6 +53,7 @@ def check_parameters(parameters: Parameters, given: Parameters) -> None:
         _required(parameters, name)
         validate(WorldConfig, parameters[name], name)
     validate(ReplicationConfig, parameters.get("replication", {}), "replication")
+    validate(SubmissionConfig, parameters.get("submission", {}), "submission")
     validate(RayConfig, parameters.get("ray", {}), "ray")
     _check_play(validate(PlayConfig, parameters.get("play", {}), "play"), worlds)
     for name in families.names():

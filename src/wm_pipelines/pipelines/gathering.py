@@ -115,8 +115,25 @@ def _data(results: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 
 def _results(collected: Collected) -> Iterator[dict[str, Any]]:
-    """The results among what a node was given, in the order of the catalog's names."""
-    return (value for value in collected.values() if isinstance(value, dict) and "scores" in value)
+    """The results among what a node was given, in the order of the catalog's names; then those from outside."""
+    own = [value for value in collected.values() if isinstance(value, dict) and "scores" in value]
+    yield from own
+    yield from _from_outside(collected.get("outside") or {}, own)
+
+
+def _from_outside(outside: Mapping[str, dict[str, Any]], own: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Results of models from outside, judged on the very episodes of the others; all else is named and left out."""
+    data = {one["facts"]["world"]: one["facts"]["data"] for one in own}
+    for name, results in outside.items():
+        world = results["facts"]["world"]
+        if world not in data:
+            logger.warning("%s is left out: no family is judged on '%s' here.", name, world)
+        elif results["facts"]["data"] != data[world]:
+            logger.warning(
+                "%s is left out: '%s' has other episodes now; let it predict and submit it again.", name, world
+            )
+        else:
+            yield results
 
 
 def _compared(task: Task, world: str, results: list[dict[str, Any]], collected: Collected) -> pd.DataFrame:

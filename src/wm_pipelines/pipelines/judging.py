@@ -73,18 +73,25 @@ def judge_models(
         _call_flagged(flagged, called)
         if refused and len(refused) == len(task.splits(episodes)):
             not_applicable[variant] = refused[0]
-    facts = {
+    facts = facts_of(task, family, world, episodes, config) | {
+        "not_applicable": not_applicable,
+        "seconds": perf_counter() - began,
+    }
+    return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
+
+
+def facts_of(task: Task, family: str, world: str, episodes: Mapping[str, Episodes], config: Any) -> dict[str, Any]:
+    """Who was judged on what, and how: what stands beside the scores."""
+    return {
         "family": family,
         "world": world,
-        "task": task_name,
-        "not_applicable": not_applicable,
+        "task": task.name,
+        "not_applicable": {},
         "about": about(episodes),
         "data": {split: part.content_hash for split, part in sorted(episodes.items())},
         "specs": {split: episodes[split].spec.to_json() for split in task.splits(episodes)},
         "evaluation": config.model_dump(mode="json", exclude={"worlds"}),
-        "seconds": perf_counter() - began,
     }
-    return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
 
 
 def about(episodes: Mapping[str, Episodes]) -> dict[str, Any]:

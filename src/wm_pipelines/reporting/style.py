@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from wm_pipelines.metrics.registry import described
+from wm_pipelines.metrics.registry import QUESTION_KINDS, described
 
-REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies", "training_copy")
+REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies", "training_copy", "frequent_answer")
 """Ceiling and floors: always shown, never the winner."""
 
 UNTRAINED = "_untrained"
@@ -43,10 +43,14 @@ _FAMILY_COLOURS = {
     "object_tracker": "#7a8b1f",
     "transfusion": "#2f7fd1",
     "text_flow": "#d55e00",
+    "vljepa": "#00956d",
+    "token_vlm": "#c94a4a",
+    "dual_encoder": "#a35cc2",
     "raw_pixels": "#7f858f",
     "persistence": "#7f858f",
     "fixed_policies": "#7f858f",
     "training_copy": "#7f858f",
+    "frequent_answer": "#7f858f",
 }
 _FIRST_FLOOR = "raw_pixels"
 _SPARE_COLOURS = ("#1893b5", "#a8683f", "#6a74d8", "#d1478c", "#7a8b1f", "#c94a4a")
@@ -261,6 +265,13 @@ METRIC_TITLES = {
     "prior_perplexity": "Prior perplexity of a token",
     "prior_perplexity_per_byte": "Prior perplexity of a byte",
     "frechet_pixels": "Fréchet distance of pixels",
+    "answer_accuracy": "Answers",
+    "retrieval_r1": "Captions found first",
+    "swapped_attribute": "Attributes swapped",
+    "swapped_relation": "Places swapped",
+    **{f"answer_{kind}": f"Answers: {kind}" for kind in QUESTION_KINDS},
+    "language_parameters": "Parameters without encoder",
+    "text_parameters": "Parameters of the text tower",
     "train_seconds": "Training",
     "train_flops": "Training FLOPs",
     "step_ms": "Time per step",

@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,69 +29,59 @@ class Exchange:
     """Where files are exchanged, and whose paths they have.
 
     Attributes:
-        storage: URL of a folder. project: folder of the project on the machine that drives.
+        storage: URL of a folder. project: the folder below which the datasets of this machine lie.
     """
 
     storage: str
     project: Path
 
-    def own_project(self) -> Path:
-        """Of a worker: its copy of the project's code and parameters, beside which its data lie.
+    def of_worker(self, catalog: Any, names: Iterable[str]) -> Exchange:
+        """The same for a worker: datasets lie below its own folder, and it is they that travel.
 
-        That is the folder which Ray has unpacked for it, or the one that the environment variable ``WM_SCRATCH`` names,
-        with links to the former.
+        That is the folder into which Ray has unpacked the project, or the one that the environment variable
+        ``WM_SCRATCH`` names.
         """
-        code, scratch = Path.cwd(), os.environ.get(SCRATCH)
-        if scratch is None:
-            return code
-        own = Path(scratch)
-        own.mkdir(parents=True, exist_ok=True)
-        for name in ("src", "conf", "pyproject.toml"):
-            link = own / f".{name}-{os.getpid()}"
-            link.symlink_to(code / name)
-            link.replace(own / name)  # of another run before, and by other workers at the same time
-        if (code / "data").is_dir() and not (own / "data").exists():
-            shutil.copytree(code / "data", own / "data", dirs_exist_ok=True)
-        return own
-
-    def move(self, catalog: Any, names: Iterable[str]) -> None:
-        """Of a worker: datasets lie below its own folder."""
-        for dataset in _with_paths(catalog, names):
-            below = Path(dataset.path).relative_to(self.project)
-            dataset._filepath = type(dataset._filepath)((Path.cwd() / below).as_posix())
+        own = Path(os.environ.get(SCRATCH) or Path.cwd())
+        for dataset, path in _stored(catalog, names):
+            dataset._filepath = type(dataset._filepath)((own / path.relative_to(self.project)).as_posix())
+        return Exchange(self.storage, own)
 
     def give(self, catalog: Any, names: Iterable[str]) -> None:
         """Put what these datasets hold into the storage, where it is not there yet."""
-        for dataset in _with_paths(catalog, names):
-            if dataset.path.exists() and not _stays(dataset):
-                archive = _packed(dataset.path)
+        for dataset, path in _stored(catalog, names):
+            if path.exists() and not _stays(dataset):
+                archive = _packed(path)
                 digest = hashlib.sha256(archive).hexdigest()
                 self._put(f"archives/{digest}.tar", archive)
-                self._put(f"paths/{self._below(dataset.path)}.sha256", digest.encode(), replace=True)
-                self._remember(dataset.path, digest)
+                self._put(f"paths/{self._below(path)}.sha256", digest.encode(), replace=True)
+                self._remember(path, digest)
 
     def take(self, catalog: Any, names: Iterable[str]) -> None:
         """Get what these datasets hold from the storage, where another than that is here.
 
+        What nobody has given stays as it is here: whoever reads it says whether it may be missing.
+
         Raises:
-            UserError: the storage does not hold it, or holds it damaged.
+            UserError: the storage has lost it, or holds it damaged.
         """
-        for dataset in _with_paths(catalog, names):
-            if _stays(dataset):
-                continue
-            digest = self._get(f"paths/{self._below(dataset.path)}.sha256").decode()
-            if dataset.path.exists() and self._remembered(dataset.path) == digest:
-                continue
-            archive = self._get(f"archives/{digest}.tar")
-            if hashlib.sha256(archive).hexdigest() != digest:
-                raise UserError(f"'{self.storage}/archives/{digest}.tar' is damaged; remove it, then run again")
-            _unpack(archive, dataset.path)
-            self._remember(dataset.path, digest)
+        for dataset, path in _stored(catalog, names):
+            newest = None if _stays(dataset) else self._get(f"paths/{self._below(path)}.sha256")
+            if newest is not None and not (path.exists() and self._remembered(path) == newest.decode()):
+                self._unpack(newest.decode(), path)
+
+    def _unpack(self, digest: str, path: Path) -> None:
+        archive = self._get(f"archives/{digest}.tar")
+        if archive is None:
+            raise UserError(f"'{self.storage}/archives/{digest}.tar' is missing; make {path.name} again")
+        if hashlib.sha256(archive).hexdigest() != digest:
+            raise UserError(f"'{self.storage}/archives/{digest}.tar' is damaged; remove it, then run again")
+        _unpack(archive, path)
+        self._remember(path, digest)
 
     # ------------------------------------------------------------ what is here
 
     def _note(self, path: Path) -> Path:
-        return Path(".exchange") / f"{self._below(path)}.sha256"
+        return self.project / ".exchange" / f"{self._below(path)}.sha256"
 
     def _remember(self, path: Path, digest: str) -> None:
         """Which archive a path was packed to or unpacked from, and when it was last changed: an own change shows."""
@@ -110,8 +99,7 @@ class Exchange:
     # ------------------------------------------------------------ the storage
 
     def _below(self, path: Path) -> str:
-        root = self.project if path.is_relative_to(self.project) else Path.cwd()
-        return path.relative_to(root).as_posix()
+        return path.relative_to(self.project).as_posix()
 
     def _put(self, name: str, content: bytes, replace: bool = False) -> None:
         system, root = fsspec.core.url_to_fs(self.storage)
@@ -123,20 +111,18 @@ class Exchange:
         with system.transaction, system.open(path, "wb") as file:
             file.write(content)
 
-    def _get(self, name: str) -> bytes:
+    def _get(self, name: str) -> bytes | None:
         system, root = fsspec.core.url_to_fs(self.storage)
         try:
             return bytes(system.cat_file(f"{root}/{name}"))
         except FileNotFoundError:
-            raise UserError(f"'{self.storage}/{name}' is missing: make it with the pipeline that it is of") from None
+            return None
 
 
-def _with_paths(catalog: Any, names: Iterable[str]) -> Iterator[Any]:
-    """Datasets that are files."""
-    for name in names:
-        dataset = catalog.get(name)
-        if getattr(dataset, "path", None) is not None:
-            yield dataset
+def _stored(catalog: Any, names: Iterable[str]) -> list[tuple[Any, Path]]:
+    """Datasets that are files, and where; a folder before what lies in it, which has been written later."""
+    datasets = [dataset for name in names if hasattr(dataset := catalog.get(name), "_filepath")]
+    return sorted(((d, Path(d._filepath)) for d in datasets), key=lambda found: len(found[1].parts))
 
 
 def _stays(dataset: Any) -> bool:

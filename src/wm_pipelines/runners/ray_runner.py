@@ -135,18 +135,18 @@ class RayExecutor(Executor):
 
 
 def _perform(task: bytes, project: str, exchange: Exchange | None) -> None:
-    """Of a worker: run one node, in the project's folder or, with an exchange, in one of its own.
+    """Of a worker: run one node, on the project's own data or, with an exchange, on a copy of this machine's.
 
     The task comes as bytes, because what is in it can be read only where the project is known.
     """
     from ray import cloudpickle
 
-    own = Path(project) if exchange is None else exchange.own_project()
-    os.chdir(own)
-    bootstrap_project(own)
+    if exchange is None:
+        os.chdir(project)
+    bootstrap_project(Path.cwd())
     loaded: Task = cloudpickle.loads(task)
     if exchange is not None:
-        exchange.move(loaded.catalog, (*loaded.node.inputs, *loaded.node.outputs))
+        exchange = exchange.of_worker(loaded.catalog, (*loaded.node.inputs, *loaded.node.outputs))
         exchange.take(loaded.catalog, loaded.node.inputs)
     loaded.execute()
     if exchange is not None:

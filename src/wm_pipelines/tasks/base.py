@@ -88,6 +88,7 @@ class Task(ABC):
         shows: views that families are handed, in training and as the past of a prediction; of ``"frames|states"`` the
             first that there is. has_manifest: whether `manifest` says what is judged.
         has_doses: whether `doses` says what laws that are wrong by a known amount do, on the manifest's terms.
+        takes_outside: whether roll-outs that were made elsewhere can be judged (the pipeline ``submission``).
         not_judged: splits that are no test.
         jury: a family whose trained encoder `compare` uses; None: nothing is compared.
         costs_left_out: costs that mean nothing here.
@@ -102,6 +103,7 @@ class Task(ABC):
     shows: ClassVar[tuple[str, ...]]
     has_manifest: ClassVar[bool] = False
     has_doses: ClassVar[bool] = False
+    takes_outside: ClassVar[bool] = False
     not_judged: ClassVar[frozenset[str]] = frozenset({"train", "validation"})
     jury: ClassVar[str | None] = None
     costs_left_out: ClassVar[frozenset[str]] = frozenset()

@@ -26,6 +26,7 @@ from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Float, World, WorldParameters, stream
 from wm_pipelines.worlds.parts.rendering import PALETTE, PAPER, Colour
 from wm_pipelines.worlds.parts.scene_grammar import COLOURS, PLACES, SHAPES, SIZES, captions, scene
+from wm_pipelines.worlds.parts.scene_questions import KINDS, questions
 
 SIDE = 32  # pixels of a frame
 RADII = (4.0, 6.0)  # pixels, of the sizes
@@ -39,6 +40,7 @@ _MARGIN = 1.0  # pixels between an object and the edge of its quarter
 _AT_ONCE = 512  # scenes drawn together
 
 Scenes = NDArray[np.int64]
+Pair = tuple[int, int]
 
 
 class CaptionedScenesParameters(WorldParameters):
@@ -53,6 +55,8 @@ class CaptionedScenesParameters(WorldParameters):
         0.2, ge=0, lt=0.7, description="of the 15 combinations of colour and shape, kept out of training; 0: none"
     )
 
+    questions: int = Field(6, ge=1, description="about every scene, beside that for its description")
+
     @model_validator(mode="after")
     def _shares(self) -> CaptionedScenesParameters:
         if min(self.objects) < 0 or not math.isclose(sum(self.objects), 1.0, abs_tol=1e-9):
@@ -62,9 +66,11 @@ class CaptionedScenesParameters(WorldParameters):
 
 @register
 class CaptionedScenes(World):
-    """Frames ``[E, 1, 32, 32, 3]`` and captions ``[E]`` (`parts.scene_grammar`), no states.
+    """Frames ``[E, 1, 32, 32, 3]``, captions ``[E]`` (`parts.scene_grammar`), no states.
 
-    What is really there is the view ``scenes [E, M, 4]`` (`draw_scenes`), for judges: tasks do not show it to families.
+    Questions and answers ``[E, Q]`` are those of `parts.scene_questions`; the first asks for the caption. What is
+    really there is the view ``scenes [E, M, 4]`` (`draw_scenes`), what is asked ``asked [E, Q]`` (numbers of kinds);
+    both are for judges: tasks do not show them to families.
     """
 
     name = "captioned_scenes"
@@ -74,7 +80,7 @@ class CaptionedScenes(World):
     def laws(self) -> Laws:
         """How pictures and captions are read."""
         look = {"background": BACKGROUND, "colours": FILLS, "radii": RADII}
-        return Laws(look=look, read_caption=scene)
+        return Laws(look=look, read_caption=scene, write_captions=captions, question_kinds=KINDS)
 
     def own_episodes(self, seed: int) -> dict[str, Episodes]:
         """Train, validation, test and, where combinations are kept out, ``held_out``; ``seed`` draws all of them."""
@@ -91,16 +97,22 @@ class CaptionedScenes(World):
             "generator": __version__,
         }
         return {
-            split: self._split(np.random.default_rng(stream(seed, split)), count, allowed, facts | {"split": split})
+            # Nobody who learns is asked after combinations that are kept out: the answer would always be no.
+            split: self._split(split, count, allowed, pairs if split == "held_out" else seen, seed, facts)
             for split, (count, allowed) in wanted.items()
         }
 
     def _split(
-        self, rng: np.random.Generator, count: int, pairs: list[tuple[int, int]], facts: dict[str, object]
+        self, split: str, count: int, allowed: list[Pair], after: list[Pair], seed: int, facts: dict[str, object]
     ) -> Episodes:
-        scenes = draw_scenes(rng, count, self.parameters.objects, pairs)
+        rng = np.random.default_rng(stream(seed, split))
+        scenes = draw_scenes(rng, count, self.parameters.objects, allowed)
         frames = render(scenes, draw_centres(rng, scenes))
-        return self.episodes({"frames": frames[:, None], "captions": captions(scenes), "scenes": scenes}, 1.0, facts)
+        more = np.random.default_rng(stream(seed, f"questions {split}"))
+        asked = questions(more, scenes, self.parameters.questions, after)
+        views = {"frames": frames[:, None], "captions": captions(scenes), "scenes": scenes}
+        views |= dict(zip(("questions", "answers", "asked"), asked, strict=True))
+        return self.episodes(views, 1.0, facts | {"split": split})
 
 
 def held_out_pairs(share: float, seed: int) -> list[tuple[int, int]]:

@@ -16,18 +16,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, mse_loss, smooth_l1_loss
 
-from wm_pipelines.blocks.augment import Augmentation, affine_view, random_windows
+from wm_pipelines.blocks.augment import Augmentation, random_windows
 from wm_pipelines.blocks.convolutional import projector, unit_gain
 from wm_pipelines.blocks.ema import EMA
 from wm_pipelines.blocks.masks import random_masks, shade
 from wm_pipelines.blocks.sigreg import sigreg
+from wm_pipelines.blocks.stem import StemmedTransformer
 from wm_pipelines.blocks.transformer import take
+from wm_pipelines.blocks.view_prediction import seen_in_views
 from wm_pipelines.blocks.vit import Predictor, VisionTransformer
 from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
 from wm_pipelines.families.ijepa.masks import multi_block_masks
-from wm_pipelines.families.ijepa.stem import StemmedTransformer
 from wm_pipelines.families.ijepa.vicreg import vicreg_terms
 from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.mappings import Positive
@@ -145,14 +146,11 @@ class IJEPA(MemberFamily):
 
     def _views(self, member: Any, x: Tensor, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """Masked views against the full view of the same image, each distorted in its own way."""
-        images, tokens, views = x[:, 0], member.encoder.tokens, self.config.views
-        distorted = [affine_view(images, self.config.augment, generator) for _ in range(views + 1)]
-        full = member.projector(member.encoder(distorted[0][:, None]).mean(1))
-        drawn = random_masks(views * everyone(len(x)), tokens, self.config.mask_ratio, generator=generator).context
-        keep = mine(drawn.unflatten(0, (views, -1)), 1).flatten(0, 1)
-        seen = member.encoder(torch.cat(distorted[1:])[:, None], keep.to(x.device)).mean(1)
-        masked = member.projector(seen).unflatten(0, (views, -1))
-        return _ERRORS[self.config.error](masked, full.expand_as(masked)), [full, *masked]
+        c = self.config
+        full, masked = seen_in_views(
+            member.encoder, member.projector, x[:, 0], c.augment, c.mask_ratio, c.views, generator
+        )
+        return _ERRORS[c.error](masked, full.expand_as(masked)), [full, *masked]
 
     def after_step(self, progress: float) -> None:
         """Move the target encoders."""

@@ -5,7 +5,7 @@ are kept as mean discounted rewards, ``(1 - gamma) V``, which are of the size of
 
 The episodes are given, and a policy may leave what the model has seen of the world, for where the model promises what
 is not there: rewards are lowered by the disagreement of an ensemble that predicts the next features (Rafailov et al.,
-*Offline reinforcement learning from images with latent space models*, L4DC 2021).
+*Offline reinforcement learning from images with latent space models*, L4DC 2021), where it exceeds what is accepted.
 """
 
 from __future__ import annotations
@@ -98,17 +98,29 @@ def dream(world: WorldModel, behaviour: Behaviour, belief: Tensor, acting: Tenso
     Args:
         belief: to start from, ``[N, B]``. acting: noise of the actions ``[N, H, A]``. moving: of ``s``, ``[N, H, …]``.
     """
-    beliefs, actions, log_policy = [belief], [], []
     with frozen(world), frozen(behaviour.doubters):
-        for mine, theirs in zip(acting.unbind(1), moving.unbind(1), strict=True):
-            action, log_density = behaviour.actor.sample(beliefs[-1].detach(), mine)
-            h = world.step(beliefs[-1], action)
-            beliefs.append(torch.cat([h, world.latent.sample(world.prior(h), theirs)], -1))
-            actions.append(action)
-            log_policy.append(log_density)
-        path = torch.stack(beliefs, 1)
-        doubt = behaviour.doubt(path[:, :-1], torch.stack(actions, 1))
-        return Dream(path, world.reward(path[:, 1:]), torch.stack(log_policy, 1), doubt)
+        path, actions, log_policy = _roll(world, behaviour, belief, acting, moving)
+        return Dream(path, world.reward(path[:, 1:]), log_policy, behaviour.doubt(path[:, :-1], actions))
+
+
+@torch.no_grad()
+def go_on(world: WorldModel, behaviour: Behaviour, belief: Tensor, acting: Tensor, moving: Tensor) -> Tensor:
+    """Beliefs ``[N, H + 1, B]`` that the policy comes to, as in `dream`: where it has to know what to do, too."""
+    return _roll(world, behaviour, belief, acting, moving)[0]
+
+
+def _roll(
+    world: WorldModel, behaviour: Behaviour, belief: Tensor, acting: Tensor, moving: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Beliefs ``[N, H + 1, B]``, actions ``[N, H, A]`` and their ``log pi``, ``[N, H]``."""
+    beliefs, actions, log_policy = [belief], [], []
+    for mine, theirs in zip(acting.unbind(1), moving.unbind(1), strict=True):
+        action, log_density = behaviour.actor.sample(beliefs[-1].detach(), mine)
+        h = world.step(beliefs[-1], action)
+        beliefs.append(torch.cat([h, world.latent.sample(world.prior(h), theirs)], -1))
+        actions.append(action)
+        log_policy.append(log_density)
+    return torch.stack(beliefs, 1), torch.stack(actions, 1), torch.stack(log_policy, 1)
 
 
 def lambda_returns(rewards: Tensor, values: Tensor, discount: float, lam: float) -> Tensor:
@@ -128,10 +140,20 @@ def lambda_returns(rewards: Tensor, values: Tensor, discount: float, lam: float)
 
 
 def behaviour_losses(
-    behaviour: Behaviour, dreamt: Dream, discount: float, lam: float, entropy: float, pessimism: float
+    behaviour: Behaviour,
+    dreamt: Dream,
+    discount: float,
+    lam: float,
+    entropy: float,
+    pessimism: float,
+    accepted: float = 0.0,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Losses of the policy and of the value, and terms: returns as mean discounted rewards, lowered by doubt."""
-    rewards, size = (1.0 - discount) * (dreamt.rewards - pessimism * dreamt.doubt), dreamt.rewards.shape[1]
+    """Losses of the policy and of the value, and terms: returns as mean discounted rewards.
+
+    Rewards are lowered by ``pessimism`` for each unit of doubt beyond what is ``accepted``.
+    """
+    size = dreamt.rewards.shape[1]
+    rewards = (1.0 - discount) * (dreamt.rewards - pessimism * (dreamt.doubt - accepted).relu())
     values = behaviour.slow(dreamt.belief[:, 1:])[..., 0]
     returns = lambda_returns(rewards, values, discount, lam)
     weight = discount ** torch.arange(size, dtype=returns.dtype, device=returns.device)

@@ -7,15 +7,17 @@ With ``behaviour: true`` a policy and its value are learned in imagination (*Dre
 Deviations: ``p(x | h, s)`` decodes features that are to equal those of the encoder: goals and predictions are compared
 in features without decoding. Observations and rewards have a standard deviation that is given, in units of their
 spread. KL is balanced and has free nats (DreamerV2, arXiv:2010.02193). One optimiser and one rate for all networks.
-Reward ``r_t`` of ``(x_{t-1}, a_{t-1})`` is read from the belief that follows. Predictions take modes.
+Reward ``r_t`` of ``(x_{t-1}, a_{t-1})`` is read from the belief that follows. Predictions take modes. With
+``world_share`` below 1 the policy has the last phase of training for itself; the model stands still.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, TrainedConfig, Views
 from wm_pipelines.families.parts.imagining import ImaginedStep, ImaginingFamily
-from wm_pipelines.families.rssm.behaviour import Behaviour, behaviour_losses, dream
+from wm_pipelines.families.rssm.behaviour import Behaviour, behaviour_losses, dream, go_on
 from wm_pipelines.families.rssm.latents import Categorical, Gaussian, Latent
 from wm_pipelines.families.rssm.networks import WorldModel
 from wm_pipelines.mappings import Positive
@@ -60,13 +62,24 @@ class RssmConfig(TrainedConfig):
     feature_weight: float = Field(1.0, ge=0, description="of the error of predicted features")
     behaviour: bool = Field(False, description="learn a policy, where there are actions and rewards")
     behaviour_from: float = Field(0.2, ge=0, lt=1, description="share of training after which it is learned")
+    world_share: float = Field(
+        1.0, gt=0, le=1, description="share of training in which the world model learns; after it the policy alone"
+    )
     horizon: int = Field(15, ge=1, description="steps of an imagined roll-out")
-    starts: int = Field(8, ge=1, description="last rows of a sequence that imagination starts from")
+    starts: int = Field(
+        8, ge=1, description="rows of a sequence that imagination starts from: its last, of a still world model any"
+    )
+    goes_on: int = Field(
+        0, ge=0, description="imagined steps, at most, from such a row on before those that are learned from; alone"
+    )
     discount: float = Field(0.99, ge=0, lt=1, description="gamma")
     trace: float = Field(0.95, ge=0, le=1, description="lambda of the returns")
     entropy: float = Field(1e-3, ge=0, description="weight of the policy's entropy")
     doubters: int = Field(5, ge=2, description="networks whose disagreement on the next features lowers rewards")
     pessimism: float = Field(5.0, ge=0, description="rewards' spreads for each unit of disagreement")
+    accepted_doubt: float = Field(
+        0.0, ge=0, le=1, description="share of training rows whose disagreement lowers nothing; alone"
+    )
     target_rate: float = Field(0.02, gt=0, le=1, description="by which the slow value moves in each step")
 
     @model_validator(mode="after")
@@ -84,6 +97,13 @@ class RssmMember(nn.Module):
         self.world, self.behaviour = world, behaviour
 
 
+class Known(NamedTuple):
+    """Beliefs of all training rows ``[E, T, B]``, and the doubt from which on rewards are lowered."""
+
+    beliefs: Tensor
+    accepted: float
+
+
 @register
 class Rssm(ImaginingFamily):
     """Recurrent state-space model, with or without a policy of its own."""
@@ -91,6 +111,9 @@ class Rssm(ImaginingFamily):
     name: ClassVar[str] = "rssm"
     Config: ClassVar[type[FamilyConfig]] = RssmConfig
     config: RssmConfig
+    _observed: Tensor  # training observations and actions, of which all beliefs are
+    _taken: Tensor
+    _of_training: dict[int, Known]
 
     @classmethod
     def unsuitable(cls, spec: Spec, config: Any) -> str | None:
@@ -101,6 +124,11 @@ class Rssm(ImaginingFamily):
     def behaves(self) -> bool:
         """Whether a policy is learned."""
         return self.config.behaviour and self.rewarded and self.action_size > 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether the policy has a phase of training of its own."""
+        return self.behaves and self.config.world_share < 1
 
     @property
     def context(self) -> int:
@@ -132,12 +160,19 @@ class Rssm(ImaginingFamily):
         for member in self.members:
             assert isinstance(member, RssmMember)
             member.world.learn_units(centre, scale, examples.get("rewards"))
-        return examples
+        if not self.alone:
+            return examples
+        self.register_buffer("_observed", examples[self.view], persistent=False)
+        self.register_buffer("_taken", examples["actions"], persistent=False)
+        self._of_training = {}
+        return {**examples, "episode": torch.arange(len(view))}
 
     def member_loss(
         self, member: Any, batch: Views, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The negative bound per number of an observation; later also the losses of policy and value."""
+        if self.alone and progress >= self.config.world_share:
+            return self._alone_loss(member, batch["episode"], generator)
         sequences = self._sequences(batch, generator)
         loss, terms, belief, features = self._bound(member.world, sequences, generator)
         if not self.behaves:
@@ -158,7 +193,8 @@ class Rssm(ImaginingFamily):
         first = workers.mine(torch.randint(view.shape[1] - length + 1, shape, generator=generator))
         rows = (first[..., None] + torch.arange(length)).to(view.device)
         which = torch.arange(len(view), device=view.device)[:, None, None]
-        cut = {name: v[which, rows[..., : length - (name != self.view)]].flatten(0, 1) for name, v in batch.items()}
+        views = {name: v for name, v in batch.items() if name != "episode"}
+        cut = {name: v[which, rows[..., : length - (name != self.view)]].flatten(0, 1) for name, v in views.items()}
         return {self.view: self.inputs(cut), **{n: v for n, v in cut.items() if n != self.view}}
 
     def _bound(
@@ -187,22 +223,65 @@ class Rssm(ImaginingFamily):
         return loss / x[0].numel(), terms, filtered.belief, features
 
     def _imagined_losses(
-        self, member: RssmMember, belief: Tensor, generator: torch.Generator
+        self, member: RssmMember, belief: Tensor, generator: torch.Generator, accepted: float = 0.0
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Of roll-outs from beliefs ``[N, starts, B]``."""
-        c, (count, starts), behaviour = self.config, belief.shape[:2], member.behaviour
+        c, behaviour = self.config, member.behaviour
         assert behaviour is not None
-        latent, steps = member.world.latent, starts * c.horizon
+        noise = self._chance(member.world, belief, c.horizon, generator)
+        dreamt = dream(member.world, behaviour, belief.flatten(0, 1), *noise)
+        return behaviour_losses(behaviour, dreamt, c.discount, c.trace, c.entropy, c.pessimism, accepted)
+
+    def _chance(
+        self, world: WorldModel, belief: Tensor, steps: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Noise of actions and of ``s`` for roll-outs from beliefs ``[N, starts, B]``: ``[N starts, steps, …]``."""
+        count, starts = belief.shape[:2]
 
         def acting(*shape: int) -> Tensor:
             return torch.randn(*shape, self.action_size, generator=generator)
 
-        noise = [
-            self._drawn(draw, count, steps).unflatten(1, (starts, c.horizon)).flatten(0, 1).to(belief)
-            for draw in (acting, partial(latent.noise, generator=generator))
-        ]
-        dreamt = dream(member.world, behaviour, belief.flatten(0, 1), *noise)
-        return behaviour_losses(behaviour, dreamt, c.discount, c.trace, c.entropy, c.pessimism)
+        mine, theirs = (
+            self._drawn(draw, count, starts * steps).unflatten(1, (starts, steps)).flatten(0, 1).to(belief)
+            for draw in (acting, partial(world.latent.noise, generator=generator))
+        )
+        return mine, theirs
+
+    def _alone_loss(
+        self, member: RssmMember, episode: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of policy and value, from any rows of the episodes ``[B]`` and from where the policy comes to from there."""
+        c, known = self.config, self._known(member)
+        count, each = c.crops * len(episode), c.starts
+
+        def rows(below: int) -> Tensor:
+            drawn = self._drawn(lambda *shape: torch.randint(below, shape, generator=generator), count, each)
+            return drawn.to(episode.device)
+
+        start = known.beliefs[episode.repeat_interleave(c.crops)[:, None], rows(known.beliefs.shape[1])]
+        if c.goes_on:
+            chance = self._chance(member.world, start, c.goes_on, generator)
+            assert member.behaviour is not None
+            path = go_on(member.world, member.behaviour, start.flatten(0, 1), *chance).unflatten(0, (count, each))
+            start = path.gather(2, rows(c.goes_on + 1)[..., None, None].expand(-1, -1, 1, path.shape[-1]))[:, :, 0]
+        actor, value, terms = self._imagined_losses(member, start, generator, known.accepted)
+        return actor + value, terms
+
+    @torch.no_grad()
+    def _known(self, member: RssmMember) -> Known:
+        """Beliefs of all training rows, as one acts on them, and doubt there: found once, of a still world model."""
+        if id(member) not in self._of_training:
+            member.world.eval()  # statistics of batches stand still, too
+            seen, *later = (self.inputs({self.view: row}) for row in self._observed.unbind(1))
+            found = [self.member_start(member, seen)]
+            for action, x in zip(self._taken.unbind(1), later, strict=True):
+                found.append(self.member_update(member, found[-1], action, x))
+            assert member.behaviour is not None
+            doubts = [member.behaviour.doubt(b, a.to(b)) for b, a in zip(found, self._taken.unbind(1), strict=False)]
+            share = self.config.accepted_doubt
+            accepted = float(np.quantile(torch.stack(doubts).cpu().numpy(), share)) if share else 0.0
+            self._of_training[id(member)] = Known(torch.stack(found, 1), accepted)
+        return self._of_training[id(member)]
 
     def _drawn(self, draw: Callable[..., Tensor], count: int, each: int) -> Tensor:
         """Noise for ``count`` sequences, ``[count, each, …]``: this worker's part of the global batch's."""

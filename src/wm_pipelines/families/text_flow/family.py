@@ -24,11 +24,11 @@ from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.encoders import ENCODERS
 from wm_pipelines.blocks.flow_condition import Pixels
 from wm_pipelines.blocks.flow_sampling import guided, heun_through, path
+from wm_pipelines.blocks.words import PADDING, UNKNOWN, Words
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
 from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.families.text_flow.networks import FrameVelocity, Reader
-from wm_pipelines.families.text_flow.words import PADDING, UNKNOWN, Words
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
 

@@ -15,7 +15,7 @@ from torch.nn.functional import silu
 from wm_pipelines.blocks.flow_condition import Condition
 from wm_pipelines.blocks.frame_network import FrameNetwork
 from wm_pipelines.blocks.transformer import Block
-from wm_pipelines.families.text_flow.words import PADDING
+from wm_pipelines.blocks.words import PADDING
 
 _WAVES = 8  # cosines of t
 

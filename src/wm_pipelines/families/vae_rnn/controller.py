@@ -51,9 +51,11 @@ class Controller(nn.Module):
 
 
 @torch.no_grad()
-def wander(m: MDNRNN, z: Tensor, actions: int, steps: int, temperature: float, generator: torch.Generator) -> Tensor:
-    """What C is given in dreams of random actions from latents ``[R, D]``: ``[R steps, F]``."""
-    h = memory = z.new_zeros(len(z), m.hidden)
+def wander(
+    m: MDNRNN, start: Tensor, actions: int, steps: int, temperature: float, generator: torch.Generator
+) -> Tensor:
+    """What C is given in dreams of random actions from ``z, h, c`` ``[R, D + 2 H]``: ``[R steps, F]``."""
+    z, h, memory = m.parts(start)
     met = []
     for _ in range(steps):
         met.append(torch.cat([z, h], -1))
@@ -66,21 +68,19 @@ def wander(m: MDNRNN, z: Tensor, actions: int, steps: int, temperature: float, g
 
 @torch.no_grad()
 def dream(
-    m: MDNRNN, c: Controller, weights: Tensor, z: Tensor, steps: int, temperature: float, generator: torch.Generator
+    m: MDNRNN, c: Controller, weights: Tensor, start: Tensor, steps: int, temperature: float, generator: torch.Generator
 ) -> Tensor:
     """Returns ``[P, R]`` of controllers ``[P, n]`` in what M imagines, sampled at a temperature.
 
-    A dream begins as an episode does, with one observation and an empty memory. All controllers dream the same starts
-    and are met by the same chance.
+    All controllers dream the same starts and are met by the same chance.
 
     Args:
-        m, c: M and C. weights: of the controllers. z: latents to start from, ``[R, D]``. steps: of a dream.
-        temperature: of the mixture. generator: draws what is left to chance.
+        m, c: M and C. weights: of the controllers. start: latents and M's memory, ``z, h, c``, ``[R, D + 2 H]``.
+        steps: of a dream. temperature: of the mixture. generator: draws what is left to chance.
     """
-    count, rows = len(weights), len(z)
-    total = z.new_zeros(count * rows)
-    z = z.expand(count, *z.shape).flatten(0, 1)
-    h = memory = z.new_zeros(len(z), m.hidden)
+    count, rows = len(weights), len(start)
+    total = start.new_zeros(count * rows)
+    z, h, memory = m.parts(start.expand(count, *start.shape).flatten(0, 1))
     for _ in range(steps):
         action = c.of(weights, torch.cat([z, h], -1).unflatten(0, (count, rows))).flatten(0, 1)
         mixture, reward, h, memory = m.step(z, action, h, memory)
@@ -95,7 +95,7 @@ def dream(
 def train_in_dreams(
     m: MDNRNN,
     c: Controller,
-    z: Tensor,
+    start: Tensor,
     *,
     steps: int,
     temperature: float,
@@ -108,14 +108,14 @@ def train_in_dreams(
     """Set C's weights by CMA-ES to what dreams a high return; each generation dreams anew.
 
     Args:
-        m, c: M and C. z: latents to start from, ``[N, D]``. steps, temperature: of a dream. rollouts: dreams of each
-            candidate. population, generations, spread: of the evolution. seed: of everything that is drawn.
+        m, c: M and C. start: latents and M's memory, ``[N, D + 2 H]``. steps, temperature: of a dream. rollouts:
+            dreams of each candidate. population, generations, spread: of the evolution. seed: of all that is drawn.
     """
 
     def score(weights: Tensor, generation: int) -> Tensor:
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + generation)
-        chosen = torch.randint(len(z), (rollouts,), generator=generator)
-        return dream(m, c, weights, z[chosen], steps, temperature, generator).mean(1)
+        chosen = torch.randint(len(start), (rollouts,), generator=generator)
+        return dream(m, c, weights, start[chosen], steps, temperature, generator).mean(1)
 
-    c.learn_units(wander(m, z, c.actions, steps, temperature, torch.Generator().manual_seed(seed)))
+    c.learn_units(wander(m, start, c.actions, steps, temperature, torch.Generator().manual_seed(seed)))
     c.weights.copy_(evolve(score, torch.zeros_like(c.weights), spread, population, generations, seed))

@@ -6,15 +6,16 @@ M on the frozen V, then C by CMA-ES in dreams of M alone.
 
 Where this is not the paper's: the mixture is over the change of ``z``; the reward is predicted (the paper has a car's
 track or a time to survive), within the rewards of the training data; V's statistics of batches are fixed in the second
-half of its phase, so that M and the decoder meet the code that was trained; C is the mean of the last generation, and
-its inputs are in units of their spread. Dreams are sampled; what is imagined for planning is the chain of the mixtures'
-means. With ``recurrence: random`` M is an echo state network: its memory stays as drawn, what reads it is trained.
+half of its phase, so that M and the decoder meet the code that was trained; M may be given noisy codes (`input_noise`)
+and has seen `context` frames before a dream begins; C is the mean of the last generation, and its inputs are in units
+of their spread. Dreams are sampled; what is imagined for planning is the chain of the mixtures' means. With
+``recurrence: random`` M is an echo state network: its memory stays as drawn, what reads it is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -60,6 +61,9 @@ class VAERNNConfig(TrainedConfig):
     components: int = Field(5, ge=1, description="K, Gaussians of the mixture")
     piece: int = Field(16, ge=1, description="steps of the sequences that M is trained on")
     pieces: int = Field(1, ge=1, description="of them from each episode of a batch")
+    input_noise: float = Field(
+        0.0, ge=0, description="largest standard deviation of noise on what M is given in training, in spreads of z"
+    )
     reward_weight: float = Field(1.0, ge=0, description="of the reward's squared error, in units of its variance")
     recurrence: Literal["trained", "random"] = Field("trained", description="random: M's memory stays as it was drawn")
     # C
@@ -69,6 +73,9 @@ class VAERNNConfig(TrainedConfig):
     spread: float = Field(0.1, gt=0, description="standard deviation of the first generation's weights")
     rollouts: int = Field(16, ge=1, description="dreams of each controller of a generation")
     dream_steps: int = Field(200, ge=1)
+    dreams_from: Literal["any", "first"] = Field(
+        "any", description="rows of training episodes from which C dreams; of frames, `context` rows are remembered"
+    )
     temperature: float = Field(1.0, gt=0, description="tau of dreams")
 
 
@@ -78,6 +85,14 @@ class WorldModel(nn.Module):
     def __init__(self, v: VAE, m: MDNRNN, c: Controller | None) -> None:
         super().__init__()
         self.v, self.m, self.c = v, m, c
+
+
+class Codes(NamedTuple):
+    """``mu`` and ``log sigma`` of all training observations, ``[E, T, D]``, and the spread of ``mu``, ``[D]``."""
+
+    mu: Tensor
+    log_std: Tensor
+    spread: Tensor
 
 
 @register
@@ -91,8 +106,9 @@ class VAERNN(ImaginingFamily):
     name: ClassVar[str] = "vae_rnn"
     Config: ClassVar[type[FamilyConfig]] = VAERNNConfig
     config: VAERNNConfig
-    _observed: Tensor  # training observations, of which all codes are
-    _coded: dict[int, Tensor]
+    _observed: Tensor  # training observations, of which all codes are, and actions
+    _taken: Tensor
+    _coded: dict[int, Codes]
     _noises: Tensor
 
     @classmethod
@@ -140,6 +156,8 @@ class VAERNN(ImaginingFamily):
             if self.rewarded:
                 member.m.learn_rewards(examples["rewards"])
         self.register_buffer("_observed", view, persistent=False)
+        if self.action_size:
+            self.register_buffer("_taken", examples["actions"], persistent=False)
         self._coded = {}
         taken = {name: examples[name] for name in ("actions", "rewards") if name in examples}
         return {"episode": torch.arange(len(view)), **taken}
@@ -172,14 +190,17 @@ class VAERNN(ImaginingFamily):
         """``-log p(z_{t+1} | z_<=t, a_<=t)`` per number of z, and the reward's squared error; ``z`` are samples."""
         c = self.config
         codes, episode = self._codes(member), batch["episode"].repeat_interleave(c.pieces)
-        length = min(c.piece + 1, codes.shape[1])
-        rows = self._rows(len(batch["episode"]), c.pieces, length, generator).to(codes.device)
-        mu, log_std = codes[episode[:, None], rows].flatten(0, 1).chunk(2, -1)
+        length = min(c.piece + 1, codes.mu.shape[1])
+        rows = self._rows(len(batch["episode"]), c.pieces, length, generator).to(codes.mu.device)
+        mu, log_std = (part[episode[:, None], rows].flatten(0, 1) for part in (codes.mu, codes.log_std))
         z = self._sampled(mu, log_std, c.pieces * length, generator).unflatten(0, (-1, length))
+        given = z[:, :-1]
+        if c.input_noise:
+            given = given + codes.spread * self._disturbance(given, generator)
         of = torch.arange(len(batch["episode"]), device=z.device).repeat_interleave(c.pieces)[:, None]
         cut = {name: batch[name][of, rows[:, :-1]] for name in ("actions", "rewards") if name in batch}
         actions = cut["actions"].to(z) if self.action_size else self.no_actions(z, len(z), length - 1)
-        mixture, reward = member.m(z[:, :-1], actions)
+        mixture, reward = member.m(given, actions)
         nll = -mixture.log_prob(z[:, 1:]).mean()
         if reward is None:
             return nll, {"nll": nll}
@@ -187,14 +208,45 @@ class VAERNN(ImaginingFamily):
         error = (reward - wanted).square().mean()
         return nll + c.reward_weight * error, {"nll": nll, "reward": error}
 
+    def _disturbance(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise like ``z [B pieces, T, D]``, of a strength of its own in each piece.
+
+        What M dreams is not quite what V would say. Given codes with noise and asked for those that follow, M returns
+        to them (Sanchez-Gonzalez et al., *Learning to simulate complex physics with graph networks*, ICML 2020).
+        """
+        pieces = self.config.pieces
+        shape = (workers.everyone(len(z) // pieces), pieces)
+        strength = self.config.input_noise * torch.rand(*shape, 1, 1, generator=generator)
+        noise = strength * torch.randn(*shape, *z.shape[1:], generator=generator)
+        return workers.mine(noise).flatten(0, 1).to(z)
+
     @torch.no_grad()
-    def _codes(self, member: WorldModel) -> Tensor:
-        """``mu, log sigma`` of all training observations, ``[E, T, 2 D]``: found once, when V is frozen."""
+    def _codes(self, member: WorldModel) -> Codes:
+        """Found once, when V is frozen."""
         if id(member) not in self._coded:
             rows = self._observed.flatten(0, 1).split(_AT_ONCE)
             codes = [torch.cat(member.v.encode(self.inputs({self.view: part})), -1) for part in rows]
-            self._coded[id(member)] = torch.cat(codes).unflatten(0, self._observed.shape[:2])
+            mu, log_std = torch.cat(codes).unflatten(0, self._observed.shape[:2]).chunk(2, -1)
+            self._coded[id(member)] = Codes(mu, log_std, mu.flatten(0, 1).std(0))
         return self._coded[id(member)]
+
+    def _dreams(self, member: WorldModel, mu: Tensor, first: bool) -> Tensor:
+        """``z, h, c`` to dream from, ``[N, D + 2 H]``: M has seen `context` rows of training episodes.
+
+        Args:
+            member: V and M. mu: of the episodes, ``[E, T, D]``. first: the rows with which episodes begin; else any.
+        """
+        seen = self.context - 1
+        if first:
+            episode, row = torch.arange(len(mu)), torch.zeros(len(mu), dtype=torch.long)
+        else:
+            some = torch.linspace(0, len(mu) * (mu.shape[1] - seen) - 1, _STARTS).long()
+            episode, row = some // (mu.shape[1] - seen), some % (mu.shape[1] - seen)
+        h = memory = mu.new_zeros(len(row), self.config.hidden)
+        for k in range(seen):
+            action = self._taken[episode, row + k].to(mu)
+            _, _, h, memory = member.m.step(mu[episode, row + k], action, h, memory)
+        return torch.cat([mu[episode, row + seen], h, memory], -1)
 
     def _rows(self, episodes: int, count: int, length: int, generator: torch.Generator) -> Tensor:
         """Rows of ``count`` pieces of each episode from random starts: ``[B count, length]``."""
@@ -219,16 +271,23 @@ class VAERNN(ImaginingFamily):
         for seed, member in zip(self.seeds, self._evaluated(), strict=True):
             assert isinstance(member, WorldModel)
             assert member.c is not None
-            mu = self._codes(member)[..., : c.latent]
-            some = torch.linspace(0, len(mu) * mu.shape[1] - 1, _STARTS).long()
+            mu = self._codes(member).mu
+            firsts = self._dreams(member, mu, first=True)
             train_in_dreams(
-                member.m, member.c, mu.flatten(0, 1)[some],
+                member.m, member.c, firsts if c.dreams_from == "first" else self._dreams(member, mu, first=False),
                 steps=c.dream_steps, temperature=c.temperature, rollouts=c.rollouts,
                 population=c.population, generations=c.generations, spread=c.spread, seed=seed,
             )  # fmt: skip
             weights, generator = member.c.weights[None], torch.Generator().manual_seed(seed)
-            firsts = mu[torch.arange(_JUDGED) % len(mu), 0]
-            found = dream(member.m, member.c, weights, firsts, self.spec.rows - 1, c.temperature, generator)
+            found = dream(
+                member.m,
+                member.c,
+                weights,
+                firsts[torch.arange(_JUDGED) % len(mu)],
+                self.spec.rows - 1,
+                c.temperature,
+                generator,
+            )
             member.c.dream_return.copy_(found.mean())
         return {"dream_return": torch.stack(self._dream_returns())}
 

@@ -114,6 +114,11 @@ class MDNRNN(nn.Module):
         _, (after, cell) = self.rnn(seen[:, None], (h[None].contiguous(), c[None].contiguous()))
         return self._next(z, after[0]), self._reward(seen, after[0]), after[0], cell[0]
 
+    def parts(self, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``z``, ``h`` and ``c`` of ``[N, D + 2 H]``."""
+        z, h, c = start.split([self.latent, self.hidden, self.hidden], -1)
+        return z, h, c
+
     def in_units(self, reward: Tensor) -> Tensor:
         """Rewards in the world's units, within those of training: no dream is better than what was ever seen."""
         return (self.reward_mean + self.reward_std * reward).clamp(self.reward_ends[0], self.reward_ends[1])

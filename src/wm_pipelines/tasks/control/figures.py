@@ -29,7 +29,8 @@ _ROW, _FRAME = 30, 120  # px of a model in the figure of scores; of what is arou
 _PANEL, _MOST_ENTRIES = 150, 6
 _STARTS, _FRAMES_EACH = 3, 32  # shown one after the other, of so many frames each
 _PER_SECOND, _BYTES, _SIZE = 10.0, 700_000, 128
-_SCALE = {"tickvals": [-1, 0, 1, 2], "ticktext": ["−1", "0<br>random", "1<br>true world", "2"]}
+_ONE = {True: ("true world", "the same planner on the true world"), False: ("all goals", "all goals reached")}
+"""What a score of 1 is, where the planner has acted on the true world and where it has not: a word, a phrase."""
 _FLOOR = "fixed_policies/random"
 _BEHAVIOUR = {
     "actor": "loss of the policy",
@@ -55,6 +56,8 @@ def scores(table: pd.DataFrame, palette: Palette) -> Figure | None:
     own = table[table["metric"].isin(["normalised_score", "policy_normalised_score"])]
     if own.empty:
         return None
+    mark, one = _ONE[bool(table["metric"].str.endswith("planning_gap").any())]
+    scale = {"tickvals": [-1, 0, 1, 2], "ticktext": ["−1", "0<br>random", f"1<br>{mark}", "2"]}
     first = main_split(own["split"])
     splits = [first, *sorted(set(own["split"]) - {first})]
     models = model_order(own["family"] + "/" + own["variant"])
@@ -66,7 +69,7 @@ def scores(table: pd.DataFrame, palette: Palette) -> Figure | None:
     figure.update_xaxes(shape["xaxis"] | {"title": {"text": ""}, "range": _score_range(own)})
     figure.update_yaxes(shape["yaxis"] | ticks | {"range": [0.6 - len(models), 0.6], "title": {"text": ""}})
     for column, split in enumerate(splits, 1):
-        figure.update_xaxes(_SCALE, row=1, col=column)
+        figure.update_xaxes(scale, row=1, col=column)
         for value in (0.0, 1.0):
             line = {"color": "#7f858f", "width": 1.5, "dash": "dot"}
             figure.add_vline(value, line=line, row=1, col=column, exclude_empty_subplots=False)
@@ -77,7 +80,7 @@ def scores(table: pd.DataFrame, palette: Palette) -> Figure | None:
         figure,
         "Who acts best",
         "Mean over starts and seeds of the score, with its 95 % interval: the dotted lines are random actions (0) and "
-        "the same planner on the true world (1). Filled: the planner on what the model imagines; open: the model's own "
+        f"{one} (1). Filled: the planner on what the model imagines; open: the model's own "
         "policy. Panels beside the first are worlds with other parameters than the one that was trained on.",
     )
 

@@ -164,8 +164,9 @@ def _best(own: pd.DataFrame) -> str:
         return "nobody has acted" + _left_out(own[~competing], -math.inf)
     best = found[0]
     what = "successes" if "success_rate" in best else "return"
-    text = f"{_acts(best)}: {_signed(best['over_random'])} {what} over random from the same starts, "
-    text += f"{_signed(best['planning_gap'])} short of the same planner on the true world"
+    text = f"{_acts(best)}: {_signed(best['over_random'])} {what} over random from the same starts"
+    if "planning_gap" in best:  # where that planner has acted
+        text += f", {_signed(best['planning_gap'])} short of the same planner on the true world"
     if "normalised_score" in best:
         text += f" (score {pretty_number(best['normalised_score']['value'])})"
     if not any(_beats_random(rows) for rows in found):

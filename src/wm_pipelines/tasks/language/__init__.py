@@ -1,4 +1,4 @@
-"""Language: captions of frames and frames of captions, judged by the scenes that they describe."""
+"""Language: captions of frames, frames of captions, answers to questions, judged by what is behind them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class LanguageConfig(TaskConfig):
     parser_noise: list[float] = Field(
         [0.05, 0.1, 0.2], description="standard deviations of noise on true frames, in [0, 1], that the parser reads"
     )
+    retrieved: int = Field(200, ge=2, description="frames of a split that look for their captions; the first ones")
+    retrieved_of: int = Field(1000, ge=2, description="different captions that they look among")
     shown: int = Field(8, ge=1, description="examples kept for the report")
 
 
@@ -36,9 +38,10 @@ class Language(Task):
     title: ClassVar[str] = "Language"
     file: ClassVar[str] = "language.html"
     Config: ClassVar[type[TaskConfig]] = LanguageConfig
-    shows: ClassVar[tuple[str, ...]] = ("frames", "captions")
+    shows: ClassVar[tuple[str, ...]] = ("frames", "captions", "questions", "answers")
     main_metrics: ClassVar[tuple[str, ...]] = (
-        "caption_exact_one", "frame_exact_one", "caption_exact", "frame_exact", "perplexity_per_byte", "train_seconds",
+        "caption_exact_one", "frame_exact_one", "answer_accuracy", "caption_exact", "frame_exact", "retrieval_r1",
+        "perplexity_per_byte", "train_seconds",
     )  # fmt: skip
 
     def judge(
@@ -51,7 +54,7 @@ class Language(Task):
         trained: bool = True,  # noqa: ARG002
         manifest: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> Judgement:
-        """Captions read back to scenes, frames read by a parser, perplexities; whichever the model can give."""
+        """Answers, captions read back to scenes, frames read by a parser, perplexities; whichever it can give."""
         from wm_pipelines.tasks.language.judge import judge
 
         return judge(model, episodes, split, laws, config)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes, codec_of
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Captions, Family, Generates, ScoresText
+from wm_pipelines.families.base import Captions, Describes, Family, Generates, ScoresText
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.captions import captions_right, others_of_their_kind, perplexity
 from wm_pipelines.metrics.distances import frechet_distance
@@ -24,6 +24,7 @@ from wm_pipelines.metrics.ranges import RATE
 from wm_pipelines.metrics.scene_parser import Look, Scenes, attributes_right, parse
 from wm_pipelines.metrics.statistics import Summary, summarise
 from wm_pipelines.tasks.judgement import Judgement
+from wm_pipelines.tasks.language.asked import add_answers, can_be_asked, prompts_of
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.language import LanguageConfig
@@ -39,7 +40,7 @@ _SIDE = 8  # pixels along a side, of which the distance of Fréchet is taken
 def judge(
     family: Family, episodes: Mapping[str, Episodes], split: str, laws: Laws, config: LanguageConfig
 ) -> Judgement:
-    """Everything the family can be asked: captions, frames, likelihoods of texts.
+    """Everything the family can be asked: answers, captions, frames, likelihoods of texts.
 
     Args:
         family: restored. episodes: of all splits. split: to be judged. laws: how frames and captions are read.
@@ -48,29 +49,49 @@ def judge(
         UserError: nobody can read these scenes, or the family neither says nor draws anything.
     """
     part = episodes[split]
-    if laws.read_caption is None or "scenes" not in part:
+    read, asked = laws.read_caption if "scenes" in part else None, can_be_asked(family, part)
+    if not asked:
+        _refuse(family, part, read)
+    judged = Judgement(family.seeds, split)
+    if asked:
+        add_answers(judged, family, episodes, split, laws, config)
+    if read is not None and (said := _captions_by(family, part, laws, len(judged.seeds))):
+        _add_captions(judged, said, part, read, config)
+    if isinstance(family, ScoresText) and read is not None:
+        _add_perplexities(judged, family, part)
+    if isinstance(family, Generates) and read is not None:
+        _add_frames(judged, family, part, Look(**laws.look), config)
+        if not any(True for _ in family.parameters()):
+            _add_parser(judged, part, Look(**laws.look), config)
+    _keep(judged, family, part, config)
+    return judged
+
+
+def _refuse(family: Family, part: Episodes, read: Any) -> None:
+    """Raise UserError where there is nothing that the family could be asked."""
+    if read is None:
         raise UserError(f"nobody knows what captions of '{part.spec.name}' should say: a world with scenes is needed")
     if not isinstance(family, Captions | Generates):
         raise UserError(f"family '{family.name}' neither describes frames nor draws captions")
-    judged = Judgement(family.seeds, split)
-    if isinstance(family, Captions):
-        _add_captions(judged, family, part, laws.read_caption, config)
-    if isinstance(family, ScoresText):
-        _add_perplexities(judged, family, part)
-    if isinstance(family, Generates):
-        _add_frames(judged, family, part, Look(**laws.look), config)
-    if not any(True for _ in family.parameters()):
-        _add_parser(judged, part, Look(**laws.look), config)
-    _keep(judged, family, part, config)
-    return judged
 
 
 # ------------------------------------------------------------------------------------------------------ image -> text
 
 
-def _add_captions(judged: Judgement, family: Any, part: Episodes, read: Any, config: LanguageConfig) -> None:
-    frames, wanted = _frames(part), part["scenes"]
-    said = [family.caption(frames, seed) for seed in range(len(judged.seeds))]
+def _captions_by(family: Any, part: Episodes, laws: Laws, seeds: int) -> list[list[str]]:
+    """Captions of all frames by every seed; of families that are asked, what they say to the question for it."""
+    if isinstance(family, Captions):
+        return [family.caption(_frames(part), seed) for seed in range(seeds)]
+    prompts = prompts_of(part, laws) if isinstance(family, Describes) else None
+    if prompts is None:
+        return []
+    return [family.describe(torch.tensor(part["frames"]), prompts, seed) for seed in range(seeds)]
+
+
+def _add_captions(
+    judged: Judgement, said: Sequence[list[str]], part: Episodes, read: Any, config: LanguageConfig
+) -> None:
+    wanted = part["scenes"]
     right = _stacked([captions_right(texts, read, wanted) for texts in said])
     number = _number(wanted)
     _add_shares(judged, "caption_exact", right["exact_places"], number)
@@ -201,6 +222,8 @@ def _keep(judged: Judgement, family: Any, part: Episodes, config: LanguageConfig
     """What the report shows beside: the first scenes, and what the family itself illustrates."""
     few = part.first(config.shown)
     judged.arrays["true"] = np.ascontiguousarray(few["frames"][:, 0])
+    if "captions" not in few:
+        return
     judged.arrays["prompts"] = as_bytes(few["captions"].tolist())
     draw: Callable[[Any], Mapping[str, torch.Tensor]] | None = getattr(family, "illustrate", None)
     views = {"frames": torch.tensor(few["frames"]), "captions": _captions(few)}

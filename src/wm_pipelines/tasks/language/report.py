@@ -28,18 +28,34 @@ from wm_pipelines.reporting.style import (
 )
 from wm_pipelines.reporting.summary import competes, on_main_split
 from wm_pipelines.tasks.base import Results
+from wm_pipelines.tasks.language.asked_report import (
+    accuracy_over_parameters,
+    answered,
+    beside_reference,
+    beyond_words,
+    texts,
+)
 
-_TITLE = "From images to text and from text to images"
+_TITLE = "From images to text, from text to images, answers to questions"
 _MAIN = (
     "caption_exact_one", "caption_exact_up_to_two", "caption_exact", "caption_exact_chance", "frame_exact_one",
     "frame_exact_two", "frame_exact", "frame_exact_chance", "perplexity", "perplexity_per_byte", "prior_perplexity",
-    "prior_perplexity_per_byte", "frechet_pixels", "train_seconds", "parameters",
+    "prior_perplexity_per_byte", "frechet_pixels", "answer_accuracy", "retrieval_r1", "swapped_attribute",
+    "swapped_relation", "collapsed", "train_seconds", "parameters", "language_parameters", "text_parameters",
 )  # fmt: skip
 _FINDINGS = {
     "caption_exact_one": "captions of one object are right in everything for {} of the held-out scenes",
     "frame_exact_one": "frames of captions of one object are right in everything for {}",
+    "answer_accuracy": "{} of the questions are answered right",
 }
 _TERMS = {"text": "Loss of text", "image": "Loss of images"}
+_KINDS = (("Captions, attribute by attribute", "caption_"), ("Frames", "frame_"), ("Answers, kind by kind", "answer_"))
+_COMPOSED = (
+    "caption_combination", "frame_combination", "caption_exact_one", "frame_exact_one", "answer_accuracy",
+    "answer_shape",
+)  # fmt: skip
+_COSTLY = ("caption_exact_one", "frame_exact_one", "answer_accuracy")
+_ABOUT_ANSWERS = "Of videos the first frame. From left to right; ✓: answered right, else the true answer in brackets."
 _ZOOM = 3  # screen pixels of a pixel
 _OBJECTS = {1: "one object", 2: "two objects", 3: "three objects"}
 
@@ -70,7 +86,8 @@ def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, pal
     figures = {
         "caption_objects": by_objects(scores, "caption_exact", "Captions that are right in everything", palette),
         "frame_objects": by_objects(scores, "frame_exact", "Frames that are right in everything", palette),
-        **{m: accuracy_against_cost(own, world, m, palette) for m in ("caption_exact_one", "frame_exact_one")},
+        **{m: accuracy_against_cost(own, world, m, palette) for m in _COSTLY},
+        "parameters": accuracy_over_parameters(main, palette),
         "curves": learning_curves(results.curves, world, palette),
         **{name: _term(results.curves, world, name, palette) for name in _TERMS},
     }
@@ -81,17 +98,24 @@ def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, pal
         "findings": _findings(main),
         "table": frame.numbers(main, [m for m in _MAIN if m in set(main["metric"])]),
         "attributes": [
-            (words, frame.numbers(main, found))
-            for words, start in (("Captions, attribute by attribute", "caption_"), ("Frames", "frame_"))
-            if (found := _attributes(main, start))
+            (words, frame.numbers(main, found)) for words, start in _KINDS if (found := _attributes(main, start))
         ],
         "composition": composition(own),
+        "beside": beside_reference(kept, _values(main, "language_parameters")),
+        "beyond": beyond_words(kept),
+        "collapsed": model_order(_values(main[main["value"] > 0], "collapsed")),
         "parser": _parser(scores),
         "legend": frame.legend(drawn),
         "figures": [frame.embedded(f"{anchor}-{name}", figure) for name, figure in drawn.items()],
         "galleries": [g for model in model_order(kept) for g in _galleries(model, kept[model])],
         "not_applicable": [(f, why) for w, f, why in results.not_applicable if w == world],
     }
+
+
+def _values(main: pd.DataFrame, metric: str) -> dict[str, float]:
+    """A metric by model."""
+    rows = main[main["metric"] == metric]
+    return dict(zip(rows["family"] + "/" + rows["variant"], rows["value"].astype(float), strict=True))
 
 
 def _of_test(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -112,7 +136,7 @@ def _findings(main: pd.DataFrame) -> list[str]:
             continue
         best = trained.sort_values("value").iloc[-1]
         floor = rows[rows["family"].isin(REFERENCES)]["value"]
-        beside = f" (training examples at random or the most frequent one: {_share(floor.max())})" if len(floor) else ""
+        beside = f" (the best floor, which does not look: {_share(floor.max())})" if len(floor) else ""
         name = model_label(f"{best['family']}/{best['variant']}")
         lines.append(f"{name}: {words.format(_share(best['value']))}{beside}.")
     return lines
@@ -129,7 +153,7 @@ def composition(own: pd.DataFrame) -> list[dict[str, str]]:
     """
     rows, wide = (
         [],
-        own[own["metric"].isin(["caption_combination", "frame_combination", "caption_exact_one", "frame_exact_one"])],
+        own[own["metric"].isin(_COMPOSED)],
     )
     for (family, variant, metric), group in wide.groupby(["family", "variant", "metric"]):
         by_split = {str(row["split"]): row for row in group.to_dict("records")}
@@ -197,15 +221,12 @@ def _galleries(model: str, kept: Mapping[str, NDArray[Any]]) -> list[dict[str, A
     if "said" in kept:
         lines = _marked(texts(kept["said"]), kept["said_right"])
         found.append(_gallery(f"Captions of frames: {name}", kept["true"], lines))
+    if lines := answered(kept):
+        found.append(_gallery(f"Answers: {name}", kept["true"][:3], lines) | {"about": _ABOUT_ANSWERS})
     for key in sorted(k for k in kept if k.startswith("seen_")):
         title = f"{key.removeprefix('seen_').replace('_', ' ').capitalize()}: {name}"
         found.append(_gallery(title, kept[key][:, 0], []))
     return found
-
-
-def texts(rows: NDArray[np.uint8]) -> list[str]:
-    """Texts of UTF-8 bytes ``[K, L]``, padded with 0."""
-    return [bytes(row).rstrip(b"\0").decode() for row in rows]
 
 
 def _marked(lines: Sequence[str], right: NDArray[Any]) -> list[dict[str, Any]]:

@@ -50,6 +50,7 @@ class Physics(Task):
     file: ClassVar[str] = "physics.html"
     Config: ClassVar[type[TaskConfig]] = PhysicsConfig
     shows: ClassVar[tuple[str, ...]] = ("times", "states", "derivatives", "actions", "rewards")
+    takes_outside: ClassVar[bool] = True
     main_metrics: ClassVar[tuple[str, ...]] = (
         "horizon", "violation_rate", "energy_error", "relative_error", "train_seconds", "step_ms",
     )  # fmt: skip

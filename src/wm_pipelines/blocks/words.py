@@ -12,6 +12,7 @@ from wm_pipelines.errors import UserError
 
 PADDING, UNKNOWN = 0, 1
 _WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
+_MARK = re.compile(r"[^\w\s]")
 _BYTES = 24  # of the longest word
 
 
@@ -61,6 +62,15 @@ class Words(nn.Module):
                 raise UserError(f"a caption has {len(words)} words, the model takes {self.length}; raise words")
             row[: len(words)] = [number.get(word, UNKNOWN) for word in words]
         return torch.from_numpy(found)
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        """Texts of tokens ``[N, L]`` up to the first 0: spaces between words, marks right behind the word before."""
+        words = [bytes(row).rstrip(b"\0").decode() for row in self.table.cpu().numpy()]
+        found = []
+        for row in tokens.tolist():
+            said = [words[t] for t in (row[: row.index(PADDING)] if PADDING in row else row)]
+            found.append("".join(word if _MARK.fullmatch(word) else f" {word}" for word in said).strip())
+        return found
 
 
 def _texts(codes: Tensor) -> list[str]:

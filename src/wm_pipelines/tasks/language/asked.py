@@ -1,0 +1,200 @@
+"""Judge answers to questions, and whether a frame finds its caption among others.
+
+Axes: ``S`` seeds, ``N`` episodes of a split, ``Q`` questions of an episode, ``C`` candidates. The answer is the
+candidate that fits best; candidates are all answers that training gives to questions of that kind, the same for all
+models. The unit of intervals is the episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wm_pipelines.episodes import Episodes, TextCodec, codec_of
+from wm_pipelines.families.base import EmbedsTexts, Family
+from wm_pipelines.laws import Laws
+from wm_pipelines.metrics.representation import effective_rank, is_collapsed, relative_spread
+from wm_pipelines.metrics.retrieval import distinct, right_first, swapped
+from wm_pipelines.tasks.judgement import Judgement
+
+if TYPE_CHECKING:
+    from wm_pipelines.tasks.language import LanguageConfig
+
+Float = NDArray[np.float64]
+
+_DESCRIPTION = "description"
+_LEAST_SPREAD = 0.05  # of the size of embeddings, below which all texts are one
+
+
+def add_answers(
+    judged: Judgement, family: Any, episodes: Mapping[str, Episodes], split: str, laws: Laws, config: LanguageConfig
+) -> None:
+    """Accuracy, of all questions and by kind; of scenes also retrieval of captions."""
+    part, kinds = episodes[split], laws.question_kinds
+    candidates, fits = answers_of(episodes["train"], kinds)
+    right, chosen = _right(judged, family, part, candidates, fits)
+    asked = part["asked"]
+    judged_kinds = [k for k, kind in enumerate(kinds) if kind != _DESCRIPTION]
+    counted = np.isin(asked, judged_kinds)
+    judged.add("answer_accuracy", _by_episode(right, counted), "1")
+    for k in judged_kinds:
+        if (asked == k).any():
+            judged.add(f"answer_{kinds[k]}", _by_episode(right, asked == k), "1")
+    for name, count in (family.language_parameters() if hasattr(family, "language_parameters") else {}).items():
+        judged.add(f"{name}_parameters", np.full(len(judged.seeds), float(count)), "1")
+    if isinstance(family, EmbedsTexts):
+        _add_spread(judged, family, episodes["train"], candidates)
+    if laws.write_captions is not None and "scenes" in part and prompts_of(part, laws) is not None:
+        _add_retrieval(judged, family, episodes, split, laws, config)
+    few = config.shown
+    for name in ("questions", "answers"):
+        judged.arrays[f"asked_{name}"] = as_codes(part[name][:few].ravel())
+    judged.arrays["chosen"] = as_codes(np.array(candidates)[chosen[0, :few].ravel()])
+    judged.arrays["chosen_right"] = right[0, :few].ravel() > 0
+    judged.arrays["chosen_counts"] = counted[:few].ravel()
+
+
+def answers_of(train: Episodes, kinds: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
+    """All different answers of training to questions that do not ask for a whole description, sorted.
+
+    Returns:
+        the answers; which are given to questions of a kind, ``[kinds, C]`` (to descriptions all: none is counted).
+    """
+    short = train["asked"] != (list(kinds).index(_DESCRIPTION) if _DESCRIPTION in kinds else -1)
+    candidates, number = np.unique(train["answers"][short], return_inverse=True)
+    fits = np.zeros((len(kinds), len(candidates)), bool)
+    fits[train["asked"][short], number] = True
+    fits[~fits.any(1)] = True
+    return candidates.tolist(), fits
+
+
+def _right(
+    judged: Judgement, family: Any, part: Episodes, candidates: Sequence[str], fits: NDArray[np.bool_]
+) -> tuple[Float, NDArray[np.int64]]:
+    """Whether the best candidate of the kind is the answer, and which it is, ``[S, N, Q]``."""
+    frames, questions = torch.tensor(part["frames"]), _numbers(part, "questions")
+    offered, possible = torch.tensor(TextCodec().to_numbers(np.array(candidates))), torch.tensor(fits[part["asked"]])
+    chosen = np.stack(
+        [
+            family.choose(frames, questions, offered, k).masked_fill(~possible, -torch.inf).argmax(-1).numpy()
+            for k in range(len(judged.seeds))
+        ]
+    )
+    return (np.array(candidates)[chosen] == part["answers"]).astype(np.float64), chosen
+
+
+def _by_episode(right: Float, counts: NDArray[np.bool_]) -> Float:
+    """Means over the questions that count ``[N, Q]``, of episodes that have any: ``[S, E]``."""
+    has = counts.any(1)
+    return np.asarray((right * counts).sum(2)[:, has] / counts.sum(1)[has])
+
+
+# ---------------------------------------------------------------------------------------------------------- retrieval
+
+
+def _add_retrieval(
+    judged: Judgement, family: Any, episodes: Mapping[str, Episodes], split: str, laws: Laws, config: LanguageConfig
+) -> None:
+    """R@1 of a frame's caption among ``retrieved_of`` different ones, and against captions with something swapped."""
+    part = episodes[split].first(config.retrieved)
+    prompts = prompts_of(part, laws)
+    assert prompts is not None
+    frames, captions = torch.tensor(part["frames"]), part["captions"]
+    others = [episodes[name]["captions"].tolist() for name in (split, *sorted(episodes))]
+    offered = distinct([captions.tolist(), *others], config.retrieved_of)
+    _add_first(judged, family, "retrieval_r1", frames, prompts[:, None], offered, captions)
+    judged.add("retrieval_of", np.full(len(judged.seeds), float(len(offered))), "1")
+    for name, attributes in _SWAPS.items():
+        which, turned = swapped(part["scenes"], attributes)
+        if len(which):
+            pairs = np.stack([captions[which], laws.write_captions(turned)], 1)  # type: ignore[misc]
+            _add_pairs(judged, family, f"swapped_{name}", frames[which], prompts[which, None], pairs)
+
+
+def prompts_of(part: Episodes, laws: Laws) -> torch.Tensor | None:
+    """The question for its description that every episode is asked, ``[N, L]``; None where some are not asked it."""
+    if _DESCRIPTION not in laws.question_kinds or "questions" not in part:
+        return None
+    asks = part["asked"] == list(laws.question_kinds).index(_DESCRIPTION)
+    return _numbers(part, "questions")[np.arange(len(part)), asks.argmax(1)] if asks.any(1).all() else None
+
+
+_SWAPS: Mapping[str, tuple[int, ...]] = {"attribute": (0, 1, 2), "relation": (3,)}
+"""Of what the last axis of scenes holds, what two objects exchange."""
+
+
+def _add_first(
+    judged: Judgement,
+    family: Any,
+    metric: str,
+    frames: torch.Tensor,
+    prompts: torch.Tensor,
+    offered: Sequence[str],
+    captions: NDArray[Any],
+) -> None:
+    texts = torch.tensor(TextCodec().to_numbers(np.array(offered)))
+    wanted = np.array([offered.index(text) for text in captions.tolist()])
+    scores = [family.choose(frames, prompts, texts, k)[:, 0].double().numpy() for k in range(len(judged.seeds))]
+    judged.add(metric, np.stack([right_first(one, wanted) for one in scores]), "1")
+
+
+def _add_pairs(
+    judged: Judgement, family: Any, metric: str, frames: torch.Tensor, prompts: torch.Tensor, pairs: NDArray[Any]
+) -> None:
+    """The true caption against the other one, of every frame its own two: ties count half."""
+    offered = sorted(set(pairs.ravel().tolist()))
+    texts = torch.tensor(TextCodec().to_numbers(np.array(offered)))
+    number = {text: k for k, text in enumerate(offered)}
+    at = np.array([[number[text] for text in row] for row in pairs.tolist()])
+    found = []
+    for k in range(len(judged.seeds)):
+        values = _pair_scores(family, frames, prompts, texts, at, k)
+        found.append(np.where(values[:, 0] == values[:, 1], 0.5, values[:, 0] > values[:, 1]))
+    judged.add(metric, np.stack(found).astype(np.float64), "1")
+
+
+_PAIRS_AT_ONCE = 8  # frames that are asked about their own and each other's two captions
+
+
+def _pair_scores(
+    family: Any, frames: torch.Tensor, prompts: torch.Tensor, texts: torch.Tensor, at: NDArray[Any], seed: int
+) -> Float:
+    """Scores of the two captions of every frame, ``[N, 2]``."""
+    rows = []
+    for first in range(0, len(frames), _PAIRS_AT_ONCE):
+        part = slice(first, first + _PAIRS_AT_ONCE)
+        own = at[part]
+        scores = family.choose(frames[part], prompts[part], texts[own.ravel()], seed)[:, 0].double().numpy()
+        rows += [scores[i, 2 * i : 2 * i + 2] for i in range(len(own))]
+    return np.stack(rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ collapse
+
+
+def _add_spread(judged: Judgement, family: Any, train: Episodes, candidates: Sequence[str]) -> None:
+    """How far the points of answers and captions lie apart, and whether they are one point."""
+    texts = sorted({*candidates, *(train["captions"].tolist()[:500] if "captions" in train else [])})
+    codes = torch.tensor(TextCodec().to_numbers(np.array(texts)))
+    points = [family.embed_texts(codes, k).double().numpy() for k in range(len(judged.seeds))]
+    judged.add("text_spread", np.array([relative_spread(z) for z in points]), "1", len(texts))
+    judged.add("text_rank", np.array([effective_rank(z) for z in points]), "1", len(texts))
+    judged.add("collapsed", np.array([float(is_collapsed(z, _LEAST_SPREAD)) for z in points]), "1", len(texts))
+
+
+def can_be_asked(family: Family, part: Episodes) -> bool:
+    """Whether there are questions, and the family answers any."""
+    return {"questions", "answers", "asked"} <= set(part.views) and hasattr(family, "choose")
+
+
+def as_codes(texts: NDArray[Any]) -> NDArray[np.uint8]:
+    """Texts as UTF-8, padded with 0, ``[K, L]``."""
+    return np.asarray(TextCodec().to_numbers(texts), np.uint8)
+
+
+def _numbers(part: Episodes, view: str) -> torch.Tensor:
+    return torch.tensor(codec_of(part.spec.views[view]).to_numbers(part[view]))
