@@ -116,7 +116,7 @@ def videos(board: pd.DataFrame) -> list[str]:
 def control(board: pd.DataFrame) -> list[str]:
     """Scores seed by seed, of the planner and of a model's own policy, and the time of a decision from states."""
     lines = [
-        "| | training [s] | `driven_pendulum`, states | own policy | from pixels | own policy | `two_rooms`, pixels: "
+        "| | training [s], world by world | `driven_pendulum`, states | own policy | from pixels | own policy | `two_rooms`, pixels: "
         "successes | own policy | ms a decision |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -130,7 +130,10 @@ def control(board: pd.DataFrame) -> list[str]:
         if not any(cells):
             continue
         states = by_world["driven_pendulum"]
-        took, decided = (f"{states[m].mean():.2g}" if m in states else "" for m in ("train_seconds", "decision_ms"))
+        here = board[(board["family"] == family) & (board["variant"] == variant) & (board["metric"] == "train_seconds")]
+        spent = here.groupby("world")["value"].mean().reindex(list(CONTROL)).dropna().round()
+        took = " · ".join(f"{x:g}" for x in spent)
+        decided = f"{states['decision_ms'].mean():.2g}" if "decision_ms" in states else ""
         lines.append(f"| {title(family, variant)} | {took} | {' | '.join(cells)} | {decided} |")
     return lines
 

@@ -201,9 +201,8 @@ def _check_room(ray: Any, pipeline: Pipeline, config: RayConfig) -> None:
 def _as_raised(error: BaseException, node: Node) -> BaseException:
     import ray.exceptions as of_ray
 
-    if isinstance(error, of_ray.RayTaskError):
-        cause = error.cause
-        return cause if isinstance(cause, BaseException) else error
+    if isinstance(error, of_ray.RayTaskError):  # with the worker's traceback as text, in which all causes stand
+        return error.cause if isinstance(error.cause, UserError) else error
     if isinstance(error, of_ray.RayError):
         return UserError(f"{node.name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
     return error
