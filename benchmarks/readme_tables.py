@@ -1,7 +1,8 @@
-"""README's tables of states, images and videos, and docs/tables/physics.csv, from the results of runs.
+"""README's tables of states, images, videos and control, and docs/tables/physics.csv, from the results of runs.
 
 Run: ``python benchmarks/readme_tables.py data/08_reporting``, for every task that is found there. It replaces what
-stands between the markers ``<!-- states -->``, ``<!-- images -->``, ``<!-- videos -->`` and the next ``<!-- end -->``
+stands between the markers ``<!-- states -->``, ``<!-- images -->``, ``<!-- videos -->``,
+``<!-- control -->`` and the next ``<!-- end -->``
 in README.md; nothing is typed by hand.
 """
 
@@ -28,6 +29,13 @@ KEPT = (
 )  # fmt: skip
 IMAGE_FAMILIES = ("ijepa", "mae", "contrastive", "raw_pixels")
 VIDEO_FAMILIES = ("raw_pixels", "vjepa", "latent_dynamics", "flow", "object_tracker", "mae", "contrastive")
+CONTROL = {
+    "driven_pendulum": "normalised_score",
+    "driven_pendulum_pixels": "normalised_score",
+    "two_rooms": "success_rate",
+}
+CONTROL_FAMILIES = ("oracle", "fixed_policies", "latent_dynamics", "mixture_density", "flow", "energy_based", "vjepa")
+CONTROL_FAMILIES += ("rssm", "vae_rnn")
 CEILING = "oracle"
 
 
@@ -105,6 +113,28 @@ def videos(board: pd.DataFrame) -> list[str]:
     return lines
 
 
+def control(board: pd.DataFrame) -> list[str]:
+    """Scores seed by seed, of the planner and of a model's own policy, and the time of a decision from states."""
+    lines = [
+        "| | training [s] | `driven_pendulum`, states | own policy | from pixels | own policy | `two_rooms`, pixels: "
+        "successes | own policy | ms a decision |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for family, variant, _ in models(board, CONTROL_FAMILIES):
+        by_world = {world: values(board[board["world"] == world], family, variant) for world in CONTROL}
+        cells = [
+            ", ".join(f"{x:.3g}".replace("-", "−") for x in own[name].round(3)) if name in own else ""
+            for world, metric in CONTROL.items()
+            for own, name in ((by_world[world], metric), (by_world[world], f"policy_{metric}"))
+        ]
+        if not any(cells):
+            continue
+        states = by_world["driven_pendulum"]
+        took, decided = (f"{states[m].mean():.2g}" if m in states else "" for m in ("train_seconds", "decision_ms"))
+        lines.append(f"| {title(family, variant)} | {took} | {' | '.join(cells)} | {decided} |")
+    return lines
+
+
 def models(board: pd.DataFrame, families: Sequence[str]) -> Iterator[tuple[str, str, dict[str, pd.Series]]]:
     """Families in this order, their trained variants, and values of the seeds by metric (``metric@step``)."""
     for family in families:
@@ -164,7 +194,12 @@ def main() -> None:
     board = pd.read_parquet(path)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     tasks = set(board["task"])
-    judged = {"physics": {*WORLDS[0], *WORLDS[1]}, "images": {"mnist"}, "videos": {"pendulum_video", "bouncing_balls"}}
+    judged = {
+        "physics": {*WORLDS[0], *WORLDS[1]},
+        "images": {"mnist"},
+        "videos": {"pendulum_video", "bouncing_balls"},
+        "control": set(CONTROL),
+    }
     for task in tasks & set(judged):
         if missing := sorted(judged[task] - set(board.loc[board["task"] == task, "world"])):
             parser.error(f"these results lack {', '.join(missing)} of {task}: README shows whole runs of base")
@@ -174,7 +209,7 @@ def main() -> None:
         readme = written(readme, "states", [*states(summary, WORLDS[0]), "", *states(summary, WORLDS[1])])
         kept = summary[summary["metric"].isin(KEPT)]
         kept.to_csv(ROOT / "docs/tables/physics.csv", index=False, float_format="%.6g")
-    for block, table in (("images", images), ("videos", videos)):
+    for block, table in (("images", images), ("videos", videos), ("control", control)):
         if block in tasks:
             readme = written(readme, block, table(board[board["task"] == block]))
     (ROOT / "README.md").write_text(readme, encoding="utf-8")

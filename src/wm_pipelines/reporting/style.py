@@ -14,9 +14,10 @@ REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies", "training
 UNTRAINED = "_untrained"
 """How the variant of a model ends that was judged without training: a floor, too."""
 
-_FLOORS = ("persistence/", "raw_pixels/", "fixed_policies/random")
+_FLOORS = ("persistence/", "raw_pixels/", "fixed_policies/random", "frequent_answer/")
 _ABOVE_FLOOR = (
-    "horizon*", "mse*", "relative_error*", "psnr", "ssim", "lpips", "fvd", "*_probe", "r2_*", "surprise_*",
+    "horizon*", "mse*", "relative_error*", "psnr", "ssim", "lpips", "fvd", "*_probe", "r2_*", "surprise_*", "answer_*",
+    "retrieval_r1",
     *(f"*{score}" for score in ("normalised_score", "return", "success_rate", "over_random", "planning_gap")),
 )  # fmt: skip
 
