@@ -223,7 +223,8 @@ def test_every_setting_is_read_by_the_family_itself_or_by_its_blocks_and_parts(n
 # ---------------------------------------------------------------- parameters without influence
 
 WITHOUT_INFLUENCE = (
-    # One bias for all keys shifts all scores of a query alike: the softmax does not change. (An autoencoder trains first.)
+    # One bias for all keys shifts all scores of a query alike: the softmax does not change.
+    # (Where an autoencoder trains first, there is no transformer yet.)
     r"^(?!transfusion-latents).*attention\.key_value\.bias",
     # The normalisation over the batch that follows subtracts it.
     r"ijepa-sigreg .*encoder\.trunk\.norm\.bias",
