@@ -120,31 +120,6 @@ def control(board: pd.DataFrame) -> list[str]:
         "| `two_rooms`, pixels: successes | own policy | ms a decision |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for world in ("pendulum_video", "bouncing_balls"):
-        here = board[board["world"] == world]
-        lines.append(f"| **`{world}`** | | | | | | | | |")
-        for family, variant, own in models(here, VIDEO_FAMILIES):
-            floor = values(here, family, f"{variant}_untrained")
-            cells = [
-                shown(own, "r2_position_probed"),
-                shown(own, "r2_velocity_probed"),
-                shown(floor, "r2_position_probed", "r2_velocity_probed"),
-                shown(own, "r2_position_predicted_probed@4", "r2_position_predicted_probed@8"),
-                shown(own, "r2_position_ridge_probed@4", "r2_position_ridge_probed@8"),
-                shown(own, "surprise_teleport_auc", "surprise_energy_jump_auc", digits=2),
-                collapse(own),
-            ]
-            lines.append(f"| {title(family, variant)} | {knows(here, family, variant)} | {' | '.join(cells)} |")
-    return lines
-
-
-def control(board: pd.DataFrame) -> list[str]:
-    """Scores seed by seed, of the planner and of a model's own policy, and the time of a decision from states."""
-    lines = [
-        "| | training [s], world by world | `driven_pendulum`, states | own policy | from pixels | own policy | `two_rooms`, pixels: "
-        "successes | own policy | ms a decision |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
     for family, variant, _ in models(board, CONTROL_FAMILIES):
         by_world = {world: values(board[board["world"] == world], family, variant) for world in CONTROL}
         cells = [
