@@ -628,6 +628,7 @@ def test_a_model_of_pictures_begins_with_what_it_has_seen(tab):
     assert abs(y - 0.1) < 0.02
 
 
+@pytest.mark.slow  # a measurement: pictures per second, of a machine that does nothing else
 @pytest.mark.pipeline
 @pytest.mark.parametrize("title", ["recurrent", "rooms", "codes", "rod"])
 def test_it_runs_at_the_speed_of_the_world_and_of_the_eye(tab, title):
