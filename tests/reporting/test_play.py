@@ -651,6 +651,8 @@ def test_it_runs_at_the_speed_of_the_world_and_of_the_eye(tab, title):
 
 @pytest.mark.pipeline
 def test_starts_are_chosen(tab):
+    chosen(tab, "rod")
+    tab.tap("Period")  # the clock stands still from now on
     tab.value("[...document.getElementById('starts').children].find((b) => b.textContent === 'side').click()")
     side = shown(tab, "learned")
     tab.value("[...document.getElementById('starts').children].find((b) => b.textContent === 'below').click()")
