@@ -221,11 +221,22 @@ class TextCodec:
 
     def to_numbers(self, view: Array) -> Array:
         """Bytes ``[E, …, L]`` uint8."""
-        texts = [text.encode() for text in view.ravel().tolist()]
-        padded = np.zeros((len(texts), max(map(len, texts), default=0)), np.uint8)
-        for row, text in zip(padded, texts, strict=True):
-            row[: len(text)] = np.frombuffer(text, np.uint8)
-        return padded.reshape(*view.shape, -1)
+        return utf8(view)
+
+
+def utf8(texts: Any) -> Array:
+    """Texts, an array or nested lists of them, as UTF-8 bytes padded with 0 to the longest: ``[…] -> […, L]`` uint8."""
+    texts = np.asarray(texts, dtype=np.str_)
+    codes = [text.encode() for text in texts.ravel().tolist()]
+    padded = np.zeros((len(codes), max(map(len, codes), default=0)), np.uint8)
+    for row, code in zip(padded, codes, strict=True):
+        row[: len(code)] = np.frombuffer(code, np.uint8)
+    return padded.reshape(*texts.shape, padded.shape[1])
+
+
+def texts_of(codes: Any) -> list[str]:
+    """The texts of `utf8`: ``[N, L]``, an array or a tensor."""
+    return [bytes(row).rstrip(b"\0").decode() for row in (codes.cpu().numpy() if hasattr(codes, "cpu") else codes)]
 
 
 CODECS: dict[str, Codec] = {"text": TextCodec()}

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from tests.families.images import resumes, seeds_are_independent
 from tests.families.scenes import SCENES, codes, halves
 from tests.specs import LEARNING
+from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Captions, Family, Generates, ScoresText
 from wm_pipelines.families.transfusion import Transfusion, TransfusionConfig
@@ -20,7 +21,7 @@ from wm_pipelines.families.transfusion.network import Network, Size, next_tokens
 from wm_pipelines.families.transfusion.noise import LEVELS, PREDICTIONS, SCHEDULES, Noise, betas
 from wm_pipelines.families.transfusion.sampling import Painter
 from wm_pipelines.families.transfusion.stems import stem
-from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, BYTES, EOI, EOS, SPECIAL, Vocabulary, texts_of
+from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, BYTES, EOI, EOS, SPECIAL, Vocabulary
 from wm_pipelines.learning.loop import train
 from wm_pipelines.spec import Spec
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import FamilyConfig, TextScore
 from wm_pipelines.families.parts.members import MemberFamily
@@ -18,7 +19,7 @@ from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.judgement import Judgement, cost_rows, table
 from wm_pipelines.tasks.language import Language
 from wm_pipelines.tasks.language.asked import answers_of
-from wm_pipelines.tasks.language.asked_report import beside_reference, beyond_words, texts, verdict
+from wm_pipelines.tasks.language.asked_report import beside_reference, beyond_words, verdict
 from wm_pipelines.tasks.language.judge import coarse
 from wm_pipelines.tasks.language.report import composition
 from wm_pipelines.worlds.making import WorldConfig, ingest
@@ -180,7 +181,9 @@ def test_episodes_are_kept_for_paired_comparisons_and_pictures_for_the_page(epis
     assert found.arrays["by_episode/frame_exact"].shape == (2, 40)
     assert found.arrays["by_episode/perplexity"].shape == (2, 60)
     assert found.arrays["drawn"].shape == found.arrays["true"].shape == (3, 32, 32, 3)
-    assert texts(found.arrays["prompts"]) == texts(found.arrays["said"]) == episodes["test"]["captions"].tolist()[:3]
+    assert (
+        texts_of(found.arrays["prompts"]) == texts_of(found.arrays["said"]) == episodes["test"]["captions"].tolist()[:3]
+    )
 
 
 def copies(episodes, **config):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
 
 PADDING, UNKNOWN = 0, 1
@@ -39,7 +40,7 @@ class Words(nn.Module):
         Raises:
             UserError: there are more words, or longer ones, than it has room for.
         """
-        words = sorted({word for text in _texts(captions) for word in _WORD_OR_MARK.findall(text)})
+        words = sorted({word for text in texts_of(captions) for word in _WORD_OR_MARK.findall(text)})
         if len(words) > self.size - 2:
             raise UserError(f"captions have {len(words)} different words; raise vocabulary above {self.size}")
         self.table.zero_()
@@ -54,9 +55,9 @@ class Words(nn.Module):
         Raises:
             UserError: a caption has more words than `length`.
         """
-        number = {word: k for k, word in enumerate(_texts(self.table)) if word}
+        number = {word: k for k, word in enumerate(texts_of(self.table)) if word}
         found = np.zeros((len(captions), self.length), np.int64)
-        for row, text in zip(found, _texts(captions), strict=True):
+        for row, text in zip(found, texts_of(captions), strict=True):
             words = _WORD_OR_MARK.findall(text)
             if len(words) > self.length:
                 raise UserError(f"a caption has {len(words)} words, the model takes {self.length}; raise words")
@@ -65,13 +66,9 @@ class Words(nn.Module):
 
     def texts(self, tokens: Tensor) -> list[str]:
         """Texts of tokens ``[N, L]`` up to the first 0: spaces between words, marks right behind the word before."""
-        words = [bytes(row).rstrip(b"\0").decode() for row in self.table.cpu().numpy()]
+        words = texts_of(self.table)
         found = []
         for row in tokens.tolist():
             said = [words[t] for t in (row[: row.index(PADDING)] if PADDING in row else row)]
             found.append("".join(word if _MARK.fullmatch(word) else f" {word}" for word in said).strip())
         return found
-
-
-def _texts(codes: Tensor) -> list[str]:
-    return [bytes(row).rstrip(b"\0").decode() for row in codes.cpu().numpy()]

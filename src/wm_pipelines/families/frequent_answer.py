@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from wm_pipelines.episodes import texts_of, utf8
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Views
@@ -70,8 +71,8 @@ class FrequentAnswer(MemberFamily):
         Raises:
             UserError: there are more beginnings than ``kept``, or longer texts than ``bytes``.
         """
-        found: dict[bytes, Counter[bytes]] = defaultdict(Counter)
-        questions, answers = (_texts(episodes[name].flatten(0, 1)) for name in ("questions", "answers"))
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        questions, answers = (texts_of(episodes[name].flatten(0, 1)) for name in ("questions", "answers"))
         for question, answer in zip(questions, answers, strict=True):
             for beginning in self._beginnings(question):
                 found[beginning][answer] += 1
@@ -82,34 +83,31 @@ class FrequentAnswer(MemberFamily):
         for member in self.members:
             assert isinstance(member, _Table)
             member.beginnings, member.answers = self._codes(list(most)), self._codes(list(most.values()))
-        right = sum(max(c.values()) for b, c in found.items() if b == b"")
+        right = sum(max(c.values()) for b, c in found.items() if not b)
         return {"wrong": torch.full((len(self.seeds),), 1.0 - right / max(1, len(questions)))}
 
-    def _beginnings(self, question: bytes) -> Iterator[bytes]:
+    def _beginnings(self, question: str) -> Iterator[str]:
         """From the longest that is looked at to none; the whole question ends with its mark."""
         words, c = question.split(), self.config
         if c.whole:
-            yield from (b" ".join(words[:k]) for k in range(len(words), c.words, -1))
-        yield from {b" ".join(words[: c.words]): None, b"": None}
+            yield from (" ".join(words[:k]) for k in range(len(words), c.words, -1))
+        yield from {" ".join(words[: c.words]): None, "": None}
 
-    def _codes(self, texts: list[bytes]) -> Tensor:
-        longest = max(map(len, texts), default=0)
-        if longest > self.config.bytes:
-            raise UserError(f"a question or answer has {longest} bytes; raise bytes above {self.config.bytes}")
-        rows = torch.zeros(len(texts), longest, dtype=torch.uint8)
-        for row, text in zip(rows, texts, strict=True):
-            row[: len(text)] = torch.tensor(list(text), dtype=torch.uint8)
-        return rows
+    def _codes(self, texts: list[str]) -> Tensor:
+        codes = torch.from_numpy(utf8(texts))
+        if codes.shape[1] > self.config.bytes:
+            raise UserError(f"a question or answer has {codes.shape[1]} bytes; raise bytes above {self.config.bytes}")
+        return codes
 
     def choose(self, frames: Tensor, questions: Tensor, candidates: Tensor, seed: int) -> Tensor:
         """See `Answers`: 1 for the most frequent answer, 0 for all others."""
         del frames
         table = self.members[seed]
         assert isinstance(table, _Table)
-        known = dict(zip(_texts(table.beginnings), _texts(table.answers), strict=True))
-        offered = {text: k for k, text in enumerate(_texts(candidates))}
+        known = dict(zip(texts_of(table.beginnings), texts_of(table.answers), strict=True))
+        offered = {text: k for k, text in enumerate(texts_of(candidates))}
         scores = torch.zeros(*questions.shape[:2], len(candidates))
-        for row, question in zip(scores.flatten(0, 1), _texts(questions.flatten(0, 1)), strict=True):
+        for row, question in zip(scores.flatten(0, 1), texts_of(questions.flatten(0, 1)), strict=True):
             answer = next(known[b] for b in self._beginnings(question) if b in known)
             if answer in offered:
                 row[offered[answer]] = 1.0
@@ -129,7 +127,3 @@ class FrequentAnswer(MemberFamily):
         """The bytes of questions: ``[E, Q, L]``."""
         del member
         return views["questions"].float(), None
-
-
-def _texts(codes: Tensor) -> list[bytes]:
-    return [bytes(row).rstrip(b"\0") for row in codes.cpu().numpy()]

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Views
@@ -95,7 +96,7 @@ class TrainingCopy(MemberFamily):
     def caption(self, frames: Tensor, seed: int) -> list[str]:
         """See `Captions`."""
         rows, member = self._drawn(len(frames), seed, torch.Generator().manual_seed(self.seeds[seed]))
-        return [bytes(row.tolist()).rstrip(b"\0").decode() for row in member.captions[rows]]
+        return texts_of(member.captions[rows])
 
     def generate(self, captions: Tensor, seed: int, generator: torch.Generator) -> Tensor:
         """See `Generates`."""

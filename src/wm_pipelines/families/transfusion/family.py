@@ -32,6 +32,7 @@ from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.ema import EMA
 from wm_pipelines.blocks.encoders import ENCODERS
 from wm_pipelines.blocks.flow_condition import Pixels
+from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TextScore, TrainedConfig, Views
@@ -41,7 +42,7 @@ from wm_pipelines.families.transfusion.layout import Document, Image, Layout, at
 from wm_pipelines.families.transfusion.network import Answer, Network, Size, next_tokens
 from wm_pipelines.families.transfusion.noise import LEVELS, Noise
 from wm_pipelines.families.transfusion.sampling import Known, Painter, write
-from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, EOI, EOS, Vocabulary, texts_of
+from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, EOI, EOS, Vocabulary
 from wm_pipelines.spec import Spec
 
 _AT_ONCE = 250  # documents read or sampled together

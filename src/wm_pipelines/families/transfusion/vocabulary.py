@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
 
 PAD, BOS, EOS, BOI, EOI = range(5)
@@ -134,11 +135,6 @@ class Vocabulary(nn.Module):
         if bad := [t for t in tokens if not 0 <= t < self.known]:
             raise UserError(f"token {bad[0]} is out of range: the vocabulary has {self.known}")
         return str(self._tokenizer.decode([t for t in tokens if t >= SPECIAL])).removeprefix(" ")
-
-
-def texts_of(captions: Tensor) -> list[str]:
-    """Texts of UTF-8 bytes ``[N, L]``, padded with 0."""
-    return [bytes(row).rstrip(b"\0").decode() for row in captions.cpu().numpy()]
 
 
 def _alphabet() -> list[str]:

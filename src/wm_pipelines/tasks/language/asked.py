@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wm_pipelines.episodes import Episodes, TextCodec, codec_of
+from wm_pipelines.episodes import Episodes, codec_of, utf8
 from wm_pipelines.families.base import EmbedsTexts, Family
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.representation import effective_rank, is_collapsed, relative_spread
@@ -52,8 +52,8 @@ def add_answers(
         _add_retrieval(judged, family, episodes, split, laws, config)
     few = config.shown
     for name in ("questions", "answers"):
-        judged.arrays[f"asked_{name}"] = as_codes(part[name][:few].ravel())
-    judged.arrays["chosen"] = as_codes(np.array(candidates)[chosen[0, :few].ravel()])
+        judged.arrays[f"asked_{name}"] = utf8(part[name][:few].ravel())
+    judged.arrays["chosen"] = utf8(np.array(candidates)[chosen[0, :few].ravel()])
     judged.arrays["chosen_right"] = right[0, :few].ravel() > 0
     judged.arrays["chosen_counts"] = counted[:few].ravel()
 
@@ -77,7 +77,7 @@ def _right(
 ) -> tuple[Float, NDArray[np.int64]]:
     """Whether the best candidate of the kind is the answer, and which it is, ``[S, N, Q]``."""
     frames, questions = torch.tensor(part["frames"]), _numbers(part, "questions")
-    offered, possible = torch.tensor(TextCodec().to_numbers(np.array(candidates))), torch.tensor(fits[part["asked"]])
+    offered, possible = torch.tensor(utf8(candidates)), torch.tensor(fits[part["asked"]])
     chosen = np.stack(
         [
             family.choose(frames, questions, offered, k).masked_fill(~possible, -torch.inf).argmax(-1).numpy()
@@ -136,7 +136,7 @@ def _add_first(
     offered: Sequence[str],
     captions: NDArray[Any],
 ) -> None:
-    texts = torch.tensor(TextCodec().to_numbers(np.array(offered)))
+    texts = torch.tensor(utf8(offered))
     wanted = np.array([offered.index(text) for text in captions.tolist()])
     scores = [family.choose(frames, prompts, texts, k)[:, 0].double().numpy() for k in range(len(judged.seeds))]
     judged.add(metric, np.stack([right_first(one, wanted) for one in scores]), "1")
@@ -147,7 +147,7 @@ def _add_pairs(
 ) -> None:
     """The true caption against the other one, of every frame its own two: ties count half."""
     offered = sorted(set(pairs.ravel().tolist()))
-    texts = torch.tensor(TextCodec().to_numbers(np.array(offered)))
+    texts = torch.tensor(utf8(offered))
     number = {text: k for k, text in enumerate(offered)}
     at = np.array([[number[text] for text in row] for row in pairs.tolist()])
     found = []
@@ -179,7 +179,7 @@ def _pair_scores(
 def _add_spread(judged: Judgement, family: Any, train: Episodes, candidates: Sequence[str]) -> None:
     """How far the points of answers and captions lie apart, and whether they are one point."""
     texts = sorted({*candidates, *(train["captions"].tolist()[:500] if "captions" in train else [])})
-    codes = torch.tensor(TextCodec().to_numbers(np.array(texts)))
+    codes = torch.tensor(utf8(texts))
     points = [family.embed_texts(codes, k).double().numpy() for k in range(len(judged.seeds))]
     judged.add("text_spread", np.array([relative_spread(z) for z in points]), "1", len(texts))
     judged.add("text_rank", np.array([effective_rank(z) for z in points]), "1", len(texts))
@@ -189,11 +189,6 @@ def _add_spread(judged: Judgement, family: Any, train: Episodes, candidates: Seq
 def can_be_asked(family: Family, part: Episodes) -> bool:
     """Whether there are questions, and the family answers any."""
     return {"questions", "answers", "asked"} <= set(part.views) and hasattr(family, "choose")
-
-
-def as_codes(texts: NDArray[Any]) -> NDArray[np.uint8]:
-    """Texts as UTF-8, padded with 0, ``[K, L]``."""
-    return np.asarray(TextCodec().to_numbers(texts), np.uint8)
 
 
 def _numbers(part: Episodes, view: str) -> torch.Tensor:

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from wm_pipelines.episodes import texts_of
 from wm_pipelines.metrics.comparison import paired_difference
 from wm_pipelines.metrics.registry import QUESTION_KINDS
 from wm_pipelines.reporting.plots import Figure, layout
@@ -128,7 +129,7 @@ def answered(kept: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """Questions about the first episodes with what was answered, a row each; descriptions are left out."""
     if "chosen" not in kept:
         return []
-    asked, wanted, chosen = (texts(kept[name]) for name in ("asked_questions", "asked_answers", "chosen"))
+    asked, wanted, chosen = (texts_of(kept[name]) for name in ("asked_questions", "asked_answers", "chosen"))
     rows = zip(asked, wanted, chosen, kept["chosen_right"], kept["chosen_counts"], strict=True)
     lines = [
         {"text": f"{question} {said}" + ("" if right else f" (true: {true})"), "right": bool(right)}
@@ -136,8 +137,3 @@ def answered(kept: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
         if counts
     ]
     return lines[: _SCENES * _QUESTIONS]
-
-
-def texts(rows: NDArray[np.uint8]) -> list[str]:
-    """Texts of UTF-8 bytes ``[K, L]``, padded with 0."""
-    return [bytes(row).rstrip(b"\0").decode() for row in rows]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wm_pipelines.episodes import Episodes, codec_of
+from wm_pipelines.episodes import Episodes, codec_of, utf8
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Captions, Describes, Family, Generates, ScoresText
 from wm_pipelines.laws import Laws
@@ -102,7 +102,7 @@ def _add_captions(
     others = others_of_their_kind(number)
     chance = _stacked([captions_right(texts, read, wanted[others]) for texts in said])
     judged.add("caption_exact_chance", chance["exact_places"], "1")
-    judged.arrays["said"] = as_bytes(said[0][: config.shown])
+    judged.arrays["said"] = utf8(said[0][: config.shown])
     judged.arrays["said_right"] = right["exact_places"][0, : config.shown]
 
 
@@ -209,22 +209,13 @@ def _captions(part: Episodes) -> torch.Tensor:
     return torch.tensor(codec_of(part.spec.views["captions"]).to_numbers(part["captions"]))
 
 
-def as_bytes(texts: Sequence[str]) -> NDArray[np.uint8]:
-    """Texts as UTF-8, padded with 0, ``[K, L]``."""
-    codes = [text.encode() for text in texts]
-    rows = np.zeros((len(codes), max([1, *map(len, codes)])), np.uint8)
-    for row, code in zip(rows, codes, strict=True):
-        row[: len(code)] = np.frombuffer(code, np.uint8)
-    return rows
-
-
 def _keep(judged: Judgement, family: Any, part: Episodes, config: LanguageConfig) -> None:
     """What the report shows beside: the first scenes, and what the family itself illustrates."""
     few = part.first(config.shown)
     judged.arrays["true"] = np.ascontiguousarray(few["frames"][:, 0])
     if "captions" not in few:
         return
-    judged.arrays["prompts"] = as_bytes(few["captions"].tolist())
+    judged.arrays["prompts"] = utf8(few["captions"])
     draw: Callable[[Any], Mapping[str, torch.Tensor]] | None = getattr(family, "illustrate", None)
     views = {"frames": torch.tensor(few["frames"]), "captions": _captions(few)}
     for name, images in (draw(views) if draw else {}).items():

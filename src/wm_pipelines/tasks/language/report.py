@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from PIL import Image
 
+from wm_pipelines.episodes import texts_of
 from wm_pipelines.metrics.registry import described
 from wm_pipelines.reporting import page as frame
 from wm_pipelines.reporting.cost import accuracy_against_cost
@@ -33,7 +34,6 @@ from wm_pipelines.tasks.language.asked_report import (
     answered,
     beside_reference,
     beyond_words,
-    texts,
 )
 
 _TITLE = "From images to text, from text to images, answers to questions"
@@ -214,12 +214,12 @@ def _term(curves: Mapping[str, pd.DataFrame], world: str, name: str, palette: Pa
 def _galleries(model: str, kept: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """Frames beside the captions that they were drawn of, captions beside the frames that they describe."""
     found, name = [], model_label(model)
-    prompts = texts(kept["prompts"]) if "prompts" in kept else []
+    prompts = texts_of(kept["prompts"]) if "prompts" in kept else []
     if "drawn" in kept:
         lines = _marked(prompts, kept["drawn_right"])
         found.append(_gallery(f"Frames of captions: {name}", kept["drawn"], lines))
     if "said" in kept:
-        lines = _marked(texts(kept["said"]), kept["said_right"])
+        lines = _marked(texts_of(kept["said"]), kept["said_right"])
         found.append(_gallery(f"Captions of frames: {name}", kept["true"], lines))
     if lines := answered(kept):
         found.append(_gallery(f"Answers: {name}", kept["true"][:3], lines) | {"about": _ABOUT_ANSWERS})
