@@ -14,14 +14,13 @@ from wm_pipelines.pipelines.combinations import (
     Combinations,
     combinations,
     conf_source,
-    environment,
+    stated,
 )
 from wm_pipelines.pipelines.play import PlayConfig
 from wm_pipelines.pipelines.replication import ReplicationConfig
 from wm_pipelines.pipelines.submission import SubmissionConfig
 from wm_pipelines.registry import families, tasks
 from wm_pipelines.worlds.making import WorldConfig
-from wm_pipelines.yaml_files import read_yaml
 
 Parameters = Mapping[str, Any]
 _OWN = ("tasks", "tuning", "replication", "play", "ray", "submission")
@@ -134,19 +133,9 @@ def _check_family(name: str, entry: Any, worlds: list[str], given: Parameters) -
                     parents = f"{name}.{kind}.{key}.variants"
                     raise UserError(unknown_parameter(parents, variant, list(family.variants)))
     if new := (given.get(name) or {}).get("variants"):
-        known = _variants_of_files(name)
+        known = list(stated(name).get("variants") or ["plain"])  # the command line changes them, and adds none
         if unheard := [variant for variant in new if variant not in known]:
             raise UserError(unknown_parameter(f"{name}.variants", unheard[0], known))
-
-
-def _variants_of_files(name: str) -> list[str]:
-    """Variants that the parameter files of this environment name: the command line changes them, and adds none."""
-    found: dict[str, Any] = {}
-    for env in ("base", environment()):
-        for path in (conf_source() / env).rglob("parameters*.yml"):
-            own = read_yaml(path).get(name)
-            found |= (own.get("variants") or {}) if isinstance(own, Mapping) else {}
-    return list(found) or ["plain"]
 
 
 def check_settings(parameters: Parameters, inputs: set[str]) -> None:

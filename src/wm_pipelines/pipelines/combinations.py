@@ -98,6 +98,18 @@ def conf_source() -> Path:
     return Path(_environment.get("conf_source") or (project_root() or Path(__file__).parents[3]) / "conf")
 
 
+def stated(name: str) -> dict[str, Any]:
+    """What the parameter files of this environment and of base say under a name, before the command line changes it."""
+    found: dict[str, Any] = {}
+    for env in ("base", environment()):
+        for path in sorted((conf_source() / env).rglob("parameters*.yml")):
+            if f"{name}:" not in path.read_text(encoding="utf-8", errors="replace"):
+                continue  # reading YAML takes time, and there are many files
+            own = read_yaml(path).get(name)
+            found = deep_merge(found, own) if isinstance(own, Mapping) else found
+    return found
+
+
 def _check_keys(entry: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in entry:
         if key not in known:

@@ -13,9 +13,8 @@ from kedro.pipeline import Node, Pipeline
 from pydantic import Field
 
 from wm_pipelines.errors import UserError, did_you_mean
-from wm_pipelines.mappings import Settings, deep_merge
-from wm_pipelines.pipelines.combinations import combinations, conf_source, environment
-from wm_pipelines.yaml_files import read_yaml
+from wm_pipelines.mappings import Settings
+from wm_pipelines.pipelines.combinations import combinations, stated
 
 TASK = "control"
 """The task whose models are steered, unless an entry says another one."""
@@ -70,13 +69,7 @@ def listed() -> dict[str, tuple[str, str, str]]:
 
     What is wrong with them is said by the check of all parameters.
     """
-    merged: dict[str, Any] = {}
-    for env in ("base", environment()):
-        path = conf_source() / env / "parameters_play.yml"
-        if path.exists():
-            merged = deep_merge(merged, read_yaml(path) or {})
-    play = merged.get("play")
-    worlds = play.get("worlds") if isinstance(play, Mapping) else None
+    worlds = stated("play").get("worlds")
     entries = worlds.items() if isinstance(worlds, Mapping) else ()
     return {
         str(name): (str(entry.get("task", TASK)), str(entry.get("world") or name), str(entry["family"]))
