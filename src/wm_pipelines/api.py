@@ -27,10 +27,10 @@ from torch import Tensor
 from wm_pipelines.datasets.local import EpisodesDataset, ModelsDataset
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError, unknown
-from wm_pipelines.families.base import Acts, Encodes, Family, FamilyConfig, Prediction, Views
+from wm_pipelines.families.base import Acts, Encodes, Family, Views
 from wm_pipelines.laws import laws_of
 from wm_pipelines.learning.artifacts import TrainedModel
-from wm_pipelines.pipelines.judging import judge_on_one_thread
+from wm_pipelines.pipelines.judging import Outside, judge_on_one_thread
 from wm_pipelines.registry import tasks
 from wm_pipelines.tasks.judgement import table
 from wm_pipelines.worlds.making import WorldConfig, ingest
@@ -250,7 +250,7 @@ def judge(
         task_name, called, family = str(model.card["task"]), model.name.split("/"), model.stored.restore(laws)
     else:
         task_name, called = "physics", ["physics", "outside", "", getattr(model, "__name__", "model")]
-        family = _Outside(model, episodes)
+        family = Outside(lambda start, steps: np.asarray(model(start, steps))[None], episodes.spec)
     task = tasks.get(task_name)()
     if task.has_manifest:
         raise UserError(f"task '{task_name}' draws starts before it judges: kedro run --pipeline={task.pipeline}")
@@ -273,25 +273,6 @@ def _splits(
     if split not in splits:
         raise UserError(unknown("split", split, splits))
     return splits
-
-
-class _Outside(Family):
-    """A function of the user's, in the place of a family."""
-
-    name = "outside"
-    needs = ("states",)
-    any_step = False
-
-    def __init__(self, roll: Roll, episodes: Episodes) -> None:
-        super().__init__(FamilyConfig(), episodes.spec, [0])
-        self.roll = roll
-
-    def predict(self, past: Views, steps: int, actions: Tensor | None = None, step: float | None = None) -> Prediction:
-        del actions
-        if step is not None and step != self.spec.step:
-            raise UserError("a function is judged at the world's own step")
-        found = np.asarray(self.roll(past["states"][:, -1].numpy(), steps), np.float64)
-        return Prediction(states=torch.from_numpy(found)[None])
 
 
 def _parameters(project: Path, env: str) -> dict[str, Any]:

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wm_pipelines.datasets.local import EpisodesDataset
-from wm_pipelines.datasets.outside import StoredEpisodesDataset
+from wm_pipelines.datasets.local import EpisodesByWorldDataset, EpisodesDataset
 from wm_pipelines.errors import UserError
 from wm_pipelines.integrators import dop853
 from wm_pipelines.laws import laws_of
@@ -55,7 +54,7 @@ def submit(project, called, states, kind="npz", **card):
 
 def judged(project, option):
     """The rows that the node makes of it."""
-    worlds = StoredEpisodesDataset(filepath=str(project.data / "03_primary")).load()
+    worlds = EpisodesByWorldDataset(filepath=str(project.data / "03_primary")).load()
     ((_, results),) = judge(SubmissionConfig(path=option.rpartition("=")[2]), worlds, {}).items()
     return results["scores"].set_index("metric")
 

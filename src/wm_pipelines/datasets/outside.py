@@ -1,13 +1,12 @@
-"""Results of models from outside, and the episodes that they are judged on."""
+"""Results of models from outside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from wm_pipelines.datasets.bundle import BundleDataset
-from wm_pipelines.datasets.local import EpisodesDataset, LocalDataset
+from wm_pipelines.datasets.local import LocalDataset
 
 _PARTS = {"scores": "parquet", "arrays": "safetensors", "facts": "json"}
 
@@ -32,19 +31,3 @@ class OutsideDataset(LocalDataset):
     def _bundle(self, name: str, world: str) -> BundleDataset:
         place = f"{self._filepath}/{name}/{world}/results"
         return BundleDataset(parts=_PARTS, made_by="submission", belongs_to=4, filepath=place)
-
-
-class StoredEpisodesDataset(LocalDataset):
-    """Episodes of all worlds that a run has stored: a function by world, which reads them."""
-
-    def save(self, data: Any) -> None:
-        """They are written world by world."""
-        raise NotImplementedError(f"episodes are stored one world at a time, not below {self._filepath}: {data}")
-
-    def load(self) -> dict[str, Callable[[], dict[str, Any]]]:
-        """World -> its episodes by split, when called."""
-        folders = sorted(path for path in self.path.glob("*") if path.is_dir() and not path.name.startswith("."))
-        return {folder.name: partial(self._read, folder.name) for folder in folders}
-
-    def _read(self, world: str) -> dict[str, Any]:
-        return EpisodesDataset(filepath=f"{self._filepath}/{world}").load()

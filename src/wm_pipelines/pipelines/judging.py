@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
+from wm_pipelines.families.base import Family, FamilyConfig, Prediction, Views
 from wm_pipelines.laws import laws_of
 from wm_pipelines.learning.artifacts import Models, TrainedModel
 from wm_pipelines.registry import tasks
+from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Task
 from wm_pipelines.tasks.judgement import Judgement, cost_rows, table
 from wm_pipelines.threads import threads
@@ -103,6 +111,33 @@ def about(episodes: Mapping[str, Episodes]) -> dict[str, Any]:
         "split_by": train.metadata.get("split_by"),
         "found": list(train.metadata.get("found", [])),
     }
+
+
+class Outside(Family):
+    """A model that is none of the project's, in the place of a family: what it predicts is all that it can be asked.
+
+    Args:
+        roll: ``(starts [E, 2d], steps) -> states [S, E, steps + 1, 2d]``. spec: of the world. models: S.
+    """
+
+    name: ClassVar[str] = "outside"
+    any_step: ClassVar[bool] = False
+
+    def __init__(self, roll: Callable[[NDArray[Any], int], NDArray[Any]], spec: Spec, models: int = 1) -> None:
+        super().__init__(FamilyConfig(), spec, range(models))
+        self.roll = roll
+
+    def predict(self, past: Views, steps: int, actions: Tensor | None = None, step: float | None = None) -> Prediction:
+        """Ask it.
+
+        Raises:
+            UserError: for another step than the world's.
+        """
+        del actions
+        if step is not None and not math.isclose(step, self.spec.step):
+            raise UserError("a model from outside is judged at the world's own step")
+        found = np.asarray(self.roll(past["states"][:, -1].numpy(), steps), np.float64)
+        return Prediction(states=torch.from_numpy(found))
 
 
 def judge_on_one_thread(task: Task, *arguments: Any, **options: Any) -> Judgement:

@@ -66,7 +66,7 @@ def create_pipeline(everything: Pipeline) -> Pipeline:
         return Pipeline([])
     judging = Node(
         judge,
-        inputs={"submission": "params:submission", "stored": "stored_episodes", "evaluation": f"params:{TASK}"},
+        inputs={"submission": "params:submission", "stored": "episodes_by_world", "evaluation": f"params:{TASK}"},
         outputs=f"{TASK}_outside",
         name="judge",
         namespace="submission",
@@ -89,40 +89,49 @@ def judge(
             card is of other episodes than those.
     """
     from wm_pipelines.laws import laws_of
-    from wm_pipelines.pipelines.judging import facts_of, judge_on_one_thread
-    from wm_pipelines.registry import families, tasks
+    from wm_pipelines.pipelines.judging import Outside, facts_of, judge_on_one_thread
+    from wm_pipelines.registry import tasks
     from wm_pipelines.tasks.judgement import table
 
     if submission.path is None:
         raise UserError("which model? kedro run --pipeline=submission --params path=FOLDER")
     folder = Path(submission.path)
+    card, episodes = _card_and_episodes(folder, stored)
+    test = episodes[card.split]
+    states = read_states(folder, np.asarray(test["states"]))
+    task = tasks.get(TASK)()
+    config = task.config(evaluation, card.world).model_copy(update={"asked_episodes": 0})
+    model = Outside(lambda starts, steps: states[:, : len(starts), : steps + 1], test.spec, len(states))
+    judged = judge_on_one_thread(task, model, episodes, card.split, laws_of(test.spec), config)
+    told = {"variant": VARIANT, "view": card.view, "knows": ",".join(sorted(card.knows))}
+    left_out = "step_ms"  # of a table that is read
+    rows = [{**told, **row} for row in judged.rows if row["metric"] != left_out]
+    results = {
+        "scores": table(rows, task=TASK, world=card.world, family=card.name),
+        "arrays": {f"{VARIANT}/{card.split}/{name}": array for name, array in judged.arrays.items()},
+        "facts": facts_of(task, card.name, card.world, episodes, config) | {"source": card.source},
+    }
+    return {(card.name, card.world): results}
+
+
+def _card_and_episodes(
+    folder: Path, stored: Mapping[str, Callable[[], Mapping[str, Any]]]
+) -> tuple[Card, Mapping[str, Any]]:
+    """The card, and the episodes that it is about: of another draw there is nothing to compare."""
+    from wm_pipelines.registry import families
+
     card = read_card(folder)
     if card.name in families.names():
         raise UserError(f"'{folder}/card.json': '{card.name}' is the name of a family of this project; choose another")
     if card.world not in stored:
         raise UserError(f"'{folder}/card.json': {unknown('world', card.world, list(stored))}")
     episodes = stored[card.world]()
-    test = episodes[card.split]
-    if card.episodes != test.content_hash:
+    if card.episodes != (ours := episodes[card.split].content_hash):
         raise UserError(
             f"'{folder}/card.json': its roll-outs are of episodes {card.episodes[:12]}, those of '{card.world}' "
-            f"({card.split}) are {test.content_hash[:12]}; predict these"
+            f"({card.split}) are {ours[:12]}; predict these"
         )
-    states = read_states(folder, np.asarray(test["states"]))
-    task = tasks.get(TASK)()
-    config = task.config(evaluation, card.world).model_copy(update={"asked_episodes": 0})
-    model = _roll_outs(states, test)
-    judged = judge_on_one_thread(task, model, episodes, card.split, laws_of(test.spec), config)
-    told = {"variant": VARIANT, "view": card.view, "knows": ",".join(sorted(card.knows))}
-    facts = facts_of(task, card.name, card.world, episodes, config) | {"source": card.source, "seconds": 0.0}
-    left_out = "step_ms"  # of a table that is read
-    rows = [{**told, **row} for row in judged.rows if row["metric"] != left_out]
-    results = {
-        "scores": table(rows, task=TASK, world=card.world, family=card.name),
-        "arrays": {f"{VARIANT}/{card.split}/{name}": array for name, array in judged.arrays.items()},
-        "facts": facts,
-    }
-    return {(card.name, card.world): results}
+    return card, episodes
 
 
 def read_card(folder: Path) -> Card:
@@ -192,20 +201,3 @@ def _from_parquet(path: Path) -> NDArray[np.float64] | None:
     if len(rows) != np.prod(shape) or rows.duplicated(index).any():
         raise UserError(f"'{path}': {len(rows)} rows are not one for each of {' x '.join(map(str, shape))} states")
     return np.array(rows.drop(columns=index), np.float64).reshape(*shape, -1)
-
-
-def _roll_outs(states: NDArray[np.float64], episodes: Any) -> Any:
-    """The submitted states in the place of a model that predicts them."""
-    import torch
-
-    from wm_pipelines.families.base import Family, FamilyConfig, Prediction, Views
-
-    class RollOuts(Family):
-        name = VARIANT
-        any_step = False
-
-        def predict(self, past: Views, steps: int, actions: Any = None, step: float | None = None) -> Prediction:
-            del past, actions, step
-            return Prediction(states=torch.from_numpy(states[:, :, : steps + 1]))
-
-    return RollOuts(FamilyConfig(), episodes.spec, range(len(states)))
