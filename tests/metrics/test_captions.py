@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from wm_pipelines.metrics.captions import captions_right, others_of_their_kind, perplexity, scenes_of
+from wm_pipelines.metrics.descriptions import LANGUAGE_METRICS, LANGUAGE_RATES
 from wm_pipelines.metrics.ranges import RATE, value_range
-from wm_pipelines.metrics.registry import LANGUAGE_METRICS, LANGUAGE_RATES, described
+from wm_pipelines.metrics.registry import described
 from wm_pipelines.worlds.parts.scene_grammar import scene, scenes
 
 ONE = "a small red circle at the top left"

@@ -113,16 +113,6 @@ class FrequentAnswer(MemberFamily):
                 row[offered[answer]] = 1.0
         return scores
 
-    def member_loss(
-        self,
-        member: nn.Module,  # noqa: ARG002
-        batch: Views,  # noqa: ARG002
-        generator: torch.Generator,  # noqa: ARG002
-        progress: float,  # noqa: ARG002
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Never asked for: it is fitted in closed form."""
-        raise TypeError("the most frequent answer is counted, not trained")
-
     def member_encode(self, member: nn.Module, views: Views) -> tuple[Tensor, Tensor | None]:
         """The bytes of questions: ``[E, Q, L]``."""
         del member

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
@@ -45,16 +44,6 @@ class RawPixels(MemberFamily):
     def examples(self, episodes: Views) -> Views:  # noqa: ARG002
         """Nothing to train."""
         return {}
-
-    def member_loss(
-        self,
-        member: nn.Module,  # noqa: ARG002
-        batch: Views,  # noqa: ARG002
-        generator: torch.Generator,  # noqa: ARG002
-        progress: float,  # noqa: ARG002
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Never asked for: there are no examples."""
-        raise TypeError("raw pixels have nothing to train")
 
     def member_encode(self, member: nn.Module, views: Views) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
         """Pixels in [0, 1], flat: ``[E, T, side² C]``."""

@@ -7,7 +7,7 @@ a text-only prior says, its frames are real, so that their distance from held-ou
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,8 +17,7 @@ from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Views
-from wm_pipelines.families.parts.members import MemberFamily
-from wm_pipelines.spec import Spec
+from wm_pipelines.families.parts.captioned import CaptionedFamily
 
 
 class TrainingCopyConfig(FamilyConfig):
@@ -44,19 +43,12 @@ class _Examples(nn.Module):
 
 
 @register
-class TrainingCopy(MemberFamily):
+class TrainingCopy(CaptionedFamily):
     """Nothing is learned."""
 
     name: ClassVar[str] = "training_copy"
     Config: ClassVar[type[FamilyConfig]] = TrainingCopyConfig
-    needs: ClassVar[tuple[str, ...]] = ("frames", "captions")
-    learned_features: ClassVar[bool] = False
     config: TrainingCopyConfig
-
-    @classmethod
-    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
-        """It answers with single frames, not with videos."""
-        return super().unsuitable(spec, config) or (None if spec.rows == 1 else "needs single frames, not videos")
 
     def make_member(self) -> nn.Module:
         """Room for examples."""
@@ -83,16 +75,6 @@ class TrainingCopy(MemberFamily):
             member.count.fill_(len(chosen))
         return {}
 
-    def member_loss(
-        self,
-        member: nn.Module,  # noqa: ARG002
-        batch: Views,  # noqa: ARG002
-        generator: torch.Generator,  # noqa: ARG002
-        progress: float,  # noqa: ARG002
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Never asked for: there are no examples."""
-        raise TypeError("copies of the training data have nothing to train")
-
     def caption(self, frames: Tensor, seed: int) -> list[str]:
         """See `Captions`."""
         rows, member = self._drawn(len(frames), seed, torch.Generator().manual_seed(self.seeds[seed]))
@@ -107,8 +89,3 @@ class TrainingCopy(MemberFamily):
         member = self.members[seed]
         assert isinstance(member, _Examples)
         return torch.randint(int(member.count), (count,), generator=generator), member
-
-    def member_encode(self, member: nn.Module, views: Views) -> tuple[Tensor, Tensor | None]:
-        """Pixels as they are: ``[E, T, H W C]``."""
-        del member
-        return views["frames"].float().flatten(2) / 255, None

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import math
 
-from wm_pipelines.metrics.registry import (
-    FLOW_METRICS,
-    LANGUAGE_METRICS,
-    LANGUAGE_RATES,
-    SAMPLE_METRICS,
-    STATE_METRICS,
-)
+from wm_pipelines.metrics.descriptions import FLOW_METRICS, LANGUAGE_METRICS, LANGUAGE_RATES, SAMPLE_METRICS
+from wm_pipelines.metrics.registry import STATE_METRICS
 
 RATE = (0.0, 1.0)
 """The range of rates: shares of examples, episodes or steps, probabilities."""

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from wm_pipelines.metrics.registry import QUESTION_KINDS, described
+from wm_pipelines.metrics.descriptions import QUESTION_KINDS
+from wm_pipelines.metrics.registry import described
 
 REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies", "training_copy", "frequent_answer")
 """Ceiling and floors: always shown, never the winner."""

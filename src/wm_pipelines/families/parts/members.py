@@ -26,8 +26,8 @@ _AT_ONCE = 4096  # rows encoded together
 class MemberFamily(Family):
     """A family with one network per seed.
 
-    Subclasses set `name` and `Config`, and give `make_member`, `member_loss` and `member_encode`; those that predict
-    also give `member_predict`.
+    Subclasses set `name` and `Config`, and give `make_member` and `member_encode`; those that are trained also give
+    `member_loss`, those that predict `member_predict`.
 
     Attributes:
         view: what it observes, the first of `shown`. space: of one observation.
@@ -59,7 +59,6 @@ class MemberFamily(Family):
     def make_member(self) -> nn.Module:
         """The networks of one seed; torch's global generator is seeded around the call."""
 
-    @abstractmethod
     def member_loss(
         self, member: nn.Module, batch: Views, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,7 +72,12 @@ class MemberFamily(Family):
 
         Returns:
             A scalar, and named scalar terms.
+
+        Raises:
+            TypeError: nothing is trained by gradient; then `examples` gives none, or `fit` fits.
         """
+        del member, batch, generator, progress
+        raise TypeError(f"family {self.name} has nothing to train by gradient")
 
     @abstractmethod
     def member_encode(self, member: nn.Module, views: Views) -> tuple[Tensor, Tensor | None]:

@@ -27,7 +27,7 @@ from wm_pipelines.blocks.flow_sampling import guided, heun_through, path
 from wm_pipelines.blocks.words import PADDING, UNKNOWN, Words
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Schedule, TrainedConfig, Views
-from wm_pipelines.families.parts.members import MemberFamily
+from wm_pipelines.families.parts.captioned import CaptionedFamily
 from wm_pipelines.families.text_flow.networks import FrameVelocity, Reader
 from wm_pipelines.mappings import Positive
 from wm_pipelines.spec import Spec
@@ -78,19 +78,12 @@ class TextFlowMember(nn.Module):
 
 
 @register
-class TextFlow(MemberFamily):
+class TextFlow(CaptionedFamily):
     """Single frames from captions."""
 
     name: ClassVar[str] = "text_flow"
     Config: ClassVar[type[FamilyConfig]] = TextFlowConfig
-    needs: ClassVar[tuple[str, ...]] = ("frames", "captions")
-    learned_features: ClassVar[bool] = False
     config: TextFlowConfig
-
-    @classmethod
-    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
-        """It makes one frame, not a video."""
-        return super().unsuitable(spec, config) or (None if spec.rows == 1 else "needs single frames, not videos")
 
     def make_member(self) -> nn.Module:
         """The networks of one seed."""
@@ -139,10 +132,6 @@ class TextFlow(MemberFamily):
         error = ((found - velocity) * weight).square().mean()
         return error, {"velocity": error}
 
-    def monitor(self) -> Views:
-        """There are no features that could collapse."""
-        return {}
-
     def _data(self, member: TextFlowMember, frames: Tensor) -> Tensor:
         """Frames ``[N, H, W, C]`` uint8 as data of the flow, ``[N, C, H, W]``."""
         x = ENCODERS["frames"].inputs(frames)
@@ -176,11 +165,6 @@ class TextFlow(MemberFamily):
         noise = torch.randn(len(tokens), *member.pixels.centre.shape, generator=generator).to(caption)
         times: Sequence[float] = shifted(torch.linspace(0.0, 1.0, c.sample_steps + 1).double(), c.shift).tolist()
         return member.pixels.decode(heun_through(velocity, noise, times).flatten(1))
-
-    def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
-        """Pixels as they are: ``[E, T, H W C]``."""
-        del member
-        return self.scaled(views["frames"]).flatten(2), None
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:

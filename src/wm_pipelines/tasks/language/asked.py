@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes, codec_of, utf8
-from wm_pipelines.families.base import EmbedsTexts, Family
+from wm_pipelines.families.base import Answers, EmbedsTexts, Family
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.representation import effective_rank, is_collapsed, relative_spread
 from wm_pipelines.metrics.retrieval import distinct, right_first, swapped
@@ -188,7 +188,7 @@ def _add_spread(judged: Judgement, family: Any, train: Episodes, candidates: Seq
 
 def can_be_asked(family: Family, part: Episodes) -> bool:
     """Whether there are questions, and the family answers any."""
-    return {"questions", "answers", "asked"} <= set(part.views) and hasattr(family, "choose")
+    return {"questions", "answers", "asked"} <= set(part.views) and isinstance(family, Answers)
 
 
 def _numbers(part: Episodes, view: str) -> torch.Tensor:

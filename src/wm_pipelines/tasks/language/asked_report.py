@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wm_pipelines.episodes import texts_of
 from wm_pipelines.metrics.comparison import paired_difference
-from wm_pipelines.metrics.registry import QUESTION_KINDS
+from wm_pipelines.metrics.descriptions import QUESTION_KINDS
 from wm_pipelines.reporting.plots import Figure, layout
 from wm_pipelines.reporting.style import Palette, metric_title, model_label, model_order, split_model
 from wm_pipelines.tasks.judgement import BY_EPISODE

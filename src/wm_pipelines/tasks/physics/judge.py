@@ -15,7 +15,8 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Decodes, Family, Samples
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics import samples
-from wm_pipelines.metrics.registry import SAMPLE_METRICS, STATE_METRICS, Rollout
+from wm_pipelines.metrics.descriptions import SAMPLE_METRICS
+from wm_pipelines.metrics.registry import STATE_METRICS, Rollout
 from wm_pipelines.tasks.judgement import COST_UNITS, Judgement
 from wm_pipelines.tasks.physics.codes import QUANTITIES
 from wm_pipelines.tasks.physics.probing import energy_range, probe

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from wm_pipelines.families.base import Family
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics import flow
+from wm_pipelines.metrics.descriptions import FLOW_METRICS
 from wm_pipelines.metrics.horizon import spread
 from wm_pipelines.metrics.pair_force import LARGEST, PairForces
-from wm_pipelines.metrics.registry import FLOW_METRICS, Rollout
+from wm_pipelines.metrics.registry import Rollout
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.judgement import Judgement
 from wm_pipelines.tasks.physics.codes import COUPLINGS, coded

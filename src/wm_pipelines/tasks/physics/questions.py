@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from wm_pipelines.metrics.descriptions import FLOW_METRICS
 from wm_pipelines.metrics.pair_force import PairForce
-from wm_pipelines.metrics.registry import FLOW_METRICS
 from wm_pipelines.reporting import page as frame
 from wm_pipelines.reporting.style import COST_METRICS, metric_order, model_label, model_order, pretty_number
 from wm_pipelines.reporting.summary import main_split, rows_by_model
