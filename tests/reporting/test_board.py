@@ -136,7 +136,7 @@ def test_of_many_winners_three_are_named():
     assert "and 3 more that cannot be told from it" in text
 
 
-@pytest.mark.skipif(FOUND is None, reason="needs Chromium")
+@pytest.mark.skipif(FOUND is None, reason="needs Chromium, which is not here (Debian: apt-get install chromium)")
 def test_of_several_tasks_one_is_shown_with_its_own_columns(leaderboard, tmp_path):
     (tmp_path / "index.html").write_text(first_page(summary_table(leaderboard)))
     shown = "[...document.querySelectorAll('#leaderboard thead th.n')].filter(t => !t.hidden).map(t => t.textContent)"
