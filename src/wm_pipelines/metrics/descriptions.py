@@ -144,7 +144,7 @@ LANGUAGE_METRICS: dict[str, Described] = {
     "swapped_relation": Described("1", False, "The same where they have exchanged their places."),
     "retrieval_of": Described("1", None, "Captions that a frame looks for its own among."),
     "language_parameters": Described("1", True, "Parameters of all but the encoder, text tower included."),
-    "text_parameters": Described("1", True, "Of these, parameters of the text tower; 0 where there is none."),
+    "text_parameters": Described("1", None, "Of these, parameters of the text tower; 0 where there is none."),
     "text_spread": Described(
         "1", None, "Spread of the embeddings of texts in units of their size: 0 where all texts are one point."
     ),

@@ -64,7 +64,7 @@ def page(results: Results) -> str:
     """The report as one HTML page; equal results give equal bytes."""
     table = results.summary
     models = model_order(table["family"] + "/" + table["variant"])
-    palette, worlds = Palette(models), sorted(set(table["world"]))
+    palette, worlds = Palette(models), results.worlds
     return frame.render(
         "language.html.j2",
         "language",
