@@ -132,14 +132,14 @@ class Transfusion(CaptionedFamily):
         wanted, counts = next_tokens(layout)
         logits = member.network.logits(answer.features[:, :-1][counts])
         nll = cross_entropy(logits, wanted[counts], reduction="sum")
-        text = nll / workers.averaged(counts.sum().to(nll)).clamp(min=1.0)
+        text = workers.ratio(nll, counts.sum().to(nll))
         error = data.new_zeros(())  # a worker may have no image with noise
         if bool(noisy.any()):
             said = self._of(member.network, layout, answer, noisy)
             t = levels[noisy]
             wrong = said - member.noise.target(data[noisy], noise[noisy], t)
             error = (self._of_levels(member, t) * wrong.square().mean((1, 2, 3))).sum()
-        image = error / workers.averaged(noisy.sum().to(data)).clamp(min=1.0)
+        image = workers.ratio(error, noisy.sum().to(data))
         terms = {"text": text.detach(), "image": image.detach()}
         return text + self._weight(member, terms) * image, terms
 
