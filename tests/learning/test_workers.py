@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 from torch.multiprocessing import ProcessRaisedException
 
 from tests.learning.gradient_families import CASES, main, trained
@@ -29,6 +30,9 @@ pytestmark = pytest.mark.pipeline
 
 QUICK = ["hnn pairs", "physics_informed known", "contrastive video", "ijepa sigreg", "latent_action", "transfusion"]
 """What losses take from a batch: nothing; a balance of gradients; statistics, pairs; a codebook; sums."""
+
+
+RESUMED = "ijepa ema"
 
 
 class Dying(CheckpointStore):
@@ -67,13 +71,19 @@ def test_every_family_that_is_trained_by_gradient_is_tried():
 # ---------------------------------------------------------------- as many as there are
 
 
+def begun(folder, case):
+    trained(case, Dying(folder))
+
+
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     folder = tmp_path_factory.mktemp("three")
-    return folder, shared(3, folder, *QUICK)
+    with pytest.raises(MemoryError):
+        begun(folder, RESUMED)
+    return folder, shared(3, folder, *QUICK, RESUMED)
 
 
-@pytest.mark.parametrize("case", QUICK)
+@pytest.mark.parametrize("case", [*QUICK, RESUMED])
 def test_three_workers_with_unequal_shares_equal_one(three, case):
     assert_equal(three[1][case], trained(case))
 
@@ -102,18 +112,14 @@ def test_two_and_three_workers_equal_one_for_every_family(many, alone, case):
     assert_equal(many[case], alone[case])
 
 
-def begun(folder, case):
-    trained(case, Dying(folder))
+@pytest.mark.slow
+def test_two_workers_go_on_from_a_checkpoint_of_three(tmp_path):
+    with pytest.raises(ProcessRaisedException, match="no room"):
+        together(3, begun, tmp_path, RESUMED)
+    assert_equal(shared(2, tmp_path, RESUMED)[RESUMED], trained(RESUMED))
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2)])
-def test_another_number_of_workers_goes_on_from_a_checkpoint(tmp_path, before, after):
-    case = "ijepa ema"
-    with pytest.raises((MemoryError, ProcessRaisedException), match="no room"):
-        begun(tmp_path, case) if before == 1 else together(before, begun, tmp_path, case)
-    assert_equal(shared(after, tmp_path, case)[case], trained(case))
-
-
+@pytest.mark.slow
 def test_torchrun_starts_them_too(tmp_path):
     root, case = Path(__file__).parents[2], "mlp"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
@@ -132,11 +138,10 @@ def test_the_parameter_starts_workers_and_changes_nothing_else(tmp_path):
     two = replace(one, learning=learning.model_copy(update={"workers": 2}))
     settings = {"hidden": [8], "schedule": {"steps": 20, "batch_size": 7}}
     wanted = fit_variant(one, "plain", settings, None)
-    for store in (None, CheckpointStore(tmp_path)):
-        found = fit_variant(two, "plain", settings, store)
-        assert found.model.card == wanted.model.card
-        for name, tensor in wanted.model.tensors.items():
-            torch.testing.assert_close(found.model.tensors[name], tensor, rtol=1e-9, atol=1e-9)
+    found = fit_variant(two, "plain", settings, CheckpointStore(tmp_path))
+    assert found.model.card == wanted.model.card
+    for name, tensor in wanted.model.tensors.items():
+        torch.testing.assert_close(found.model.tensors[name], tensor, rtol=1e-9, atol=1e-9)
     assert [path.name for path in tmp_path.iterdir()] == ["plain.safetensors"]
 
 
@@ -170,25 +175,38 @@ def test_a_worker_that_dies_ends_the_others_and_is_named(job, message):
         together(2, job)
 
 
-def test_a_mistake_of_the_user_is_one_line_with_several_workers_too():
+def refused(folder):
+    """All workers are told the same, and can go on to something else."""
     with pytest.raises(UserError, match="a batch of 2 examples is too small for 3 workers"):
-        together(3, partial(fitted, dropout=False, batch_size=2))
-
-
-def test_random_numbers_of_a_worker_s_own_are_refused():
+        fitted(dropout=False, batch_size=2)
     with pytest.raises(UserError, match=r"toy: workers cannot share its batches: .* differs by .* train it with one"):
-        together(2, fitted)
+        fitted()  # drops entries at random, each worker for itself
+    with pytest.raises(UserError, match=r"toy: the workers do not begin alike; .* one folder of checkpoints"):
+        fitted(dropout=False, store=CheckpointStore(folder / os.environ["RANK"]))
+    summed()
+    raise UserError("as wished")
 
 
-def apart(folder):
-    fitted(dropout=False, store=CheckpointStore(Path(folder) / os.environ["RANK"]))
+def summed():
+    """Losses of unequal shares, weighed, have the gradient of the mean over all; a ratio of sums is one of all."""
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    x = torch.arange(1.0, 8.0, dtype=torch.float64).requires_grad_()
+    with workers.sharing(7, rank, world):
+        mine = workers.mine(x)
+        spread = workers.gathered(mine).var() + workers.var_mean(mine, (0,))[0] * workers.averaged(mine.mean())
+        loss = workers.weighed(mine.square().mean() * spread + workers.ratio(mine.sum(), mine.square().sum()))
+    (found,) = torch.autograd.grad(loss, x)
+    distributed.all_reduce(found)
+    spread = x.var() + x.var(correction=0) * x.mean()
+    (wanted,) = torch.autograd.grad(x.square().mean() * spread + x.sum() / x.square().sum(), x)
+    torch.testing.assert_close(found / world, wanted, rtol=1e-12, atol=0)
 
 
-def test_workers_that_see_other_checkpoints_are_refused(tmp_path):
+def test_what_cannot_be_shared_is_refused_in_one_line_and_gradients_pass_through_what_is_shared(tmp_path):
     with pytest.raises(MemoryError):
         fitted(dropout=False, store=Dying(tmp_path / "1"))
-    with pytest.raises(UserError, match=r"toy: the workers do not begin alike; .* one folder of checkpoints"):
-        together(2, apart, tmp_path)
+    with pytest.raises(UserError, match="as wished"):
+        together(3, refused, tmp_path)
 
 
 # ---------------------------------------------------------------- one worker, and the parts of many
@@ -231,27 +249,3 @@ def test_an_axis_that_is_not_that_of_the_examples_is_an_error():
                 wrong()
         with pytest.raises(ValueError, match="5 are not equally many of each of the 2"):
             workers.everyone(5)
-
-
-def sums():
-    """Losses of unequal shares, weighed, have the gradient of the mean over all; a ratio of sums is one of all."""
-    from torch import distributed
-
-    from wm_pipelines.learning.group import meet
-
-    meet("cpu")
-    rank, world = distributed.get_rank(), distributed.get_world_size()
-    x = torch.arange(1.0, 8.0, dtype=torch.float64).requires_grad_()
-    with workers.sharing(7, rank, world):
-        mine = workers.mine(x)
-        spread = workers.gathered(mine).var() + workers.var_mean(mine, (0,))[0] * workers.averaged(mine.mean())
-        loss = workers.weighed(mine.square().mean() * spread + workers.ratio(mine.sum(), mine.square().sum()))
-    (found,) = torch.autograd.grad(loss, x)
-    distributed.all_reduce(found)
-    spread = x.var() + x.var(correction=0) * x.mean()
-    (wanted,) = torch.autograd.grad(x.square().mean() * spread + x.sum() / x.square().sum(), x)
-    torch.testing.assert_close(found / world, wanted, rtol=1e-12, atol=0)
-
-
-def test_gradients_pass_through_what_is_averaged_gathered_and_summed():
-    together(3, sums)

@@ -116,6 +116,8 @@ def together(count: int, job: Callable[..., None], *arguments: Any) -> None:
 
     if multiprocessing.current_process().daemon:
         raise UserError("a process of a study cannot start others; set learning.workers or tuning.processes to 1")
+    # Read where torch is imported; it warns of parameters that might not have been used, at each training and worker.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with TemporaryDirectory() as folder:
         level = logging.getLogger("wm_pipelines").getEffectiveLevel()
         running = start_processes(_worker, (count, Path(folder), level, job, arguments), count, join=False)
