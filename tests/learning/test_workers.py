@@ -28,9 +28,8 @@ from wm_pipelines.registry import families
 
 pytestmark = pytest.mark.pipeline
 
-QUICK = ["hnn pairs", "physics_informed known", "contrastive video", "ijepa sigreg", "latent_action", "transfusion"]
-"""What losses take from a batch: nothing; a balance of gradients; statistics, pairs; a codebook; sums."""
-
+QUICK = ["physics_informed known", "contrastive video", "ijepa sigreg", "latent_action", "token_vlm"]
+"""What losses take from a batch: a balance of gradients; statistics and pairs; a codebook; sums over words."""
 
 RESUMED = "ijepa ema"
 
