@@ -1,8 +1,8 @@
 """Pages of families, worlds and metrics: what is written by hand, completed by what code and parameter files know.
 
-``docs/families/NAME.md``, ``docs/worlds/NAME.md`` and ``docs/metrics/NAME.md`` hold what nobody can derive: the equation, when
-to use it, the source. Views, knowledge, settings, units and the method's own text are added when a page is read. A family
-or world that is registered and has no page gets one to be filled in, and the build fails until it is.
+``docs/families/NAME.md``, ``docs/worlds/NAME.md`` and ``docs/metrics/NAME.md`` hold what nobody can derive: the
+equation, when to use it, the source. Views, knowledge, settings, units and the method's own text are added when a page
+is read. A family or world that is registered and has no page gets one to be filled in, and the build fails until it is.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from wm_pipelines import registry
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Schedule, TrainedConfig
 from wm_pipelines.learning.config import FamilyParameters
+from wm_pipelines.metrics.descriptions import FLOW_METRICS, LANGUAGE_METRICS, SAMPLE_METRICS
 from wm_pipelines.metrics.ranges import value_range
 from wm_pipelines.metrics.registry import STATE_METRICS, described
-from wm_pipelines.metrics.descriptions import FLOW_METRICS, LANGUAGE_METRICS, SAMPLE_METRICS
 from wm_pipelines.reporting.style import COST_DESCRIPTIONS, METRIC_TITLES, above_floor, lower_is_better, metric_title
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.judgement import COST_UNITS
@@ -46,8 +46,8 @@ SECTIONS = {
     "metrics": ("Formula", "Floor and ceiling", "When to use", "Source"),
 }
 ABILITIES = {
-    "encode": "encodes", "imagine": "can be planned with", "act": "can have a policy of its own", "sample": "draws futures",
-    "generate": "draws frames of captions", "caption": "writes captions", "choose": "chooses answers",
+    "encode": "encodes", "imagine": "can be planned with", "act": "can have a policy of its own",
+    "sample": "draws futures", "generate": "draws frames of captions", "caption": "writes captions", "choose": "chooses answers",
     "describe": "writes answers", "derivatives": "solves for fields", "discover": "discovers actions",
 }  # fmt: skip
 """Methods of the protocols of `families.base`, and what they mean."""
@@ -127,7 +127,7 @@ def family(name: str) -> Iterator[str]:
         ("runs in", ", ".join(f"`{task}`" for task in tasks) or "no task of base"),
     )
     yield _table(("variant", "knows", "settings of its own"), *_variants(kind, parameters, tasks))
-    yield "Words of *knows* that are no fact of a world: [what they declare](../architecture.md#knowledge-is-declared).\n"
+    yield "Words that are no fact of a world: [what they declare](../architecture.md#knowledge-is-declared).\n"
     yield "## Knobs"
     if issubclass(kind.Config, TrainedConfig):
         yield "`schedule`: [how families are trained by gradient](index.md#schedule).\n"
@@ -276,7 +276,7 @@ def metric(page: str) -> Iterator[str]:
     yield "## On the leaderboard"
     yield _table(
         ("metric", "title", "unit", "better", "between", "marked"),
-        *(_row(name, told.get("unit", "1")) for name in told["metrics"]),
+        *(_row(name) for name in told["metrics"]),
     )
     for name in told["metrics"]:
         text = COST_DESCRIPTIONS.get(name) or getattr(described(name), "description", "")
@@ -296,13 +296,20 @@ def metrics() -> Iterator[str]:
     yield _table(("page", "metrics"), *rows)
 
 
-def _row(name: str, unit: str) -> tuple[str, ...]:
-    pattern, known = name.replace("*", "x"), described(name)
+def unit_of(metric: str) -> str:
+    """The unit of a metric: as the code describes it, else as its page says."""
+    known = described(metric)
+    return (
+        known.unit if known else COST_UNITS.get(metric) or about(DOCS / "metrics" / f"{pages_of(metric)[0]}.md")["unit"]
+    )
+
+
+def _row(name: str) -> tuple[str, ...]:
+    pattern = name.replace("*", "x")
     low, high = value_range(pattern)
     better = {True: "less", False: "more", None: "neither"}[lower_is_better(pattern)]
     marked = "if better than the floor" if above_floor(pattern) else "–" if better == "neither" else "yes"
-    unit = known.unit if known else COST_UNITS.get(name, unit)
-    return f"`{name}`", metric_title(name).replace("*", "…"), unit, better, f"{low:g} … {high:g}", marked
+    return f"`{name}`", metric_title(name).replace("*", "…"), unit_of(name), better, f"{low:g} … {high:g}", marked
 
 
 def _directive(name: str) -> str:
@@ -330,7 +337,11 @@ def notebooks() -> Iterator[str]:
         yield f"Download: [{path.name}](../notebooks/{path.name})\n"
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             text = "".join(cell["source"])
-            yield re.sub(r"^#", "##", text, flags=re.M) + "\n" if cell["cell_type"] == "markdown" else f"```python\n{text}\n```\n"
+            yield (
+                re.sub(r"^#", "##", text, flags=re.M) + "\n"
+                if cell["cell_type"] == "markdown"
+                else f"```python\n{text}\n```\n"
+            )
 
 
 # ---------------------------------------------------------------- parts of pages
@@ -361,15 +372,13 @@ def _fields(model: type[BaseModel], comments: str, before: str = "") -> Iterator
 
 def _meaning(model: type[BaseModel], name: str, comments: str) -> str:
     """Where a field has no description: its class's docstring, the comment beside it, that in the parameter file."""
-    patterns = (
-        (inspect.getdoc(model) or "", rf"\b{name}: (.+?)(?=\.\s+\w+: |\n\S|\n\s+\w+: |\Z)"),
-        (inspect.getsource(model), rf"^    {name}: .*?  # (.+)$"),
-        (comments, rf"^\s+{name}:[^#\n]*#\s*(.+)$"),
+    places = (
+        (inspect.getdoc(model) or "", rf"(?s)\b{name}: (.+?)(?=\.\s+\w+: |\n\S|\n\s+\w+: |\Z)"),
+        (inspect.getsource(model), rf"(?m)^    {name}: .*?  # (.+)$"),
+        (comments, rf"(?m)^\s+{name}:[^#\n]*#\s*(.+)$"),
     )
-    for text, pattern in patterns:
-        if found := re.search(pattern, text, re.M | re.S if "docstring" in pattern else re.M):
-            return " ".join(found[1].replace("``", "`").split())
-    return ""
+    found = (match[1] for text, pattern in places if (match := re.search(pattern, text)))
+    return " ".join(next(found, "").replace("``", "`").split())
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
@@ -387,13 +396,13 @@ def _type(annotation: Any) -> str:
     word = origin.__name__ if inspect.isclass(origin) else ""
     if word in ("list", "tuple", "dict"):
         return f"{word} of {', '.join(dict.fromkeys(parts))}" if parts else word
-    if word == "Annotated" or not word.startswith("Union") and hasattr(annotation, "__metadata__"):
+    if word == "Annotated" or (not word.startswith("Union") and hasattr(annotation, "__metadata__")):
         return parts[0] if parts else "value"
     return " or ".join(dict.fromkeys(parts)) or str(annotation)
 
 
 def _default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
-    value = field.get_default(call_default_factory=True) if field.default_factory is None or True else None
+    value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "*required*"
     if isinstance(value, BaseModel):

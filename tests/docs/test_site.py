@@ -1,0 +1,143 @@
+"""The documentation site: nothing is missing, it builds offline without a warning, and every link leads somewhere."""
+
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from docutils.utils.math.latex2mathml import tex2mathml
+
+from tests.docs.site import DOCS, pages
+from wm_pipelines import registry
+
+BLANK = "# x\n\n## Equation\n\n$$a$$\n\n## When to use\n\n## Source\n\nA paper.\n"
+
+
+class Document(HTMLParser):
+    """Links, anchors, and what a browser would fetch, of one page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links, self.anchors, self.fetched = set(), set(), set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.anchors |= {given[name] for name in ("id", "name") if given.get(name)}
+        if tag == "a" and given.get("href"):
+            self.links.add(given["href"])
+        if tag in ("img", "script", "iframe", "source") and given.get("src"):
+            self.fetched.add(given["src"])
+        if tag == "link" and given.get("rel") in ("stylesheet", "preload", "icon"):
+            self.fetched.add(given["href"])
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory):
+    """The built site: path -> page."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", DOCS, out]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {path.relative_to(out).as_posix(): Document(path) for path in sorted(out.rglob("*.html"))}
+
+
+# ---------------------------------------------------------------- what is written by hand
+
+
+def test_every_family_world_and_metric_has_equation_use_and_source():
+    assert pages.faults() == []
+
+
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    for kind in pages.SECTIONS:
+        shutil.copytree(DOCS / kind, tmp_path / kind)
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
+    (tmp_path / "families/hnn.md").unlink()
+    (tmp_path / "worlds/pendulum.md").write_text(BLANK)
+    (tmp_path / "metrics/psnr.md").unlink()
+    assert pages.faults() == [
+        "families/hnn.md: no such page",
+        "worlds/pendulum.md: '## When to use' is missing or empty",
+        "metrics/: 'psnr' is on no page, must be on one",
+    ]
+
+
+def test_a_family_that_is_new_gets_a_page_to_be_filled_in(tmp_path, monkeypatch):
+    for kind in pages.SECTIONS:
+        shutil.copytree(DOCS / kind, tmp_path / kind)
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
+    monkeypatch.setattr(registry.families, "names", lambda: ["damped_oscillator"])
+    pages._check(None)
+    assert "## When to use" in (tmp_path / "families/damped_oscillator.md").read_text()
+    faults = [fault for fault in pages.faults() if "damped_oscillator" in fault]
+    assert len(faults) == len(pages.SECTIONS["families"])
+
+
+@pytest.mark.parametrize("name", sorted({code for p in pages._written("metrics") for code in pages.about(p)["code"]}))
+def test_the_code_that_a_metric_names_is_there_and_says_what_it_does(name):
+    assert pages.resolve(name).__doc__
+
+
+def test_what_a_page_tells_is_what_the_code_knows():
+    hnn = "\n".join(pages.family("hnn"))
+    assert "| `gradient` | `hamiltonian` |" in hnn
+    assert "| `method` | `derivative`, `pairs` | `derivative` | what the flow of H is matched to |" in hnn
+    pendulum = "\n".join(pages.world("pendulum"))
+    assert "Energy.\n" in pendulum
+    assert "| `frames` | frames | 32 × 32 × 3 | uint8 | row | `pendulum_video` |" in pendulum
+    assert "| `mass` | float | kg | `1.0` |" in pendulum
+    assert "| `psnr` | PSNR | dB | more | 0 … 100 | if better than the floor |" in "\n".join(pages.metric("psnr"))
+    assert "Nothing.\n" in "\n".join(pages.world("duffing_damped"))
+
+
+def test_every_formula_can_be_drawn():
+    for path in DOCS.rglob("*.md"):
+        for formula in re.findall(r"\$\$\n(.*?)\n\$\$", path.read_text(), re.S):
+            assert "<math" in tex2mathml(formula, as_block=True), path
+
+
+def test_links_to_the_world_outside_are_well_formed():
+    for path in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]:
+        for link in re.findall(r"https?://[^\s)>`\"']*", path.read_text()):
+            parts = urlsplit(link)
+            assert parts.scheme == "https", (path, link)
+            assert re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", parts.netloc), (path, link)
+
+
+# ---------------------------------------------------------------- what is built
+
+
+@pytest.mark.slow
+def test_every_link_leads_to_a_page_and_to_a_place_on_it(documents):
+    checked = 0
+    for name, document in documents.items():
+        for link in document.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (Path(name).parent / unquote(parts.path)).as_posix() if parts.path else name
+            target = Path(re.sub(r"[^/]+/\.\./", "", target)).as_posix()
+            if target.endswith(".html"):
+                assert target in documents, (name, link)
+                assert not parts.fragment or unquote(parts.fragment) in documents[target].anchors, (name, link)
+            checked += 1
+    assert checked > 1000
+
+
+@pytest.mark.slow
+def test_pages_fetch_nothing_from_elsewhere(documents):
+    for name, document in documents.items():
+        assert not [source for source in document.fetched if "//" in source], name
+
+
+@pytest.mark.slow
+def test_every_family_and_world_has_its_page_in_the_list(documents):
+    for kind in (registry.families, registry.worlds):
+        folder = {"family": "families", "world": "worlds"}[kind.noun]
+        listed = documents[f"{folder}/index.html"].links
+        assert {f"{name}.html" for name in kind.names()} <= listed
