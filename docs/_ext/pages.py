@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -47,8 +48,8 @@ SECTIONS = {
 }
 ABILITIES = {
     "encode": "encodes", "imagine": "can be planned with", "act": "can have a policy of its own",
-    "sample": "draws futures", "generate": "draws frames of captions", "caption": "writes captions", "choose": "chooses answers",
-    "describe": "writes answers", "derivatives": "solves for fields", "discover": "discovers actions",
+    "sample": "draws futures", "generate": "draws frames of captions", "caption": "writes captions",
+    "choose": "chooses answers", "describe": "writes answers", "derivatives": "solves for fields", "discover": "discovers actions",
 }  # fmt: skip
 """Methods of the protocols of `families.base`, and what they mean."""
 
@@ -117,15 +118,16 @@ def family(name: str) -> Iterator[str]:
     parameters = FamilyParameters.model_validate(given)
     tasks = [task for task, listed in _tasks().items() if name in listed["families"]]
     yield "## What it sees, and what it is told"
-    yield _table(
-        ("", ""),
-        ("needs", _views(kind.needs)),
-        ("also takes", _views(kind.uses) or "–"),
-        ("is fitted", _fitted(kind)),
-        ("can be asked for other steps than the world's", "yes" if kind.any_step else "no"),
-        ("protocols", ", ".join(text for method, text in ABILITIES.items() if hasattr(kind, method)) or "–"),
-        ("runs in", ", ".join(f"`{task}`" for task in tasks) or "no task of base"),
-    )
+    abilities = ", ".join(text for method, text in ABILITIES.items() if hasattr(kind, method))
+    lines = {
+        "Needs": _views(kind.needs),
+        "Also takes": _views(kind.uses),
+        "Is fitted": _fitted(kind),
+        "Other steps than the world's": "can be asked for" if kind.any_step else "cannot be asked for",
+        "Protocols": f"predicts, {abilities}" if abilities else "predicts",
+        "Runs in": ", ".join(f"`{task}`" for task in tasks) or "no task of base",
+    }
+    yield "\n".join(f"- **{what}**: {text}" for what, text in lines.items() if text) + "\n"
     yield _table(("variant", "knows", "settings of its own"), *_variants(kind, parameters, tasks))
     yield "Words that are no fact of a world: [what they declare](../architecture.md#knowledge-is-declared).\n"
     yield "## Knobs"
@@ -154,8 +156,7 @@ def _variants(kind: Any, parameters: FamilyParameters, tasks: list[str]) -> Iter
             continue
         config = kind.Config.model_validate(parameters.resolve(tasks[0] if tasks else "", name, ""))
         knows = ", ".join(f"`{word}`" for word in sorted(kind.knows(config))) or "–"
-        changes = yaml.safe_dump(own, default_flow_style=True, width=10_000, sort_keys=False).strip()
-        yield f"`{name}`", knows, f"`{changes}`" if own else "–"
+        yield f"`{name}`", knows, f"`{_yaml(own)}`" if own else "–"
 
 
 def _fitted(kind: Any) -> str:
@@ -258,7 +259,8 @@ def _all_entries() -> dict[str, dict[str, tuple[Path, Mapping[str, Any]]]]:
     files = sorted((ROOT / "conf").glob("*/parameters_*.yml"), key=lambda path: (path.parent.name != "base", path))
     for path in files:
         for entry, content in read_yaml(path).items():
-            if isinstance(content, Mapping) and isinstance(kind := content.get("world"), str):
+            own = path.stem == f"parameters_{entry}" and isinstance(content, Mapping)
+            if own and isinstance(kind := content.get("world"), str):
                 found.setdefault(kind, {}).setdefault(entry, (path, content))
     return found
 
@@ -298,10 +300,10 @@ def metrics() -> Iterator[str]:
 
 def unit_of(metric: str) -> str:
     """The unit of a metric: as the code describes it, else as its page says."""
-    known = described(metric)
-    return (
-        known.unit if known else COST_UNITS.get(metric) or about(DOCS / "metrics" / f"{pages_of(metric)[0]}.md")["unit"]
-    )
+    if (known := described(metric)) is not None:
+        return known.unit
+    told = about(DOCS / "metrics" / f"{pages_of(metric)[0]}.md").get("unit", "1")
+    return COST_UNITS.get(metric) or (told.get(metric, "1") if isinstance(told, Mapping) else told)
 
 
 def _row(name: str) -> tuple[str, ...]:
@@ -309,7 +311,13 @@ def _row(name: str) -> tuple[str, ...]:
     low, high = value_range(pattern)
     better = {True: "less", False: "more", None: "neither"}[lower_is_better(pattern)]
     marked = "if better than the floor" if above_floor(pattern) else "–" if better == "neither" else "yes"
-    return f"`{name}`", metric_title(name).replace("*", "…"), unit_of(name), better, f"{low:g} … {high:g}", marked
+    return f"`{name}`", metric_title(name).replace("*", "…"), unit_of(name), better, _between(low, high), marked
+
+
+def _between(low: float, high: float) -> str:
+    return (
+        "any" if low == -math.inf and high == math.inf else f"{low:g} … {high:g}".replace("inf", "∞").replace("-", "−")
+    )
 
 
 def _directive(name: str) -> str:
@@ -378,7 +386,7 @@ def _meaning(model: type[BaseModel], name: str, comments: str) -> str:
         (comments, rf"(?m)^\s+{name}:[^#\n]*#\s*(.+)$"),
     )
     found = (match[1] for text, pattern in places if (match := re.search(pattern, text)))
-    return " ".join(next(found, "").replace("``", "`").split())
+    return " ".join(next(found, "").replace("``", "`").rstrip(".").split())
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
@@ -406,8 +414,14 @@ def _default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
     if value is PydanticUndefined:
         return "*required*"
     if isinstance(value, BaseModel):
-        return "below" if inner is not None else f"`{value!r}`"
-    return "null" if value is None else f"`{list(value) if isinstance(value, tuple) else value}`"
+        return "below" if inner is not None else f"`{_yaml(value.model_dump(mode='json'))}`"
+    return f"`{_yaml(list(value) if isinstance(value, tuple) else value)}`"
+
+
+def _yaml(value: Any) -> str:
+    """As one would write it in a parameter file."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    return text.removesuffix("...\n").strip()
 
 
 def _table(head: tuple[str, ...], *rows: tuple[str, ...]) -> str:
