@@ -49,7 +49,8 @@ SECTIONS = {
 ABILITIES = {
     "encode": "encodes", "imagine": "can be planned with", "act": "can have a policy of its own",
     "sample": "draws futures", "generate": "draws frames of captions", "caption": "writes captions",
-    "choose": "chooses answers", "describe": "writes answers", "derivatives": "solves for fields", "discover": "discovers actions",
+    "choose": "chooses answers", "describe": "writes answers", "derivatives": "solves for fields",
+    "discover": "discovers actions",
 }  # fmt: skip
 """Methods of the protocols of `families.base`, and what they mean."""
 
