@@ -10,7 +10,10 @@ COMPUTED = (
     "data/tuning/a.db", "data/own/08_reporting/index.html", "data/smoke/03_primary/a",
     "docs/_build/html/index.html",
 )  # fmt: skip
-KEPT = ("data/01_raw/own.csv", "conf/own/globals.yml", "conf/smoke/globals.yml", "data/notes.txt", "docs/index.md", "benchmarks/a.py")
+KEPT = (
+    "data/01_raw/own.csv", "conf/own/globals.yml", "conf/smoke/globals.yml", "data/notes.txt", "docs/index.md",
+    "benchmarks/a.py",
+)  # fmt: skip
 
 
 def test_clean_removes_what_was_computed_in_every_environment_and_nothing_else(tmp_path):

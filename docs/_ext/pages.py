@@ -137,7 +137,7 @@ def family(name: str) -> Iterator[str]:
     yield _settings(kind.Config, _parameter_file(name))
     yield from _shown(_parameter_file(name))
     yield "## Method"
-    yield _rst(f".. automodule:: {kind.__module__}", f".. autoclass:: {kind.__module__}.{kind.__name__}")
+    yield from _code(kind)
 
 
 def families() -> Iterator[str]:
@@ -184,7 +184,7 @@ def world(name: str) -> Iterator[str]:
     for path in dict.fromkeys(path for path, _ in entries.values()):
         yield from _shown(path)
     yield "## In the code"
-    yield _rst(f".. automodule:: {kind.__module__}", f".. autoclass:: {kind.__module__}.{kind.__name__}")
+    yield from _code(kind)
 
 
 def worlds() -> Iterator[str]:
@@ -246,7 +246,7 @@ def _conserved(specs: Mapping[str, Spec]) -> Iterator[str]:
     if equations:
         entry = next(iter(equations))
         yield f"Balances are above; these residuals vanish (`{entry}`):\n"
-        yield "```text\n" + "\n".join(f"{k}: {v}" for k, v in equations[entry].items()) + "\n```\n"
+        yield "```text\n" + "\n".join(f"{k}: {v}" for k, v in equations[entry]) + "\n```\n"
 
 
 def _names(told: Mapping[str, Any], kept: tuple[str, ...]) -> str:
@@ -440,6 +440,12 @@ def _shown(path: Path) -> Iterator[str]:
         yield "</details>\n"
 
 
+def _code(kind: Any) -> Iterator[str]:
+    """The text above a class's module, the class, and where it stands."""
+    yield re.sub(r"``(.+?)``", r"`\1`", sys.modules[kind.__module__].__doc__ or "", flags=re.S)
+    yield _rst(f".. autoclass:: {kind.__module__}.{kind.__name__}")
+
+
 def _rst(*lines: str) -> str:
     return "```{eval-rst}\n" + "\n\n".join(lines) + "\n```\n"
 
@@ -484,15 +490,31 @@ def _check(app: Any) -> None:
 
 
 def _complete(app: Any, name: str, source: list[str]) -> None:
-    """Add to a page what is known."""
+    """Add to a page what is known, and have it read again when that changes."""
     kind, _, one = name.partition("/")
     if name == "notebooks":
         source[0] += "\n\n" + "\n".join(notebooks())
     elif kind in _PARTS:
         all_of_them, single = _PARTS[kind]
-        added = all_of_them() if one == "index" else single(one)
-        source[0] += "\n\n" + "\n".join(added)
+        source[0] += "\n\n" + "\n".join(all_of_them() if one == "index" else single(one))
+    if name == "notebooks" or one == "index":
         app.env.note_reread()
+    elif kind in _PARTS:
+        for path in _sources(kind, one):
+            app.env.note_dependency(str(path))
+
+
+def _sources(kind: str, name: str) -> Iterator[Path]:
+    """What a page is made of: source files of the code, parameter files."""
+    if kind == "metrics":
+        modules = {inspect.getmodule(resolve(code)) for code in about(DOCS / kind / f"{name}.md")["code"]}
+        modules |= {sys.modules[called.__module__] for called in (described, value_range, lower_is_better)}
+        yield from (Path(module.__file__) for module in modules if module is not None and module.__file__)
+        return
+    found = getattr(registry, kind).get(name)
+    yield from (Path(inspect.getfile(c)) for c in found.__mro__ if c.__module__.startswith("wm_pipelines"))
+    yield from [_parameter_file(name)] if kind == "families" else [path for path, _ in _entries(name).values()]
+    yield ROOT / "conf" / "base" / "globals.yml"
 
 
 def setup(app: Any) -> dict[str, bool]:

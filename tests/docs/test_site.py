@@ -4,11 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 from docutils.utils.math.latex2mathml import tex2mathml
 
 from tests.docs.site import DOCS, pages
@@ -101,12 +103,23 @@ def test_every_formula_can_be_drawn():
             assert "<math" in tex2mathml(formula, as_block=True), path
 
 
-def test_links_to_the_world_outside_are_well_formed():
+def outside(text: str) -> set[str]:
+    """Links out of a page; what stands in code is none."""
+    text = re.sub(r"^```.*?^```|`[^`\n]+`", "", text, flags=re.M | re.S)
+    return set(re.findall(r"(?:\]\(|<)(\w+://[^\s)>]*)", text))
+
+
+def well_formed(link: str) -> bool:
+    parts = urlsplit(link)
+    return parts.scheme == "https" and bool(re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", parts.netloc))
+
+
+def test_links_out_of_the_site_are_well_formed():
     for path in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]:
-        for link in re.findall(r"https?://[^\s)>`\"']*", path.read_text()):
-            parts = urlsplit(link)
-            assert parts.scheme == "https", (path, link)
-            assert re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", parts.netloc), (path, link)
+        assert [link for link in outside(path.read_text()) if not well_formed(link)] == [], path
+    page = "[a](https://arxiv.org/abs/1) `[b](http://b.c)` <http://c.org/d> [d](https://localhost/x)"
+    assert sorted(filter(well_formed, outside(page))) == ["https://arxiv.org/abs/1"]
+    assert len(outside(page)) == 3
 
 
 # ---------------------------------------------------------------- what is built
@@ -141,3 +154,30 @@ def test_every_family_and_world_has_its_page_in_the_list(documents):
         folder = {"family": "families", "world": "worlds"}[kind.noun]
         listed = documents[f"{folder}/index.html"].links
         assert {f"{name}.html" for name in kind.names()} <= listed
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def texts_of(picture: str, kind: str) -> list[str]:
+    """What is written in the boxes of a kind, from top to bottom: the first line of each."""
+    svg = (DOCS / "images" / picture).read_text(encoding="utf-8")
+    return re.findall(rf'<rect class="{kind}"[^>]*/>\s*<text x[^>]*>([^<]+)<', svg)
+
+
+def test_the_picture_of_the_pipeline_shows_the_nodes_and_datasets_that_there_are():
+    from wm_pipelines.pipelines import nodes
+
+    shown = texts_of("pipeline.svg", "node")
+    assert shown == ["ingest", "train", "evaluate", "gather", "report", "leaderboard", "board"]
+    assert all(callable(getattr(nodes, name)) for name in shown)
+    catalog = yaml.safe_load((DOCS.parent / "conf/base/catalog.yml").read_text())
+    known = {name.rpartition(".")[2].strip("{}") for name in catalog} | {"parameters"}
+    for name in texts_of("pipeline.svg", "data"):
+        assert re.sub(r"^(WORLD|TASK)", lambda m: f"{m[1].lower()}}}", name) in known, name
+
+
+def test_the_picture_of_the_layers_shows_those_that_are_checked():
+    contract = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    shown = [text for kind in ("node", "data", "file") for text in texts_of("dependencies.svg", kind)]
+    assert [text.split(" · ") for text in shown] == [layer.split(" | ") for layer in contract["layers"]]
