@@ -69,8 +69,9 @@ def faults() -> list[str]:
         for path in _written(kind):
             there = sections(path.read_text(encoding="utf-8"))
             found += [f"{kind}/{path.name}: '## {name}' is missing or empty" for name in wanted if not there.get(name)]
+    names = named()
     for metric in known_metrics():
-        pages = pages_of(metric)
+        pages = pages_of(metric, names)
         if len(pages) != 1:
             found.append(f"metrics/: '{metric}' is on {', '.join(pages) or 'no page'}, must be on one")
     return found
@@ -87,17 +88,25 @@ def known_metrics() -> list[str]:
     return sorted({name for names in listed for name in names})
 
 
-def pages_of(metric: str) -> list[str]:
+def pages_of(metric: str, names: Mapping[str, list[str]] | None = None) -> list[str]:
     """The pages that a metric is on: those that name it, else those with a pattern that it fits.
 
     A metric that was read through a probe and has no page of its own is on the page of the metric itself.
+
+    Args:
+        metric: its name on the leaderboard. names: page -> what it names; None: as the pages say.
     """
+    names = named() if names is None else names
     for name in dict.fromkeys((metric, metric.removesuffix("_probed"))):
         for fits in (str.__eq__, fnmatchcase):
-            pages = [path.stem for path in _written("metrics") if any(fits(name, p) for p in about(path)["metrics"])]
-            if pages:
+            if pages := [page for page, listed in names.items() if any(fits(name, pattern) for pattern in listed)]:
                 return pages
     return []
+
+
+def named() -> dict[str, list[str]]:
+    """Page of metrics -> names and patterns of the metrics on it."""
+    return {path.stem: about(path)["metrics"] for path in _written("metrics")}
 
 
 def about(path: Path) -> dict[str, Any]:

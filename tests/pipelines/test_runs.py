@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.docs.site import DOCS, pages
+from tests.docs.site import pages
 from tests.pipelines.conftest import ROOT, Project
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
 from wm_pipelines.registry import families, tasks
@@ -184,11 +184,10 @@ def test_notebooks_read_the_results(finished, monkeypatch, path):
 
 
 def test_every_metric_has_a_page_of_the_documentation_with_its_unit(finished):
-    table = finished.leaderboard()[["metric", "unit"]].drop_duplicates()
+    table, names = finished.leaderboard()[["metric", "unit"]].drop_duplicates(), pages.named()
     for metric, unit in table.itertuples(index=False):
-        (page,) = pages.pages_of(metric)
-        named = pages.about(DOCS / "metrics" / f"{page}.md")["metrics"]
-        if metric in named and metric != "mse":  # of states, frames and observations: in words
+        (page,) = pages.pages_of(metric, names)
+        if metric in names[page] and metric != "mse":  # of states, frames and observations: in words
             assert pages.unit_of(metric) == unit, metric
 
 
