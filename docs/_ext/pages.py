@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -55,6 +56,7 @@ ABILITIES = {
 """Methods of the protocols of `families.base`, and what they mean."""
 
 logger = logging.getLogger(__name__)
+getLogger("wm_pipelines").setLevel(ERROR)  # what worlds say of their episodes is not of a build
 
 
 # ---------------------------------------------------------------- what there has to be
@@ -210,13 +212,12 @@ def worlds() -> Iterator[str]:
 
 def example(entry: str, config: Mapping[str, Any]) -> Spec | None:
     """The spec of a small episode, with the views of all splits; None where files or packages are not there."""
-    few = {"episodes": 1, "steps": 4}
-    given = dict(config)
+    few, given = {"episodes": 1, "steps": 4}, dict(config)
     if given.get("splits"):
         given["splits"] = {"train": few, "test": few}
     else:
-        counts = {k: min(v, 8) for k, v in given.get("parameters", {}).items() if k in _COUNTS and isinstance(v, int)}
-        given["parameters"] = {**given.get("parameters", {}), **counts}
+        fields = registry.worlds.get(given["world"]).Parameters.model_fields
+        given["parameters"] = {**given.get("parameters", {}), **{k: v for k, v in _COUNTS.items() if k in fields}}
     try:
         made = ingest(WorldConfig.model_validate(given), entry)
     except (UserError, ImportError, ValueError) as error:
@@ -226,14 +227,16 @@ def example(entry: str, config: Mapping[str, Any]) -> Spec | None:
     return Spec(entry, 0.0, views, facts=next(iter(made.values())).spec.facts)
 
 
-_COUNTS = ("train", "validation", "test", "held_out")
+_COUNTS = {"train": 8, "validation": 8, "test": 8, "held_out": 8, "episodes": {"train": 1, "test": 1}}
+"""Parameters of worlds that bring their own episodes: how many of a split."""
 
 
 def _shown_views(specs: Mapping[str, Spec]) -> Iterator[str]:
     rows: dict[tuple[str, ...], list[str]] = {}
     for entry, spec in specs.items():
         for view, space in spec.views.items():
-            shape = " × ".join(map(str, space.shape)) or "1"
+            sizes = ("N", *space.shape[1:]) if space.kind == "points" else space.shape
+            shape = " × ".join(map(str, sizes)) or "1"
             rows.setdefault((f"`{view}`", space.kind, shape, space.dtype, space.per), []).append(f"`{entry}`")
     if not rows:
         yield "Known when data are read: no entry of the parameter files is at hand.\n"
