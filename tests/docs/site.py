@@ -14,4 +14,4 @@ def load(name: str) -> ModuleType:
     return module
 
 
-pages = load("pages")
+pages, docstrings = load("pages"), load("docstrings")
