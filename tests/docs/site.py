@@ -14,4 +14,4 @@ def load(name: str) -> ModuleType:
     return module
 
 
-pages, docstrings = load("pages"), load("docstrings")
+pages, docstrings, mathml = load("pages"), load("docstrings"), load("mathml")

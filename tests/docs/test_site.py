@@ -11,9 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from docutils.utils.math.latex2mathml import tex2mathml
 
-from tests.docs.site import DOCS, docstrings, pages
+from tests.docs.site import DOCS, docstrings, mathml, pages
 from wm_pipelines import registry
 
 BLANK = "# x\n\n## Equation\n\n$$a$$\n\n## When to use\n\n## Source\n\nA paper.\n"
@@ -106,10 +105,20 @@ def formulas(text: str) -> list[str]:
 def test_every_formula_can_be_drawn():
     for path in [*DOCS.glob("*.md"), *(page for kind in pages.SECTIONS for page in (DOCS / kind).glob("*.md"))]:
         for formula in formulas(path.read_text()):
-            assert "<math" in tex2mathml(formula, as_block=True), path
+            assert "<math" in mathml.formula(formula, block=True), path
             # docutils takes digits that stand together for one number: \\frac12 would be 12 over what follows.
             assert not re.search(r"frac(?!\{)|[\^_]\d\d", formula), (path, formula)
     assert formulas("$$\na\n$$ and $b$, not `$c$`") == ["a", "b"]
+
+
+def test_indices_stand_beside_letters_with_accents_and_names_apart_from_what_they_act_on():
+    def plain(text: str) -> str:
+        return re.sub(r"\s+|stretchy=\"false\"|</?math[^>]*>", "", mathml.formula(text, block=False))
+
+    hat = '<moveraccent="true"><mi>z</mi><mo>ˆ</mo></mover>'
+    assert plain(r"\hat z_t") == f"<msub>{hat}<mi>t</mi></msub>"
+    assert plain(r"\log p") == '<mi>log</mi><mspacewidth="0.1667em"/><mi>p</mi>'
+    assert "mspace" not in plain(r"\log(p)")
 
 
 def outside(text: str) -> set[str]:
