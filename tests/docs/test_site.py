@@ -37,13 +37,17 @@ class Document(HTMLParser):
             self.fetched.add(given["href"])
 
 
+def build(builder: str, out: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", builder, DOCS, out]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
     """The built site: path -> page."""
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", DOCS, out]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    build("html", out)
     return {path.relative_to(out).as_posix(): Document(path) for path in sorted(out.rglob("*.html"))}
 
 
@@ -160,6 +164,11 @@ def test_arguments_that_share_a_line_are_told_apart():
 
 
 # ---------------------------------------------------------------- what is built
+
+
+@pytest.mark.pipeline
+def test_all_pages_are_read_and_all_references_found(tmp_path):
+    build("dummy", tmp_path)
 
 
 @pytest.mark.slow
