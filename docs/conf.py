@@ -32,5 +32,6 @@ default_role = "code"  # docstrings name functions in single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # shapes and units are in the docstrings, types in the signatures' source
 autodoc_preserve_defaults = True
+viewcode_follow_imported_members = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

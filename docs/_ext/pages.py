@@ -298,7 +298,11 @@ def metric(page: str) -> Iterator[str]:
         if text:
             yield f"`{name}`: {text}\n"
     yield "## Code"
-    yield _rst(*(f".. {_directive(name)}:: {name}\n   :no-index:\n" for name in told["code"]))
+    own = [name for name in told["code"] if explained_on(name) == page]
+    if own:
+        yield _rst(*(f".. {_directive(name)}:: {name}" for name in own))
+    if others := [f"{{py:obj}}`{name}`" for name in told["code"] if name not in own]:
+        yield f"{'See' if not own else 'See also'} {', '.join(others)}.\n"
 
 
 def metrics() -> Iterator[str]:
@@ -325,6 +329,15 @@ def _row(name: str) -> tuple[str, ...]:
     better = {True: "less", False: "more", None: "neither"}[lower_is_better(pattern)]
     marked = "if better than the floor" if above_floor(pattern) else "–" if better == "neither" else "yes"
     return f"`{name}`", metric_title(name).replace("*", "…"), unit_of(name), better, _between(low, high), marked
+
+
+def explained_on(code: str) -> str:
+    """The page with the docstring of a function: of several metrics that name it the first; "" where it has another."""
+    found, modules = resolve(code), re.findall(r"automodule:: (\S+)", (DOCS / "python.md").read_text(encoding="utf-8"))
+    registered = getattr(found, "name", None) in (*registry.families.names(), *registry.worlds.names())
+    if found.__module__ in modules or registered:
+        return ""
+    return min(path.stem for path in _written("metrics") if code in about(path)["code"])
 
 
 def _between(low: float, high: float) -> str:
