@@ -397,7 +397,7 @@ def _fields(model: type[BaseModel], comments: str, before: str = "") -> Iterator
         inner = _nested(field.annotation)
         if inner is Schedule:
             continue
-        unit = next((m.unit for m in field.metadata if isinstance(m, Quantity)), "")
+        unit = next((f"`{m.unit}`" for m in field.metadata if isinstance(m, Quantity)), "")
         meaning = field.description or _meaning(model, name, comments)
         yield f"`{before}{name}`", _type(field.annotation), unit, _default(field, inner), meaning
         if inner is not None:

@@ -96,7 +96,7 @@ def test_what_a_page_tells_is_what_the_code_knows():
     pendulum = "\n".join(pages.world("pendulum"))
     assert "Energy.\n" in pendulum
     assert "| `frames` | frames | 32 × 32 × 3 | uint8 | row | `pendulum_video` |" in pendulum
-    assert "| `mass` | float | kg | `1.0` |" in pendulum
+    assert "| `mass` | float | `kg` | `1.0` |" in pendulum
     assert "| `psnr` | PSNR | dB | more | 0 … 100 | if better than the floor |" in "\n".join(pages.metric("psnr"))
     assert "Nothing.\n" in "\n".join(pages.world("duffing_damped"))
 
