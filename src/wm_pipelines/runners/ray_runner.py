@@ -61,7 +61,8 @@ class RayRunner(AbstractRunner):
         """Start or join Ray, run, and leave it as it was.
 
         Raises:
-            UserError: Ray is not installed, no cluster answers, or a node asks for more than any machine has.
+            UserError: Ray is not installed, no cluster answers, a node asks for more than any machine has, or the storage
+                cannot be written.
         """
         ray = _ray()
         if "params:ray" in catalog:
@@ -69,6 +70,7 @@ class RayRunner(AbstractRunner):
         project = Path.cwd()
         if self._config.storage is not None:
             self._exchange = Exchange(self._config.storage, project)
+            self._exchange.check()
             self._exchange.give(catalog, pipeline.inputs())
         _start(ray, self._address, project, apart=self._exchange is not None)
         try:
