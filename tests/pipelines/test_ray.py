@@ -106,14 +106,15 @@ place, command = sys.argv[1], sys.argv[2:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 for name in ("one", "two"):
     cluster.add_node(num_cpus=1, resources={name: 4}, env_vars={"WM_SCRATCH": f"{place}/{name}"})
-done = subprocess.run([sys.executable, "-m", "kedro", "run", *command], env={**os.environ, "RAY_ADDRESS": cluster.address})
+environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+done = subprocess.run([sys.executable, "-m", "kedro", "run", *command], env=environment)
 cluster.shutdown()
 sys.exit(done.returncode)
 """
 
 
 def on_two_machines(project, place, *arguments, **environment):
-    """A run on a cluster of two machines with one processor each; those that share no disk have theirs below a place."""
+    """A run on a cluster of two machines, one processor each; where no disk is shared, theirs lie below a place."""
     return subprocess.run(
         [sys.executable, "-c", CLUSTER, str(place), f"--env={project.env}", RUNNER, *arguments],
         cwd=project.folder,
