@@ -169,7 +169,8 @@ def one_turn(pipeline: Pipeline) -> float:
     out = [node for node in pipeline.nodes if "train" in node.tags]
     futures: set[Future[None]] = {Future() for _ in out}
     next(iter(futures)).set_result(None)
-    todo, done = set(pipeline.nodes) - set(out), set()
+    done = {node for node in pipeline.nodes if not dependencies[node]}
+    todo = set(pipeline.nodes) - set(out) - done
 
     def turn() -> None:
         assert not {node for node in todo if dependencies[node] <= done}

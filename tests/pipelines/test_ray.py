@@ -53,17 +53,26 @@ def killed_once(running, named, limit=240.0):
     return False
 
 
-def killed_at_random(running, times, seed=0):
-    """Kill workers that are at a node, one after the other, at moments drawn with a seed; what they were at."""
-    random, killed = np.random.default_rng(seed), []
+def killed_at_random(running, times, seed=0, longest=10.0):
+    """Kill workers that are at a node, one after the other, at random moments; what they were at.
+
+    Moments are drawn in processor seconds of the workers, whatever else the machine has to do.
+    """
+    random, killed, seen, spent = np.random.default_rng(seed), [], {}, 0.0
+    moments = random.uniform(0.0, longest, times).cumsum()
     while running.poll() is None and len(killed) < times:
-        time.sleep(random.uniform(0.0, 2.0))
-        with contextlib.suppress(psutil.Error):
-            if busy := list(at_work(running, "physics.")):
-                chosen = busy[random.integers(len(busy))]
-                name = chosen.cmdline()[0]
-                chosen.send_signal(signal.SIGKILL)
-                killed.append(name)
+        time.sleep(0.05)
+        busy = {}
+        for process in at_work(running, "physics."):
+            with contextlib.suppress(psutil.Error):
+                used = sum(process.cpu_times()[:2])
+                spent += used - seen.get(process.pid, 0.0)
+                seen[process.pid] = used
+                busy[process] = process.cmdline()[0]
+        if busy and spent >= moments[len(killed)]:
+            chosen = list(busy)[random.integers(len(busy))]
+            chosen.send_signal(signal.SIGKILL)
+            killed.append(busy[chosen])
     return killed
 
 
