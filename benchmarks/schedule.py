@@ -285,6 +285,7 @@ def main() -> None:
     """Measure, simulate, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=HERE.parent / "data", help="of a finished run of physics_eval")
+    parser.add_argument("--collect", type=int, nargs="*", default=SIZES, help="nodes whose leaderboard is collected")
     given = parser.parse_args()
     logging.disable(logging.INFO)
     os.chdir(HERE.parent)
@@ -297,7 +298,7 @@ def main() -> None:
         "RayRunner": overhead(lambda: RayRunner(address="local")),
     }
     built = [building(size) for size in SIZES]
-    collected = [collecting(found, size) for size in SIZES]
+    collected = [collecting(found, size) for size in given.collect]
     times = node_times(given.data, found)
     largest = built[-1]
     driver = 1e-3 * (runners["RayRunner"]["driver_ms"] + largest["task_ms"])
