@@ -65,6 +65,8 @@ class _OneLine(click.Command):
         try:
             if not isinstance(self, click.Group):
                 check_names(ctx.params)
+                if ctx.params.get("runner") == "ParallelRunner":  # ours, which starts the longest trainings first
+                    ctx.params["runner"] = "wm_pipelines.runners.ParallelRunner"
             return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted. Files that were written are whole; run again to go on.", err=True)

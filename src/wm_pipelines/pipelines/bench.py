@@ -121,7 +121,7 @@ def _train(c: Combinations, family: str, world: str) -> Node:
         outputs=[f"{own}.{world}_models", f"{own}.{world}_training"],
         name=f"train_{world}",
         namespace=own,
-        tags=["train", world, family],
+        tags=["train", world, family, *(["longest"] if family in c.longest else [])],
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from wm_pipelines.errors import UserError, did_you_mean, unknown_parameter, validate
+from wm_pipelines.errors import UserError, did_you_mean, unknown, unknown_parameter, validate
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig, RayConfig, check_seeds
 from wm_pipelines.pipelines.combinations import (
     LISTS,
@@ -94,6 +94,9 @@ def _check_task(c: Combinations, parameters: Parameters, worlds: list[str]) -> N
         if world not in worlds:
             raise UserError(unknown_parameter(f"{c.task}.worlds", world, worlds))
         task.config(evaluation, world)
+    for family in c.longest:
+        if family not in families.names():
+            raise UserError(f"globals: {where}.longest: {unknown('family', family, families.names())}")
     for family in c.families:
         _required(parameters, family)
 

@@ -15,17 +15,22 @@ from wm_pipelines.yaml_files import read_yaml
 
 _environment: dict[str, Any] = {}
 _KEYS = ("data_root", "tasks")
-LISTS = ("worlds", "families")
+LISTS = ("worlds", "families", "longest")
 TASK_KEYS = (*LISTS, "seeds", "learning")
 
 
 @dataclass(frozen=True)
 class Combinations:
-    """One task's part of the table: every family meets every world."""
+    """One task's part of the table: every family meets every world.
+
+    Attributes:
+        longest: families that train for longest, which a parallel runner starts first.
+    """
 
     task: str
     worlds: tuple[str, ...]
     families: tuple[str, ...]
+    longest: tuple[str, ...] = ()
 
 
 def use_environment(conf_source: str | os.PathLike[str], env: str | None) -> None:
@@ -52,7 +57,8 @@ def combinations() -> dict[str, Combinations]:
         if not isinstance(entry, Mapping):
             raise UserError(f"{where}: expected worlds, families, seeds and learning, got {entry!r}")
         _check_keys(entry, TASK_KEYS, f"{where}.")
-        found[name] = Combinations(name, _names(entry, "worlds", where), _names(entry, "families", where))
+        longest = _names(entry, "longest", where) if entry.get("longest") else ()
+        found[name] = Combinations(name, _names(entry, "worlds", where), _names(entry, "families", where), longest)
     return found
 
 
