@@ -112,6 +112,7 @@ def _children() -> float:
 
 def overhead(make: Callable[[], AbstractRunner]) -> Measured:
     """Milliseconds of one more empty node, and seconds of a start."""
+    run_empty(make(), 1)  # imports
     few, many = run_empty(make(), FEW), run_empty(make(), MANY)
     slope = {f"{name}_ms": 1e3 * (many[name] - few[name]) / (MANY - FEW) for name in few}
     return {**slope, "start_wall_s": few["wall"] - FEW * slope["wall_ms"] / 1e3}
