@@ -4,8 +4,8 @@ Every variant of every family that is trained by gradient, with base's settings,
 world of its task that it can model, in the middle of its schedule (roll-outs grow until then). Operations are those of
 matrix products, convolutions and attention, forwards and backwards, by torch's own formulas; all else that a step
 does, the batch and the optimiser included, takes time and counts for nothing. The peer is a float32 product of two
-matrices of 2,048 rows on the same thread, timed before and after each variant, the faster one of both. What is judged by
-energies trains in float64, of which a machine multiplies half as much: its share of a float64 product stands beside.
+matrices of 2,048 rows on the same thread, timed before and after each variant, the faster one of both. What is judged
+by energies trains in float64, of which a machine multiplies half as much: its share of a float64 product stands beside.
 
 One thread, processor time, the best of a few steps. Below a share of 0.4 the operators that take longest are named,
 with their part of the step's time (torch.profiler).
@@ -59,8 +59,8 @@ def episodes(world: str) -> Any:
     """Training episodes: a few of those of base, as long as there."""
     entry = read(world)
     if "splits" in entry:
-        train = entry["splits"]["train"]
-        entry["splits"] = {"train": {**train, "episodes": min(EPISODES, train["episodes"])}}
+        splits = {name: entry["splits"][name] for name in ("train", "test")}
+        entry["splits"] = {name: {**own, "episodes": min(EPISODES, own["episodes"])} for name, own in splits.items()}
     return ingest(validate(WorldConfig, entry, world), world)["train"]
 
 

@@ -89,7 +89,7 @@ def training_episodes(world: str) -> Any:
     smoke = CONF / f"smoke/parameters_{world}.yml"
     entry = deep_merge(entry, yaml.safe_load(smoke.read_text())[world] if smoke.exists() else {})
     if "splits" in entry:
-        entry["splits"] = {"train": {**entry["splits"]["train"], "episodes": 4}}
+        entry["splits"] = {name: {**entry["splits"][name], "episodes": 4} for name in ("train", "test")}
     return ingest(validate(WorldConfig, entry, world), world)["train"]
 
 
