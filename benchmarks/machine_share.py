@@ -161,6 +161,11 @@ def main() -> None:
         )
         own = f", of float64 {of_float64:.2f}" if of_float64 is not None else ""
         print(f"{rows[-1]['name'][15:]:62} {found['step_ms']:8.1f} ms  {share:.3f}{own}", flush=True)
+        write(rows)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """What has been measured so far."""
     result = {
         **rows[0],
         "repeats": rows[0]["steps_timed"],
