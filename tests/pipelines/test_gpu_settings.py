@@ -131,7 +131,8 @@ def test_it_trains(task, family):
     trained = 0
     for assignment, variant, resolved in configured(task, family):
         fitted = fit_variant(assignment, variant, deep_merge(resolved, FEW), None)
-        assert fitted.curve["loss"].map(math.isfinite).all() if "loss" in fitted.curve else True
+        steps = fitted.curve[fitted.curve["step"] <= FEW["schedule"]["steps"]]  # then some finish otherwise
+        assert steps["loss"].map(math.isfinite).all() if "loss" in steps else True
         trained += 1
     assert trained
 
