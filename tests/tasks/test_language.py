@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from wm_pipelines.episodes import texts_of
+from tests.worlds.test_videos import ROOT
+from wm_pipelines.episodes import Episodes, texts_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import FamilyConfig, TextScore
 from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.families.training_copy import TrainingCopy, TrainingCopyConfig
-from wm_pipelines.laws import Laws, laws_of
+from wm_pipelines.laws import Laws, laws_of, world_of
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.fitting import as_tensors
 from wm_pipelines.learning.loop import train
@@ -221,8 +222,9 @@ def test_the_majority_is_the_most_frequent_caption(episodes):
 
 def test_who_cannot_be_asked_or_read_is_told(episodes):
     family = copies(episodes)
-    with pytest.raises(UserError, match="nobody knows what captions of 'captioned_scenes' should say"):
-        Language().judge(family, episodes, "test", Laws(), Language().config({}))
+    silent = {s: world_of(p.spec).episodes({"frames": p["frames"]}, 1.0) for s, p in episodes.items()}
+    with pytest.raises(UserError, match="'captioned_scenes' has no captions: nobody knows what should be said of it"):
+        Language().judge(family, silent, "test", Laws(), Language().config({}))
 
     mute = type(
         "Mute", (MemberFamily,), {k: Knowing.__dict__[k] for k in ("make_member", "member_loss", "member_encode")}
@@ -314,3 +316,67 @@ def test_models_are_compared_on_the_same_episodes_and_with_those_who_see_nothing
     assert [(r["model"], r["above"]) for r in found["rows"]] == [("vljepa/plain", 1), ("token_vlm/plain", 0)]
     assert found["nobody"] == []
     assert beyond_words({m: a for m, a in kept.items() if m == "token_vlm/plain"}) == {}
+
+
+# ---------------------------------------------------------------- captions of one's own
+
+
+@pytest.fixture(scope="module")
+def own():
+    sample = str(ROOT / "data/01_raw/captioned_sample/table.csv")
+    parameters = {"path": sample, "columns": {"caption": "text", "picture": "file", "group": "series"}}
+    return ingest(WorldConfig(world="captioned_files", parameters=parameters), "mine")
+
+
+def test_of_ones_own_captions_what_needs_no_scene_is_judged_and_nothing_else(own):
+    knowing = judged(own)
+    rows = {row["metric"] for row in knowing.rows}
+    assert rows == {
+        "retrieval_r1", "retrieval_of", "perplexity", "perplexity_per_byte", "prior_perplexity",
+        "prior_perplexity_per_byte", "frechet_pixels", "language_parameters", "text_parameters", "text_spread",
+        "text_rank", "collapsed",
+    }  # fmt: skip
+    assert value(knowing, "retrieval_r1") == 1.0
+    assert value(knowing, "frechet_pixels") == pytest.approx(0.0, abs=1e-6)
+    assert value(knowing, "perplexity") == pytest.approx(1.0)
+    assert value(knowing, "prior_perplexity") == pytest.approx(2.0)
+    captions = len(set(own["test"]["captions"].tolist()) | set(own["train"]["captions"].tolist()))
+    assert value(judged(own, deaf=True), "retrieval_r1") == pytest.approx(1.0 / value(knowing, "retrieval_of"))
+    assert value(knowing, "retrieval_of") <= min(100, captions + len(own["validation"]))
+    assert "said_right" not in knowing.arrays
+    assert texts_of(knowing.arrays["said"]) == own["test"]["captions"][:3].tolist()
+
+
+def test_questions_of_the_table_are_judged_beside(own):
+    asked = {}
+    for split, part in own.items():
+        count = len(part)
+        views = dict(part.views) | {
+            "questions": np.stack([part["questions"][:, 0], np.array(["which?"] * count)], 1),
+            "answers": np.stack([part["captions"], np.where(np.arange(count) % 2, "odd", "even")], 1),
+            "asked": np.tile([0, 1], (count, 1)),
+        }
+        asked[split] = world_of(part.spec).episodes(views, 1.0)
+    rows = {row["metric"] for row in judged(asked).rows}
+    assert {"answer_accuracy", "answer_own", "retrieval_r1"} <= rows
+    assert value(judged(asked), "answer_own") == 1.0
+    assert value(judged(asked, deaf=True), "answer_own") == pytest.approx(0.5, abs=0.1)
+
+
+class TextOnly(Knowing):
+    """The same, which never sees a frame."""
+
+    @classmethod
+    def observed(cls, spec, config):
+        return ("captions",)
+
+
+def test_who_learns_texts_alone_is_judged_by_their_likelihood_alone(own):
+    family = TextOnly(FamilyConfig(), own["train"].spec.showing(("frames", "captions")), [0, 1])
+    family.truth = own["test"]
+    plain = {s: Spec(p.spec.name, 1.0, {"captions": p.spec.views["captions"]}) for s, p in own.items()}
+    texts = {s: Episodes(plain[s], {"captions": p["captions"]}) for s, p in own.items()}
+    for episodes in (texts, {s: world_of(p.spec).episodes({k: p[k] for k in ("captions", "frames")}, 1.0)
+                             for s, p in own.items()}):  # fmt: skip
+        found = Language().judge(family, episodes, "test", Laws(), Language().config({}))
+        assert {row["metric"] for row in found.rows} == {"prior_perplexity", "prior_perplexity_per_byte"}

@@ -131,7 +131,7 @@ class Family(nn.Module, ABC):
     def shown(cls, spec: Spec) -> tuple[str, ...]:
         """The views it works on, of those that there are, in the order of `needs` and `uses`."""
         found = [next((v for v in wanted.split("|") if v in spec.views), None) for wanted in (*cls.needs, *cls.uses)]
-        return tuple(view for view in found if view is not None)
+        return tuple(dict.fromkeys(view for view in found if view is not None))
 
     @classmethod
     def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ QUESTION_KINDS: dict[str, str] = {
     "law": "which law breaks", "frame": "at which frame a law breaks",
     "meeting": "whether bodies meet between two frames", "swing": "whether it swings back",
     "turns": "how often it turns round",
+    "own": "of the table",
 }  # fmt: skip
 """Kinds of questions that worlds ask, and what their names stand for."""
 

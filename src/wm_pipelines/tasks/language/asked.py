@@ -33,9 +33,28 @@ _LEAST_SPREAD = 0.05  # of the size of embeddings, below which all texts are one
 def add_answers(
     judged: Judgement, family: Any, episodes: Mapping[str, Episodes], split: str, laws: Laws, config: LanguageConfig
 ) -> None:
-    """Accuracy, of all questions and by kind; of scenes also retrieval of captions."""
+    """Accuracy, of all questions and by kind; where captions are asked for, their retrieval."""
     part, kinds = episodes[split], laws.question_kinds
     candidates, fits = answers_of(episodes["train"], kinds)
+    if candidates:
+        _add_accuracies(judged, family, part, kinds, candidates, fits, config)
+    for name, count in (family.language_parameters() if hasattr(family, "language_parameters") else {}).items():
+        judged.add(f"{name}_parameters", np.full(len(judged.seeds), float(count)), "1")
+    if isinstance(family, EmbedsTexts):
+        _add_spread(judged, family, episodes["train"], candidates)
+    if "captions" in part and prompts_of(part, laws) is not None:
+        _add_retrieval(judged, family, episodes, split, laws, config)
+
+
+def _add_accuracies(
+    judged: Judgement,
+    family: Any,
+    part: Episodes,
+    kinds: Sequence[str],
+    candidates: Sequence[str],
+    fits: NDArray[np.bool_],
+    config: LanguageConfig,
+) -> None:
     right, chosen = _right(judged, family, part, candidates, fits)
     asked = part["asked"]
     judged_kinds = [k for k, kind in enumerate(kinds) if kind != _DESCRIPTION]
@@ -44,12 +63,6 @@ def add_answers(
     for k in judged_kinds:
         if (asked == k).any():
             judged.add(f"answer_{kinds[k]}", _by_episode(right, asked == k), "1")
-    for name, count in (family.language_parameters() if hasattr(family, "language_parameters") else {}).items():
-        judged.add(f"{name}_parameters", np.full(len(judged.seeds), float(count)), "1")
-    if isinstance(family, EmbedsTexts):
-        _add_spread(judged, family, episodes["train"], candidates)
-    if laws.write_captions is not None and "scenes" in part and prompts_of(part, laws) is not None:
-        _add_retrieval(judged, family, episodes, split, laws, config)
     few = config.shown
     for name in ("questions", "answers"):
         judged.arrays[f"asked_{name}"] = utf8(part[name][:few].ravel())
@@ -99,7 +112,7 @@ def _by_episode(right: Float, counts: NDArray[np.bool_]) -> Float:
 def _add_retrieval(
     judged: Judgement, family: Any, episodes: Mapping[str, Episodes], split: str, laws: Laws, config: LanguageConfig
 ) -> None:
-    """R@1 of a frame's caption among ``retrieved_of`` different ones, and against captions with something swapped."""
+    """R@1 of a frame's caption among ``retrieved_of`` different ones; of scenes also against one with a swap in it."""
     part = episodes[split].first(config.retrieved)
     prompts = prompts_of(part, laws)
     assert prompts is not None
@@ -108,10 +121,12 @@ def _add_retrieval(
     offered = distinct([captions.tolist(), *others], config.retrieved_of)
     _add_first(judged, family, "retrieval_r1", frames, prompts[:, None], offered, captions)
     judged.add("retrieval_of", np.full(len(judged.seeds), float(len(offered))), "1")
+    if laws.write_captions is None or "scenes" not in part:
+        return
     for name, attributes in _SWAPS.items():
         which, turned = swapped(part["scenes"], attributes)
         if len(which):
-            pairs = np.stack([captions[which], laws.write_captions(turned)], 1)  # type: ignore[misc]
+            pairs = np.stack([captions[which], laws.write_captions(turned)], 1)
             _add_pairs(judged, family, f"swapped_{name}", frames[which], prompts[which, None], pairs)
 
 

@@ -216,10 +216,10 @@ def _galleries(model: str, kept: Mapping[str, NDArray[Any]]) -> list[dict[str, A
     found, name = [], model_label(model)
     prompts = texts_of(kept["prompts"]) if "prompts" in kept else []
     if "drawn" in kept:
-        lines = _marked(prompts, kept["drawn_right"])
+        lines = _marked(prompts, kept.get("drawn_right"))
         found.append(_gallery(f"Frames of captions: {name}", kept["drawn"], lines))
     if "said" in kept:
-        lines = _marked(texts_of(kept["said"]), kept["said_right"])
+        lines = _marked(texts_of(kept["said"]), kept.get("said_right"))
         found.append(_gallery(f"Captions of frames: {name}", kept["true"], lines))
     if lines := answered(kept):
         found.append(_gallery(f"Answers: {name}", kept["true"][:3], lines) | {"about": _ABOUT_ANSWERS})
@@ -229,7 +229,10 @@ def _galleries(model: str, kept: Mapping[str, NDArray[Any]]) -> list[dict[str, A
     return found
 
 
-def _marked(lines: Sequence[str], right: NDArray[Any]) -> list[dict[str, Any]]:
+def _marked(lines: Sequence[str], right: NDArray[Any] | None) -> list[dict[str, Any]]:
+    """Lines with a mark; None, where nobody can tell: without."""
+    if right is None:
+        return [{"text": text, "right": None} for text in lines]
     return [{"text": text, "right": bool(ok)} for text, ok in zip(lines, right, strict=True)]
 
 
