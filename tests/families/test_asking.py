@@ -7,7 +7,7 @@ from tests.families.images import resumes, seeds_are_independent
 from tests.families.scenes import ASKED, SCENES, SIZE, codes, halves
 from tests.specs import LEARNING
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Answers, Describes, EmbedsTexts
+from wm_pipelines.families.base import Answers, Describes, EmbedsTexts, PointsAtTexts
 from wm_pipelines.families.dual_encoder import DualEncoder, joined, known
 from wm_pipelines.families.frequent_answer import FrequentAnswer, FrequentAnswerConfig
 from wm_pipelines.families.parts.asking import Sight, tokens_of
@@ -146,6 +146,21 @@ def test_words_are_decoded_as_the_likeliest_ones():
         wanted = [bytes(row).rstrip(b"\0").decode() for row in views["answers"][:, k].numpy()]
         said = family.describe(views["frames"], views["questions"][:, k], 0)
         assert sum(a == b for a, b in zip(said, wanted, strict=True)) >= 11
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "l2"])
+def test_the_answer_is_the_text_nearest_to_where_it_points(loss):
+    family = trained(VLJEPA, steps=20, loss=loss)
+    views = halves(12, seed=3)
+    points, texts = family.point_at(views["frames"], views["questions"], 0), family.embed_texts(codes(SHORT), 0)
+    assert isinstance(family, PointsAtTexts)
+    if loss == "info_nce":
+        near = torch.cosine_similarity(points[:, :, None], texts, dim=-1)
+    else:
+        near = -(points[:, :, None] - texts).square().sum(-1).sqrt()
+    torch.testing.assert_close(
+        family.choose(views["frames"], views["questions"], codes(SHORT), 0), near, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_equal_answers_are_no_negatives():

@@ -394,6 +394,14 @@ class EmbedsTexts(Protocol):
 
 
 @runtime_checkable
+class PointsAtTexts(EmbedsTexts, Protocol):
+    """A family that says where a text about frames lies, without any text: collapsed, if that is always one place."""
+
+    def point_at(self, frames: Tensor, questions: Tensor, seed: int) -> Tensor:
+        """Points ``[N, Q, P]`` of the answers to questions ``[N, Q, L]`` about frames ``[N, T, H, W, C]`` uint8."""
+
+
+@runtime_checkable
 class Acts(Believes, Protocol):
     """A family with a policy of its own."""
 

@@ -49,7 +49,15 @@ _FINDINGS = {
     "answer_accuracy": "{} of the questions are answered right",
 }
 _TERMS = {"text": "Loss of text", "image": "Loss of images"}
-_KINDS = (("Captions, attribute by attribute", "caption_"), ("Frames", "frame_"), ("Answers, kind by kind", "answer_"))
+_KINDS = (
+    ("Captions, attribute by attribute", ("caption_",)),
+    ("Frames", ("frame_",)),
+    ("Answers, kind by kind", ("answer_",)),
+    (
+        "Captions of clips, made anew only now and then",
+        ("scene_changes", "every_frame", "decodes_", "right_", "fewer_"),
+    ),
+)
 _COMPOSED = (
     "caption_combination", "frame_combination", "caption_exact_one", "frame_exact_one", "answer_accuracy",
     "answer_shape",
@@ -122,7 +130,7 @@ def _of_test(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {key.partition("/")[2]: array for key, array in arrays.items() if key.startswith("test/")}
 
 
-def _attributes(main: pd.DataFrame, start: str) -> list[str]:
+def _attributes(main: pd.DataFrame, start: tuple[str, ...]) -> list[str]:
     return [m for m in metric_order(main["metric"].unique()) if m.startswith(start) and m not in _MAIN]
 
 
