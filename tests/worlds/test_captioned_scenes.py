@@ -242,8 +242,9 @@ def moved(a, b):
 def test_clips_change_one_object_at_a_time_and_as_often_as_told():
     rng = np.random.default_rng(0)
     allowed = PAIRS[:9]
-    first = draw_scenes(rng, 60, (0.4, 0.3, 0.3), allowed)
-    clips = changing(rng, first, 100, 0.1, allowed)
+    objects = (0.5, 0.3, 0.2)
+    first = draw_scenes(rng, 60, objects, allowed)
+    clips = changing(rng, first, 100, 0.1, allowed, objects)
     np.testing.assert_array_equal(clips[:, 0], first)
     changed = 0
     for clip in clips:
@@ -256,6 +257,13 @@ def test_clips_change_one_object_at_a_time_and_as_often_as_told():
             assert len(set(there[:, 3].tolist())) == len(there)  # each in a quarter of its own
             assert {(c, s) for _, c, s, _ in there.tolist()} <= set(allowed)
     assert changed / (60 * 99) == pytest.approx(0.1, abs=3 * (0.09 / (60 * 99)) ** 0.5)
+
+
+def test_clips_have_as_many_objects_as_still_scenes_have():
+    objects, rng = (0.6, 0.3, 0.1), np.random.default_rng(1)
+    clips = changing(rng, draw_scenes(rng, 200, (0.0, 0.0, 1.0), PAIRS), 200, 1.0, PAIRS, objects)
+    number = (clips[:, 50:, :, 0] >= 0).sum(2)  # after a while, wherever they began
+    np.testing.assert_allclose(np.bincount(number.ravel(), minlength=4)[1:] / number.size, objects, atol=0.02)
 
 
 def test_drift_stays_within_the_room_and_is_slow():

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from tests.user_files import refused
@@ -17,8 +18,12 @@ CLASSES = ["tench, Tinca tinca", "great_white shark", "cock"]
 SPLITS = {"train": {"split": "train", "count": 8}, "test": {"split": "validation", "count": 4}}
 
 
-def made(folder, **parameters):
-    data = {"world": "huggingface", "parameters": {"dataset": str(folder), "size": 8, "splits": SPLITS, **parameters}}
+def made(folder, seed=0, **parameters):
+    data = {
+        "world": "huggingface",
+        "seed": seed,
+        "parameters": {"dataset": str(folder), "size": 8, "splits": SPLITS, **parameters},
+    }
     return ingest(validate(WorldConfig, data, "mine"), "mine")
 
 
@@ -48,11 +53,14 @@ def photographs(folder, caption=None):
 
 
 def texts(folder):
-    """As WikiText: a line per row, many of them empty, headings between."""
-    folder.mkdir()
+    """As WikiText: a folder for each configuration, named in the card; a line per row, many empty, headings between."""
+    (folder / "raw-v1").mkdir(parents=True)
     for split in ("train", "validation"):
         lines = ["", f" = {split} = \n", *(f" line {k} of {split} with some words . \n" for k in range(20)), ""]
-        pq.write_table(pa.table({"text": lines}), folder / f"{split}-00000-of-00001.parquet")
+        pq.write_table(pa.table({"text": lines}), folder / "raw-v1" / f"{split}-00000-of-00001.parquet")
+    files = [{"split": split, "path": f"raw-v1/{split}-*"} for split in ("train", "validation")]
+    card = {"configs": [{"config_name": "raw-v1", "data_files": files}]}
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
     return folder
 
 
@@ -77,13 +85,25 @@ def test_pictures_and_captions_of_their_classes(tmp_path, streaming):
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_texts_are_cut_to_passages_and_empty_lines_are_none(tmp_path, streaming):
-    splits = made(texts(tmp_path / "wiki"), text="text", passage=20, streaming=streaming)
+    splits = made(texts(tmp_path / "wiki"), text="text", config="raw-v1", passage=20, streaming=streaming)
     assert set(splits["train"].views) == {"captions"}
     assert splits["train"]["captions"].tolist()[:3] == ["= train =", "line 0 of train with", "some words ."]
     further = {"train": {"split": "train", "count": 2, "first": 1}, "test": SPLITS["test"]}
-    assert made(tmp_path / "wiki", text="text", passage=20, streaming=streaming, splits=further)["train"][
-        "captions"
-    ].tolist() == ["line 0 of train with", "some words ."]
+    assert made(tmp_path / "wiki", text="text", config="raw-v1", passage=20, streaming=streaming, splits=further)[
+        "train"
+    ]["captions"].tolist() == ["line 0 of train with", "some words ."]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_examples_are_put_in_another_order_by_the_seed(tmp_path, streaming):
+    folder = photographs(tmp_path / "photos", caption="level")
+    ordered = {k: 10 * k for k in range(9)}
+    seen = [
+        tuple(made(folder, seed, image="image", text="caption", streaming=streaming, shuffle=100)["train"]["captions"])
+        for seed in (0, 0, 1)
+    ]
+    assert seen[0] == seen[1] != seen[2]
+    assert {int(text.split()[1]) for text in seen[0]} < set(ordered.values())
 
 
 def test_own_captions_and_the_checksum(tmp_path):

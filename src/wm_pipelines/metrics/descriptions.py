@@ -172,10 +172,11 @@ LANGUAGE_METRICS: dict[str, Described] = {
         )
     },
     "fewer_than_stride": Described(
-        "1", False, "How many times as many captions are made at regular intervals as where the embedding has moved, "
-        "both tuned on other clips to the same share of right frames."
+        "1", False, "How many times as many captions regular intervals take for the same share of right frames as "
+        "captions where the embedding has moved. The threshold of these is from other clips, the best interval from "
+        "the same ones."
     ),
-    "fewer_than_pixels": Described("1", False, "The same beside captions made where the pixels have moved."),
+    "fewer_than_pixels": Described("1", False, "The same of captions made where the pixels have moved."),
     "parser_exact": Described("1", False, "Share of true frames in which the parser reads all that is there."),
     **{
         f"parser_{name}": Described("1", False, f"Share of true frames in which the parser reads all {name}s.")

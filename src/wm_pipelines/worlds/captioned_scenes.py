@@ -59,7 +59,7 @@ class CaptionedScenesParameters(WorldParameters):
         0.2, ge=0, lt=0.7, description="of the 15 combinations of colour and shape, kept out of training; 0: none"
     )
 
-    moving: int = Field(40, ge=0, description="clips of scenes that change; 0: none")
+    moving: int = Field(160, ge=0, description="clips of scenes that change; 0: none")
     moving_frames: int = Field(64, ge=2, description="of such a clip")
     change: float = Field(0.04, gt=0, le=1, description="probability that the scene changes from one frame to the next")
 
@@ -115,7 +115,7 @@ class CaptionedScenes(World):
         """Frames ``[E, T, 32, 32, 3]`` and the caption of every one, ``[E, T]``."""
         p, rng = self.parameters, np.random.default_rng(stream(seed, "moving"))
         first = draw_scenes(rng, p.moving, p.objects, allowed)
-        scenes = changing(rng, first, p.moving_frames, p.change, allowed)
+        scenes = changing(rng, first, p.moving_frames, p.change, allowed, p.objects)
         flat, offsets = scenes.reshape(-1, *scenes.shape[2:]), drifting(rng, scenes.shape[:3])
         frames = render(flat, centres(flat, offsets.reshape(*flat.shape[:2], 2)))
         frames, said = (view.reshape(*scenes.shape[:2], *view.shape[1:]) for view in (frames, captions(flat)))

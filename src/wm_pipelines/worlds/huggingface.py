@@ -48,6 +48,9 @@ class HuggingFaceParameters(WorldParameters):
     config: str | None = Field(None, description="of a data set that has several")
     revision: str | None = Field(None, description="commit, branch or tag on the Hub; a commit pins the data")
     streaming: bool = Field(True, description="read what is taken alone; false: fetch all of it into the cache first")
+    shuffle: int | None = Field(
+        None, ge=1, description="examples that are put in random order by the seed; streaming: of so many at a time"
+    )
     sha256: str | None = Field(None, description="of what was taken (see the metadata of episodes); null: not compared")
     text: str | None = Field(None, description="column of captions or texts; null: classes tell what is shown")
     image: str | None = Field(None, description="column of pictures; null: texts alone, cut to passages")
@@ -80,7 +83,7 @@ class HuggingFace(World):
         return Laws(question_kinds=KINDS)
 
     def own_episodes(self, seed: int) -> dict[str, Episodes]:
-        """The examples as they stand in the data set.
+        """The examples as they stand in the data set; ``seed`` puts them in another order where that is asked for.
 
         Raises:
             UserError: the package is missing, the data set cannot be loaded or has no such column, a split is empty,
@@ -88,7 +91,7 @@ class HuggingFace(World):
         """
         p, found = self.parameters, {}
         for split, part in p.splits.items():
-            rows = self._rows(part.split)
+            rows = self._rows(part.split, seed)
             taken = islice(self._examples(rows), part.first, part.first + part.count)
             if p.image is not None:
                 check_memory(part.count, Cut(1, 1, None, 1, p.size, False), f"{self.entry}: split '{split}'")
@@ -111,7 +114,7 @@ class HuggingFace(World):
         }
         return {split: self.episodes(views, 1.0, facts | {"split": split}) for split, views in found.items()}
 
-    def _rows(self, split: str) -> Any:
+    def _rows(self, split: str, seed: int) -> Any:
         """The data set's own split.
 
         Raises:
@@ -135,7 +138,9 @@ class HuggingFace(World):
             if name is not None and name not in (rows.column_names or ()):
                 there = list(rows.column_names or ())
                 raise UserError(f"{self.entry}: '{p.dataset}' has no column '{name}'{did_you_mean(name, there)}")
-        return rows
+        if p.shuffle is None:
+            return rows
+        return rows.shuffle(seed=seed, buffer_size=p.shuffle) if p.streaming else rows.shuffle(seed=seed)
 
     def _examples(self, rows: Any) -> Iterator[tuple[str, NDArray[np.uint8] | None]]:
         """Captions and pictures, or passages, one after the other."""

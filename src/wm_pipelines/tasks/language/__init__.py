@@ -27,7 +27,7 @@ class LanguageConfig(TaskConfig):
     retrieved: int = Field(200, ge=2, description="frames of a split that look for their captions; the first ones")
     retrieved_of: int = Field(1000, ge=2, description="different captions that they look among")
     selective_share: float = Field(
-        0.9, gt=0, le=1, description="of the accuracy of a caption per frame, that fewer captions have to reach"
+        0.95, gt=0, le=1, description="of the accuracy of a caption per frame, that fewer captions have to reach"
     )
     shown: int = Field(8, ge=1, description="examples kept for the report")
 

@@ -5,6 +5,8 @@ Scenes are ``[C, T, M, 4]`` of numbers (size, colour, shape, place), absent obje
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,46 +19,51 @@ Scenes = NDArray[np.int64]
 
 
 def changing(
-    rng: np.random.Generator, first: Scenes, frames: int, chance: float, pairs: list[tuple[int, int]]
+    rng: np.random.Generator,
+    first: Scenes,
+    frames: int,
+    chance: float,
+    pairs: list[tuple[int, int]],
+    objects: Sequence[float],
 ) -> Scenes:
     """Clips ``[C, T, M, 4]`` that begin with scenes ``[C, M, 4]``.
 
     With a probability of ``chance`` a frame differs from the one before: an object appears, goes away, moves to another
-    quarter or is exchanged for another one in its place, whichever can be, with equal probabilities.
+    quarter or is exchanged for another one in its place. Numbers of objects stay as frequent as in the first scenes:
+    appearing and going away are accepted as Metropolis et al. (1953) do, else an object is exchanged.
 
     Args:
         rng: the only source of chance. pairs: combinations ``(colour, shape)`` that may occur.
+        objects: shares of scenes of 1, 2, … M objects.
     """
     clips = np.repeat(first[:, None], frames, axis=1)
     for clip in clips:
         for t in range(1, frames):
             clip[t] = clip[t - 1]
             if rng.random() < chance:
-                _change(rng, clip[t], pairs)
+                _change(rng, clip[t], pairs, objects)
     return clips
 
 
-def _change(rng: np.random.Generator, scene: Scenes, pairs: list[tuple[int, int]]) -> None:
+def _change(rng: np.random.Generator, scene: Scenes, pairs: list[tuple[int, int]], objects: Sequence[float]) -> None:
     """Change one object of a scene ``[M, 4]`` in place."""
     there, absent = np.flatnonzero(scene[:, 0] >= 0), np.flatnonzero(scene[:, 0] < 0)
     free = np.setdiff1d(np.arange(len(PLACES)), scene[there, 3])
-    possible = ["exchange"]
-    possible += ["appear"] if len(absent) and len(free) else []
-    possible += ["go"] if len(there) > 1 else []
-    possible += ["move"] if len(free) else []
-    kind = str(rng.choice(possible))
+    kind = str(rng.choice(["exchange", "move", "appear", "go"]))
+    share = [0.0, *objects, 0.0]  # by number, from none to one too many
+    number = len(there) + {"appear": 1, "go": -1}.get(kind, 0)
+    if rng.random() * share[len(there)] >= share[number]:
+        kind = "exchange"
     slot = int(rng.choice(absent if kind == "appear" else there))
     before = scene[slot].copy()
     if kind == "go":
         scene[slot] = -1
-    elif kind == "move":
+    elif kind == "move" and len(free):
         scene[slot, 3] = rng.choice(free)
     else:
         place = rng.choice(free) if kind == "appear" else before[3]
-        while True:
+        while (scene[slot] == before).all():
             scene[slot] = [rng.integers(len(SIZES)), *pairs[rng.integers(len(pairs))], place]
-            if (scene[slot] != before).any():
-                break
 
 
 def drifting(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float:
