@@ -38,7 +38,7 @@ def test_a_part_says_when_where_and_in_what_time_it_was_made():
     assert made_from["made"].endswith("UTC")
     assert "cores" in made_from["machine"]
     shown = provenance(slow["scores"], made_from)
-    assert shown["total time, one run after the other"] == "1 min 30 s of training and 7 s of judging"
+    assert shown["time of a core in all"] == "1 min 30 s of training and 7 s of judging"
     assert shown["data (SHA-256)"] == {"pendulum": {"train": "aa", "test": "bb"}}
 
 

@@ -1,4 +1,4 @@
-"""What a computation costs: wall and processor seconds, floating-point operations, the memory it added at its peak."""
+"""What a computation costs: seconds, floating-point operations, the memory it added at its peak."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from torch.utils.flop_counter import flop_registry
 class CostMeter:
     """Context manager that measures what happens inside it.
 
-    `memory_mb` is the highest resident memory above that at the start (sampled every 20 ms); on a GPU it is the highest
-    memory allocated there.
+    `seconds` are those of a processor core, which do not depend on what else the machine does; with ``wall`` those of
+    the clock, where a GPU does the work. `memory_mb` is the highest resident memory above that at the start (sampled
+    every 20 ms); on a GPU it is the highest memory allocated there.
     """
 
+    wall: bool = False
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
     memory_mb: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
@@ -34,12 +35,15 @@ class CostMeter:
             torch.cuda.reset_peak_memory_stats()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._sampler.start()
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._began = self._now()
         return self
 
+    def _now(self) -> float:
+        return time.perf_counter() if self.wall else time.process_time()
+
     def elapsed(self) -> float:
-        """Wall seconds since the start."""
-        return time.perf_counter() - self._wall
+        """Seconds since the start."""
+        return self._now() - self._began
 
     def _sample(self) -> None:
         while not self._stop.wait(0.02):
@@ -48,8 +52,7 @@ class CostMeter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.seconds += time.perf_counter() - self._wall
-        self.cpu_seconds += time.process_time() - self._cpu
+        self.seconds += self.elapsed()
         self._stop.set()
         self._sampler.join()
         self._peak = max(self._peak, self._process.memory_info().rss)

@@ -166,7 +166,7 @@ class _Gradient:
         """Train from the beginning, or on from a checkpoint, to the last step."""
         start = self._restore(found) if found is not None else 0
         spent = self.result.seconds
-        with CostMeter() as cost, self._progress(start) as bar:
+        with CostMeter(wall=self.fabric.device.type != "cpu") as cost, self._progress(start) as bar:
             for step in range(start, self.schedule.steps):
                 counted = step % self.learning.log_every == 0  # roll-outs may grow during training
                 with FlopCounter() if counted else nullcontext() as counter:

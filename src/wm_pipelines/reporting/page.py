@@ -228,7 +228,7 @@ def origin(made_from: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: made_from[key] for key, name in named.items() if key in made_from}
     if seconds := made_from.get("seconds"):
         parts = [f"{duration(seconds[what])} of {what}" for what in ("training", "judging") if seconds.get(what)]
-        found["total time, one run after the other"] = " and ".join(parts)
+        found["time of a core in all"] = " and ".join(parts)
     return found | {"data (SHA-256)": made_from["data"]} if "data" in made_from else found
 
 

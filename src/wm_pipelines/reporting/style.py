@@ -293,7 +293,8 @@ METRIC_TITLES = {
 COST_METRICS = ("train_seconds", "train_flops", "step_ms", "parameters", "peak_memory_mb")
 
 COST_DESCRIPTIONS = {
-    "train_seconds": "Time spent on training one model. Families that train all seeds as one batch share it out.",
+    "train_seconds": "Time of a core spent on training one model; of the clock where a GPU trains. Families that train "
+    "all seeds as one batch share it out.",
     "train_flops": "Floating-point operations spent on training one model.",
     "step_ms": "Time to predict one step, for all held-out episodes together.",
     "parameters": "Numbers that training may adjust.",
