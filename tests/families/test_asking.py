@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.families.images import resumes, seeds_are_independent
-from tests.families.scenes import ASKED, SCENES, SIZE, codes, halves
+from tests.families.scenes import ASKED, COLOURS, SCENES, SIDES, SIZE, codes, halves
 from tests.specs import LEARNING
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Answers, Describes, EmbedsTexts, PointsAtTexts
@@ -15,7 +15,7 @@ from wm_pipelines.families.token_vlm import TokenVLM
 from wm_pipelines.families.vljepa import VLJEPA
 from wm_pipelines.families.vljepa.family import alike
 from wm_pipelines.learning.loop import train
-from wm_pipelines.metrics.representation import relative_spread
+from wm_pipelines.metrics.representation import is_collapsed, relative_spread
 from wm_pipelines.spec import Space, Spec
 
 FLOAT32 = LEARNING.model_copy(update={"precision": "32-true"})
@@ -110,6 +110,19 @@ def test_distances_alone_collapse_and_infonce_does_not():
         train(family, views, FLOAT32)
         spread[loss] = relative_spread(family.embed_texts(texts, 0).double().numpy())
     assert spread["l2"] < 0.3 * spread["info_nce"]
+
+
+def test_predictions_collapse_before_the_texts_of_a_slow_encoder_do():
+    """Four captions: where those of new pictures are expected is one point under L2, and is flagged so."""
+    views = halves(96)
+    new, texts = halves(40, seed=5), codes([f"{c} at the {s}" for c in COLOURS for s in SIDES])
+    for loss in ("l2", "info_nce"):
+        family = built(VLJEPA, steps=140, loss=loss, text_rate=0.3, embedding=8)
+        train(family, views, FLOAT32)
+        points = family.point_at(new["frames"], new["questions"][:, :1], 0)[:, 0].double().numpy()
+        assert is_collapsed(points) == (loss == "l2")
+        if loss == "l2":
+            assert relative_spread(points) < relative_spread(family.embed_texts(texts, 0).double().numpy())
 
 
 def test_likelihoods_of_candidates_are_those_of_the_whole_sequences():
