@@ -112,6 +112,7 @@ def test_distances_alone_collapse_and_infonce_does_not():
     assert spread["l2"] < 0.3 * spread["info_nce"]
 
 
+@pytest.mark.training
 def test_predictions_collapse_before_the_texts_of_a_slow_encoder_do():
     """Four captions: where those of new pictures are expected is one point under L2, and is flagged so."""
     views = halves(96)

@@ -11,6 +11,7 @@ FAMILIES = ("text_flow", "transfusion", "vljepa", "token_vlm", "dual_encoder")
 @pytest.mark.pipeline
 def test_the_example_of_own_captions_runs_to_its_page(tmp_path):
     project = Project(tmp_path, "own_captions_example")
+    project.configure("globals.yml", {"tasks": {"language": {"seeds": [0]}}})
     for family in FAMILIES:
         project.configure(f"parameters_{family}.yml", {family: {"schedule": {"steps": 4}}})
     project.configure("parameters_transfusion.yml", {"transfusion": {"sample_steps": 1}})
