@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.families.images import resumes, seeds_are_independent
-from tests.families.scenes import ASKED, SCENES, SIZE, codes, halves
+from tests.families.scenes import ASKED, COLOURS, SCENES, SIDES, SIZE, codes, halves
 from tests.specs import LEARNING
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Answers, Describes, EmbedsTexts
+from wm_pipelines.families.base import Answers, Describes, EmbedsTexts, PointsAtTexts
 from wm_pipelines.families.dual_encoder import DualEncoder, joined, known
 from wm_pipelines.families.frequent_answer import FrequentAnswer, FrequentAnswerConfig
 from wm_pipelines.families.parts.asking import Sight, tokens_of
@@ -15,7 +15,7 @@ from wm_pipelines.families.token_vlm import TokenVLM
 from wm_pipelines.families.vljepa import VLJEPA
 from wm_pipelines.families.vljepa.family import alike
 from wm_pipelines.learning.loop import train
-from wm_pipelines.metrics.representation import relative_spread
+from wm_pipelines.metrics.representation import is_collapsed, relative_spread
 from wm_pipelines.spec import Space, Spec
 
 FLOAT32 = LEARNING.model_copy(update={"precision": "32-true"})
@@ -112,6 +112,20 @@ def test_distances_alone_collapse_and_infonce_does_not():
     assert spread["l2"] < 0.3 * spread["info_nce"]
 
 
+@pytest.mark.training
+def test_predictions_collapse_before_the_texts_of_a_slow_encoder_do():
+    """Four captions: where those of new pictures are expected is one point under L2, and is flagged so."""
+    views = halves(96)
+    new, texts = halves(40, seed=5), codes([f"{c} at the {s}" for c in COLOURS for s in SIDES])
+    for loss in ("l2", "info_nce"):
+        family = built(VLJEPA, steps=140, loss=loss, text_rate=0.3, embedding=8)
+        train(family, views, FLOAT32)
+        points = family.point_at(new["frames"], new["questions"][:, :1], 0)[:, 0].double().numpy()
+        assert is_collapsed(points) == (loss == "l2")
+        if loss == "l2":
+            assert relative_spread(points) < relative_spread(family.embed_texts(texts, 0).double().numpy())
+
+
 def test_likelihoods_of_candidates_are_those_of_the_whole_sequences():
     """Keys and values kept, groups by length and repeated rows change nothing."""
     family = trained(TokenVLM, steps=12)
@@ -146,6 +160,21 @@ def test_words_are_decoded_as_the_likeliest_ones():
         wanted = [bytes(row).rstrip(b"\0").decode() for row in views["answers"][:, k].numpy()]
         said = family.describe(views["frames"], views["questions"][:, k], 0)
         assert sum(a == b for a, b in zip(said, wanted, strict=True)) >= 11
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "l2"])
+def test_the_answer_is_the_text_nearest_to_where_it_points(loss):
+    family = trained(VLJEPA, steps=20, loss=loss)
+    views = halves(12, seed=3)
+    points, texts = family.point_at(views["frames"], views["questions"], 0), family.embed_texts(codes(SHORT), 0)
+    assert isinstance(family, PointsAtTexts)
+    if loss == "info_nce":
+        near = torch.cosine_similarity(points[:, :, None], texts, dim=-1)
+    else:
+        near = -(points[:, :, None] - texts).square().sum(-1).sqrt()
+    torch.testing.assert_close(
+        family.choose(views["frames"], views["questions"], codes(SHORT), 0), near, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_equal_answers_are_no_negatives():

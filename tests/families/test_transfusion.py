@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.families.images import resumes, seeds_are_independent
 from tests.families.scenes import SCENES, codes, halves
-from tests.families.transfused import FLOAT32, PATCHES, built, generator, trained
+from tests.families.transfused import FLOAT32, PATCHES, SMALL, built, generator, trained
 from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Captions, Family, Generates, ScoresText
@@ -219,3 +219,41 @@ def test_a_killed_training_ends_in_the_same_bits(tmp_path):
 
 def test_seeds_are_independent():
     seeds_are_independent(built, halves(24))
+
+
+# ---------------------------------------------------------------- texts alone
+
+
+def test_of_texts_alone_it_is_a_causal_language_model_that_needs_no_frames():
+    texts = Spec("texts", 1.0, {"captions": SCENES.views["captions"]})
+    assert Transfusion.unsuitable(texts, TransfusionConfig()) == "needs frames"
+    config = TransfusionConfig(
+        **SMALL, text_only=True, stem="linear", average=0.0,
+        schedule={"steps": 80, "batch_size": 8, "learning_rate": 1e-2},
+    )  # fmt: skip
+    assert Transfusion.unsuitable(texts, config) is None
+    for spec in (texts, SCENES):
+        assert Transfusion.observed(spec, config) == ("captions",)
+    family = Transfusion(config, texts, (0,))
+    captions = halves(24)["captions"]
+    before = Transfusion(config, texts, (0,))
+    before.examples({"captions": captions})
+    train(family, {"captions": captions}, FLOAT32)
+    found, untrained = (one.eval().score(captions, None, 0).nats.mean() for one in (family, before))
+    assert found < 0.3 * untrained
+    # The loss is what scores are made of: nats of the tokens and of the end.
+    member, rows = family.members[0], family.examples({"captions": captions})["captions"]
+    with torch.no_grad():
+        loss, _ = family.member_loss(member, {"captions": rows}, generator(), 0.0)
+    score = family.score(captions, None, 0)
+    torch.testing.assert_close(float(loss), float(score.nats.sum() / score.tokens.sum()), rtol=1e-4, atol=1e-5)
+
+
+def test_of_texts_alone_nothing_depends_on_the_frames():
+    config = TransfusionConfig(**SMALL, text_only=True, stem="linear", schedule={"steps": 6, "batch_size": 8})
+    views, weights = halves(24), []
+    for shift in (0, 100):
+        family = Transfusion(config, SCENES, (0,))
+        train(family, {**views, "frames": views["frames"] - shift}, FLOAT32)
+        weights.append(family.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

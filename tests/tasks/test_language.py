@@ -1,16 +1,20 @@
 """Judging captions and frames: families whose answers are known."""
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from wm_pipelines.episodes import texts_of
+from tests.worlds.test_videos import ROOT
+from wm_pipelines.episodes import Episodes, texts_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import FamilyConfig, TextScore
 from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.families.training_copy import TrainingCopy, TrainingCopyConfig
-from wm_pipelines.laws import Laws, laws_of
+from wm_pipelines.laws import Laws, laws_of, world_of
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.fitting import as_tensors
 from wm_pipelines.learning.loop import train
@@ -26,7 +30,15 @@ from wm_pipelines.worlds.making import WorldConfig, ingest
 from wm_pipelines.worlds.parts.scene_grammar import caption, scene
 from wm_pipelines.worlds.parts.scene_questions import KINDS
 
-FEW = {"train": 80, "validation": 10, "test": 60, "held_out": 40, "objects": (0.5, 0.3, 0.2)}
+FEW = {
+    "train": 80,
+    "validation": 10,
+    "test": 60,
+    "held_out": 40,
+    "moving": 12,
+    "moving_frames": 30,
+    "objects": (0.5, 0.3, 0.2),
+}
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +233,9 @@ def test_the_majority_is_the_most_frequent_caption(episodes):
 
 def test_who_cannot_be_asked_or_read_is_told(episodes):
     family = copies(episodes)
-    with pytest.raises(UserError, match="nobody knows what captions of 'captioned_scenes' should say"):
-        Language().judge(family, episodes, "test", Laws(), Language().config({}))
+    silent = {s: world_of(p.spec).episodes({"frames": p["frames"]}, 1.0) for s, p in episodes.items()}
+    with pytest.raises(UserError, match="'captioned_scenes' has no captions: nobody knows what should be said of it"):
+        Language().judge(family, silent, "test", Laws(), Language().config({}))
 
     mute = type(
         "Mute", (MemberFamily,), {k: Knowing.__dict__[k] for k in ("make_member", "member_loss", "member_encode")}
@@ -314,3 +327,137 @@ def test_models_are_compared_on_the_same_episodes_and_with_those_who_see_nothing
     assert [(r["model"], r["above"]) for r in found["rows"]] == [("vljepa/plain", 1), ("token_vlm/plain", 0)]
     assert found["nobody"] == []
     assert beyond_words({m: a for m, a in kept.items() if m == "token_vlm/plain"}) == {}
+
+
+# ---------------------------------------------------------------- captions of one's own
+
+
+@pytest.fixture(scope="module")
+def own():
+    sample = str(ROOT / "data/01_raw/captioned_sample/table.csv")
+    parameters = {"path": sample, "columns": {"caption": "text", "picture": "file", "group": "series"}}
+    return ingest(WorldConfig(world="captioned_files", parameters=parameters), "mine")
+
+
+def test_of_ones_own_captions_what_needs_no_scene_is_judged_and_nothing_else(own):
+    knowing = judged(own)
+    rows = {row["metric"] for row in knowing.rows}
+    assert rows == {
+        "retrieval_r1", "retrieval_of", "perplexity", "perplexity_per_byte", "prior_perplexity",
+        "prior_perplexity_per_byte", "frechet_pixels", "language_parameters", "text_parameters", "text_spread",
+        "text_rank", "collapsed",
+    }  # fmt: skip
+    assert value(knowing, "retrieval_r1") == 1.0
+    assert value(knowing, "frechet_pixels") == pytest.approx(0.0, abs=1e-6)
+    assert value(knowing, "perplexity") == pytest.approx(1.0)
+    assert value(knowing, "prior_perplexity") == pytest.approx(2.0)
+    captions = len(set(own["test"]["captions"].tolist()) | set(own["train"]["captions"].tolist()))
+    assert value(judged(own, deaf=True), "retrieval_r1") == pytest.approx(1.0 / value(knowing, "retrieval_of"))
+    assert value(knowing, "retrieval_of") <= min(100, captions + len(own["validation"]))
+    assert "said_right" not in knowing.arrays
+    assert texts_of(knowing.arrays["said"]) == own["test"]["captions"][:3].tolist()
+
+
+def test_questions_of_the_table_are_judged_beside(own):
+    asked = {}
+    for split, part in own.items():
+        count = len(part)
+        views = dict(part.views) | {
+            "questions": np.stack([part["questions"][:, 0], np.array(["which?"] * count)], 1),
+            "answers": np.stack([part["captions"], np.where(np.arange(count) % 2, "odd", "even")], 1),
+            "asked": np.tile([0, 1], (count, 1)),
+        }
+        asked[split] = world_of(part.spec).episodes(views, 1.0)
+    rows = {row["metric"] for row in judged(asked).rows}
+    assert {"answer_accuracy", "answer_own", "retrieval_r1"} <= rows
+    assert value(judged(asked), "answer_own") == 1.0
+    assert value(judged(asked, deaf=True), "answer_own") == pytest.approx(0.5, abs=0.1)
+
+
+class TextOnly(Knowing):
+    """The same, which never sees a frame."""
+
+    @classmethod
+    def observed(cls, spec, config):
+        return ("captions",)
+
+
+def test_who_learns_texts_alone_is_judged_by_their_likelihood_alone(own):
+    family = TextOnly(FamilyConfig(), own["train"].spec.showing(("frames", "captions")), [0, 1])
+    family.truth = own["test"]
+    plain = {s: Spec(p.spec.name, 1.0, {"captions": p.spec.views["captions"]}) for s, p in own.items()}
+    texts = {s: Episodes(plain[s], {"captions": p["captions"]}) for s, p in own.items()}
+    for episodes in (texts, {s: world_of(p.spec).episodes({k: p[k] for k in ("captions", "frames")}, 1.0)
+                             for s, p in own.items()}):  # fmt: skip
+        found = Language().judge(family, episodes, "test", Laws(), Language().config({}))
+        assert {row["metric"] for row in found.rows} == {"prior_perplexity", "prior_perplexity_per_byte"}
+
+
+# ---------------------------------------------------------------- clips whose captions change
+
+
+class Pointing(Knowing):
+    """Knows where the caption of every frame lies; ``stuck``, it expects all of them at one place."""
+
+    stuck = False
+
+    def embed_texts(self, texts, seed):
+        return torch.stack([_place(text) for text in texts_of(texts)])
+
+    def point_at(self, frames, questions, seed):
+        known = {}
+        for part in (self.truth, self.moving):
+            shape = part["frames"].shape[-3:]
+            known |= dict(
+                zip(map(bytes, part["frames"].reshape(-1, *shape)), part["captions"].ravel().tolist(), strict=True)
+            )
+        found = torch.stack([_place(known[bytes(frame)]) for frame in frames[:, 0].numpy()])[:, None]
+        return torch.ones_like(found) + 1e-3 * found if self.stuck else found
+
+
+def _place(text):
+    return torch.randn(16, generator=torch.Generator().manual_seed(hash_of(text)))
+
+
+def hash_of(text):
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def pointing(episodes, stuck=False, share=0.9):
+    family = Pointing(FamilyConfig(), episodes["train"].spec.showing(Language.shows), [0, 1])
+    family.truth, family.moving, family.stuck = episodes["test"], episodes["moving"], stuck
+    config = Language().config({"drawn": 4, "retrieved": 4, "retrieved_of": 1000, "selective_share": share})
+    return Language().judge(family, episodes, "test", laws_of(episodes["test"].spec), config)
+
+
+def test_who_sees_every_change_says_it_once(episodes):
+    found = pointing(episodes, share=1.0)
+    captions = episodes["moving"]["captions"][6:]  # the second half of the clips
+    changed = (captions[:, 1:] != captions[:, :-1]).sum()
+    assert changed > 3
+    assert value(found, "scene_changes") == pytest.approx(changed / (6 * 29))
+    assert value(found, "decodes_embedding") == pytest.approx((6 + changed) / (6 * 30))
+    for rule in ("embedding", "pixels", "stride"):
+        assert value(found, f"right_{rule}") == 1.0
+    assert value(found, "decodes_stride") == 1.0  # a change may come at any frame
+    assert value(found, "fewer_than_stride") == pytest.approx(6 * 30 / (6 + changed))
+    assert value(found, "fewer_than_pixels") > 1.0  # what drifts moves pixels, too
+    assert found.arrays["by_episode/decodes_embedding"].shape == (2, 6)
+    assert value(found, "collapsed") == 0
+
+
+def test_thresholds_are_taken_from_other_clips(episodes):
+    rows = pointing(episodes).rows
+    turned = dict(episodes)
+    moving = episodes["moving"]
+    order = [*range(6), *range(11, 5, -1)]  # the judged half in another order
+    turned["moving"] = replace(moving, views={name: view[order] for name, view in moving.views.items()})
+    assert [row["value"] for row in pointing(turned).rows] == pytest.approx([row["value"] for row in rows])
+
+
+def test_predictions_at_one_place_are_a_collapse_though_texts_lie_apart(episodes):
+    found = pointing(episodes, stuck=True)
+    assert value(found, "text_spread") > 0.9
+    assert value(found, "predicted_spread") < 0.01
+    assert value(found, "collapsed") == 1
+    assert value(pointing(episodes), "predicted_spread") > 0.9

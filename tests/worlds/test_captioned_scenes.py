@@ -1,5 +1,7 @@
 """Scenes and sentences about them: exact both ways, seeded, with combinations that training never shows."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from wm_pipelines.episodes import read, write
 from wm_pipelines.errors import UserError
+from wm_pipelines.metrics.scene_parser import Look, attributes_right, parse
 from wm_pipelines.worlds.captioned_scenes import (
     BACKGROUND,
     FILLS,
@@ -19,6 +22,7 @@ from wm_pipelines.worlds.captioned_scenes import (
 )
 from wm_pipelines.worlds.making import WorldConfig, ingest
 from wm_pipelines.worlds.parts import scene_grammar as grammar
+from wm_pipelines.worlds.parts.moving_scenes import changing, drifting
 from wm_pipelines.worlds.parts.scene_grammar import COLOURS, PLACES, SHAPES, SIZES, Thing
 
 PAIRS = [(c, s) for c in range(len(COLOURS)) for s in range(len(SHAPES))]
@@ -26,7 +30,7 @@ FEW = {"train": 120, "validation": 30, "test": 30, "held_out": 40}
 
 
 def made(seed=0, **parameters):
-    return ingest(WorldConfig(world="captioned_scenes", seed=seed, parameters=FEW | parameters))
+    return ingest(WorldConfig(world="captioned_scenes", seed=seed, parameters={**FEW, "moving": 0, **parameters}))
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +229,64 @@ def test_splits_have_one_frame_and_one_caption_per_episode(splits):
 def test_parameters_that_cannot_be_are_refused(parameters, message):
     with pytest.raises(UserError, match=message):
         made(**parameters)
+
+
+# ---------------------------------------------------------------- clips
+
+
+def moved(a, b):
+    """By which of the objects of two scenes, as sets, they differ."""
+    return {tuple(x) for x in a.tolist() if x[0] >= 0} ^ {tuple(x) for x in b.tolist() if x[0] >= 0}
+
+
+def test_clips_change_one_object_at_a_time_and_as_often_as_told():
+    rng = np.random.default_rng(0)
+    allowed = PAIRS[:9]
+    objects = (0.5, 0.3, 0.2)
+    first = draw_scenes(rng, 60, objects, allowed)
+    clips = changing(rng, first, 100, 0.1, allowed, objects)
+    np.testing.assert_array_equal(clips[:, 0], first)
+    changed = 0
+    for clip in clips:
+        for before, after in pairwise(clip):
+            apart = moved(before, after)
+            changed += bool(apart)
+            assert len(apart) <= 2
+            there = after[after[:, 0] >= 0]
+            assert len(there) >= 1
+            assert len(set(there[:, 3].tolist())) == len(there)  # each in a quarter of its own
+            assert {(c, s) for _, c, s, _ in there.tolist()} <= set(allowed)
+    assert changed / (60 * 99) == pytest.approx(0.1, abs=3 * (0.09 / (60 * 99)) ** 0.5)
+
+
+def test_clips_have_as_many_objects_as_still_scenes_have():
+    objects, rng = (0.6, 0.3, 0.1), np.random.default_rng(1)
+    clips = changing(rng, draw_scenes(rng, 200, (0.0, 0.0, 1.0), PAIRS), 200, 1.0, PAIRS, objects)
+    number = (clips[:, 50:, :, 0] >= 0).sum(2)  # after a while, wherever they began
+    np.testing.assert_allclose(np.bincount(number.ravel(), minlength=4)[1:] / number.size, objects, atol=0.02)
+
+
+def test_drift_stays_within_the_room_and_is_slow():
+    offsets = drifting(np.random.default_rng(0), (30, 200, 3))
+    assert np.abs(offsets).max() <= 1.0
+    steps = np.diff(offsets, axis=1)
+    assert 0.1 < steps.std() < 0.16
+    assert np.abs(offsets.mean()) < 0.1
+    assert offsets.std() == pytest.approx(3**-0.5, abs=0.05)  # uniform in the long run
+
+
+def test_every_frame_of_a_clip_shows_its_caption(tmp_path):
+    clips = made(moving=6, moving_frames=20, change=0.3)["moving"]
+    assert clips["frames"].shape == (6, 20, SIDE, SIDE, 3)
+    read_off = parse(clips["frames"].reshape(-1, SIDE, SIDE, 3) / 255.0, Look(BACKGROUND, FILLS, RADII))
+    said = grammar.scenes(clips["captions"].ravel().tolist())
+    assert attributes_right(read_off, said)["exact_places"].all()
+    write(tmp_path / "moving.arrow", clips)
+    assert read(tmp_path / "moving.arrow").content_hash == clips.content_hash
+
+
+def test_clips_leave_all_other_splits_as_they_were(splits):
+    clips = made(moving=4)
+    assert set(clips) == {*splits, "moving"}
+    for name, part in splits.items():
+        assert part.content_hash == clips[name].content_hash

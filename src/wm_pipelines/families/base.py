@@ -131,7 +131,7 @@ class Family(nn.Module, ABC):
     def shown(cls, spec: Spec) -> tuple[str, ...]:
         """The views it works on, of those that there are, in the order of `needs` and `uses`."""
         found = [next((v for v in wanted.split("|") if v in spec.views), None) for wanted in (*cls.needs, *cls.uses)]
-        return tuple(view for view in found if view is not None)
+        return tuple(dict.fromkeys(view for view in found if view is not None))
 
     @classmethod
     def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:
@@ -391,6 +391,14 @@ class EmbedsTexts(Protocol):
 
     def embed_texts(self, texts: Tensor, seed: int) -> Tensor:
         """Points ``[N, P]`` of texts ``[N, L]`` (UTF-8, uint8)."""
+
+
+@runtime_checkable
+class PointsAtTexts(EmbedsTexts, Protocol):
+    """A family that says where a text about frames lies, without any text: collapsed, if that is always one place."""
+
+    def point_at(self, frames: Tensor, questions: Tensor, seed: int) -> Tensor:
+        """Points ``[N, Q, P]`` of the answers to questions ``[N, Q, L]`` about frames ``[N, T, H, W, C]`` uint8."""
 
 
 @runtime_checkable

@@ -80,8 +80,14 @@ QUESTION_KINDS: dict[str, str] = {
     "law": "which law breaks", "frame": "at which frame a law breaks",
     "meeting": "whether bodies meet between two frames", "swing": "whether it swings back",
     "turns": "how often it turns round",
+    "own": "of the table",
 }  # fmt: skip
 """Kinds of questions that worlds ask, and what their names stand for."""
+
+_RULES = {
+    "embedding": "a new one where the predicted embedding has moved", "pixels": "a new one where the pixels have moved",
+    "stride": "a new one at regular intervals",
+}  # fmt: skip
 
 LANGUAGE_METRICS: dict[str, Described] = {
     "caption_exact_one": Described(
@@ -149,6 +155,28 @@ LANGUAGE_METRICS: dict[str, Described] = {
         "1", None, "Spread of the embeddings of texts in units of their size: 0 where all texts are one point."
     ),
     "text_rank": Described("1", None, "Effective rank of the embeddings of texts."),
+    "predicted_spread": Described(
+        "1", None, "The same of the embeddings that are predicted for the captions of different frames."
+    ),
+    "predicted_rank": Described("1", None, "Effective rank of these predictions."),
+    "scene_changes": Described("1", None, "How often the true caption of a clip changes, per frame."),
+    "every_frame_right": Described(
+        "1", False, "Share of the frames of clips whose caption, the best of the candidates, is the true one."
+    ),
+    **{
+        key: described
+        for name, words in _RULES.items()
+        for key, described in (
+            (f"decodes_{name}", Described("1", True, f"Captions made per frame of a clip, {words}.")),
+            (f"right_{name}", Described("1", False, f"Share of the frames whose caption in force is right, {words}.")),
+        )
+    },
+    "fewer_than_stride": Described(
+        "1", False, "How many times as many captions regular intervals take for the same share of right frames as "
+        "captions where the embedding has moved. The threshold of these is from other clips, the best interval from "
+        "the same ones."
+    ),
+    "fewer_than_pixels": Described("1", False, "The same of captions made where the pixels have moved."),
     "parser_exact": Described("1", False, "Share of true frames in which the parser reads all that is there."),
     **{
         f"parser_{name}": Described("1", False, f"Share of true frames in which the parser reads all {name}s.")
@@ -157,5 +185,6 @@ LANGUAGE_METRICS: dict[str, Described] = {
 }  # fmt: skip
 """Metrics of captions and of frames drawn of captions; `captions`, `scene_parser` and `distances` define them."""
 
-LANGUAGE_RATES = tuple(name for name, one in LANGUAGE_METRICS.items() if one.lower_is_better is False)
+_RATIOS = ("fewer_than_stride", "fewer_than_pixels")
+LANGUAGE_RATES = tuple(n for n, one in LANGUAGE_METRICS.items() if one.lower_is_better is False and n not in _RATIOS)
 """Those that are shares."""

@@ -194,6 +194,8 @@ def pretty_interval(low: float, high: float) -> str:
     return digits.replace("-", "−") + raised
 
 
+_RULES = {"embedding": "by embedding", "pixels": "by pixels", "stride": "at intervals"}
+
 METRIC_TITLES = {
     "horizon": "Horizon",
     "horizon_lyapunov": "Lyapunov horizon",
@@ -272,6 +274,12 @@ METRIC_TITLES = {
     "swapped_attribute": "Attributes swapped",
     "swapped_relation": "Places swapped",
     **{f"answer_{kind}": f"Answers: {kind}" for kind in QUESTION_KINDS},
+    "scene_changes": "Changes per frame",
+    "every_frame_right": "Right, one per frame",
+    **{f"right_{name}": f"Right: {rule}" for name, rule in _RULES.items()},
+    **{f"decodes_{name}": f"Captions per frame: {rule}" for name, rule in _RULES.items()},
+    "fewer_than_stride": "Fewer than at intervals",
+    "fewer_than_pixels": "Fewer than by pixels",
     "language_parameters": "Parameters without encoder",
     "text_parameters": "Parameters of the text tower",
     "train_seconds": "Training",

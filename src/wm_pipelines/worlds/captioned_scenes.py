@@ -5,6 +5,9 @@ alone: both the colour and the shape are known from other objects, the combinati
 as in CLEVR-CoGenT: Johnson et al., *CLEVR: a diagnostic dataset for compositional language and elementary visual
 reasoning*, CVPR 2017).
 
+The split ``moving`` has clips instead of single scenes: objects drift about within their quarters, which no caption
+tells, and now and then the scene changes (`parts.moving_scenes`). Nothing is trained on them.
+
 An object of radius r spans a box of side 2 r: the circle touches its sides, the triangle stands in it with its tip up,
 and the square, a little smaller, has the circle's area. The box lies within its quarter, a pixel from the edges: places
 are told without doubt and objects never touch.
@@ -24,6 +27,7 @@ from wm_pipelines.episodes import Episodes
 from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Float, World, WorldParameters, stream
+from wm_pipelines.worlds.parts.moving_scenes import changing, drifting
 from wm_pipelines.worlds.parts.rendering import PALETTE, PAPER, Colour
 from wm_pipelines.worlds.parts.scene_grammar import COLOURS, PLACES, SHAPES, SIZES, captions, scene
 from wm_pipelines.worlds.parts.scene_questions import KINDS, questions
@@ -54,6 +58,10 @@ class CaptionedScenesParameters(WorldParameters):
     held_out_share: float = Field(
         0.2, ge=0, lt=0.7, description="of the 15 combinations of colour and shape, kept out of training; 0: none"
     )
+
+    moving: int = Field(160, ge=0, description="clips of scenes that change; 0: none")
+    moving_frames: int = Field(64, ge=2, description="of such a clip")
+    change: float = Field(0.04, gt=0, le=1, description="probability that the scene changes from one frame to the next")
 
     questions: int = Field(6, ge=1, description="about every scene, beside that for its description")
 
@@ -96,11 +104,22 @@ class CaptionedScenes(World):
             "held_out": [f"{COLOURS[c]} {SHAPES[s]}" for c, s in kept_out],
             "generator": __version__,
         }
-        return {
+        splits = {
             # Nobody who learns is asked after combinations that are kept out: the answer would always be no.
             split: self._split(split, count, allowed, pairs if split == "held_out" else seen, seed, facts)
             for split, (count, allowed) in wanted.items()
         }
+        return splits | ({"moving": self._moving(seen, seed, facts)} if p.moving else {})
+
+    def _moving(self, allowed: list[Pair], seed: int, facts: dict[str, object]) -> Episodes:
+        """Frames ``[E, T, 32, 32, 3]`` and the caption of every one, ``[E, T]``."""
+        p, rng = self.parameters, np.random.default_rng(stream(seed, "moving"))
+        first = draw_scenes(rng, p.moving, p.objects, allowed)
+        scenes = changing(rng, first, p.moving_frames, p.change, allowed, p.objects)
+        flat, offsets = scenes.reshape(-1, *scenes.shape[2:]), drifting(rng, scenes.shape[:3])
+        frames = render(flat, centres(flat, offsets.reshape(*flat.shape[:2], 2)))
+        frames, said = (view.reshape(*scenes.shape[:2], *view.shape[1:]) for view in (frames, captions(flat)))
+        return self.episodes({"frames": frames, "captions": said}, 1.0, facts | {"split": "moving"})
 
     def _split(
         self, split: str, count: int, allowed: list[Pair], after: list[Pair], seed: int, facts: dict[str, object]
@@ -151,9 +170,14 @@ def draw_scenes(
 
 def draw_centres(rng: np.random.Generator, scenes: Scenes) -> Float:
     """Centres ``[N, M, 2]`` of the objects in pixels, right and down; uniform where they fit into their quarters."""
+    return centres(scenes, rng.uniform(-1.0, 1.0, (*scenes.shape[:2], 2)))
+
+
+def centres(scenes: Scenes, offsets: Float) -> Float:
+    """The same of offsets ``[N, M, 2]`` from the middle of the quarters, -1 … 1 of the room that an object has."""
     radius = np.array(RADII)[scenes[..., 0]]
     room = SIDE / 4.0 - _MARGIN - radius
-    offset = rng.uniform(-1.0, 1.0, (*scenes.shape[:2], 2)) * room[..., None]
+    offset = offsets * room[..., None]
     down, right = np.divmod(np.maximum(scenes[..., 3], 0), 2)
     return np.asarray(SIDE / 4.0 * (1 + 2 * np.stack([right, down], axis=-1)) + offset)
 

@@ -12,7 +12,7 @@ Shapes: ``E`` episodes, ``T`` rows (1: images), ``Q`` questions of an episode, `
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -218,6 +218,16 @@ class AskedFamily(MemberFamily):
         asked, offered = tokens_of(member.words, questions), trimmed(tokens_of(member.words, candidates))
         parts = zip(frames.split(_ASKED_AT_ONCE), asked.split(_ASKED_AT_ONCE), strict=True)
         return torch.cat([self.scores(member, self.seen(member, f), trimmed(q), offered) for f, q in parts])
+
+    @torch.no_grad()
+    def pointed(
+        self, where: Callable[[Any, Tensor, Tensor], Tensor], frames: Tensor, questions: Tensor, seed: int
+    ) -> Tensor:
+        """What ``where(member, features [B, T, N, D], tokens [B, Q, L])`` gives, part by part; see `PointsAtTexts`."""
+        member: Any = self.members[seed].eval()
+        asked = tokens_of(member.words, questions)
+        parts = zip(frames.split(_ASKED_AT_ONCE), asked.split(_ASKED_AT_ONCE), strict=True)
+        return torch.cat([where(member, self.seen(member, f), trimmed(q)) for f, q in parts])
 
     def language_parameters(self) -> dict[str, int]:
         """How many parameters of one seed answers take: of the network without the encoder, of its text tower."""

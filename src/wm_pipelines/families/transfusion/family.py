@@ -15,6 +15,7 @@ What deviates from the paper:
   of the levels);
 - the network says what the image is (``x0``; the paper: the noise), schedules are shifted towards the noise, and half
   of the batch, not a fifth, has the image in front;
+- ``text_only``, the control, is the same transformer without any image;
 - positions are learned tables of each modality, not rotary; width and depth fit one core.
 """
 
@@ -40,6 +41,7 @@ from wm_pipelines.families.transfusion.network import Answer, Network, next_toke
 from wm_pipelines.families.transfusion.noise import LEVELS
 from wm_pipelines.families.transfusion.sampling import Known, Painter, write
 from wm_pipelines.families.transfusion.vocabulary import BOI, BOS, EOI, EOS
+from wm_pipelines.spec import Spec
 
 _AT_ONCE = 250  # documents read or sampled together
 _NO_END = 1e12  # updates, of which a training is so small a part that the rate of the moving average stays
@@ -51,7 +53,19 @@ class Transfusion(CaptionedFamily):
 
     name: ClassVar[str] = "transfusion"
     Config: ClassVar[type[FamilyConfig]] = TransfusionConfig
+    needs: ClassVar[tuple[str, ...]] = ("frames|captions", "captions")
     config: TransfusionConfig
+
+    @classmethod
+    def unsuitable(cls, spec: Spec, config: Any) -> str | None:
+        """Texts without frames are for `text_only`."""
+        reason = super().unsuitable(spec, config)
+        return reason or (None if config.text_only or "frames" in spec.views else "needs frames")
+
+    @classmethod
+    def observed(cls, spec: Spec, config: Any) -> tuple[str, ...]:
+        """Captions alone, for `text_only`."""
+        return ("captions",) if config.text_only else super().observed(spec, config)
 
     def make_member(self) -> nn.Module:
         """The networks of one seed."""
@@ -69,7 +83,8 @@ class Transfusion(CaptionedFamily):
         for member in self.members:
             assert isinstance(member, TransfusionMember)
             member.vocabulary.learn(examples["captions"])
-            member.pixels.learn_units(examples["frames"])
+            if not self.config.text_only:
+                member.pixels.learn_units(examples["frames"])
             if self.config.average:
                 member.average = EMA(member.network, self.config.average, int(_NO_END))
         first = self.members[0]
@@ -87,6 +102,11 @@ class Transfusion(CaptionedFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """``L_LM + lambda L_DDPM`` of documents, every other one with the text in front; first, that of latents."""
         c = self.config
+        if c.text_only:
+            layout = lay_out([alone(tokens) for tokens in _rows(batch["captions"])])
+            layout = layout.to(member.pixels.centre.device)
+            text = text_loss(member.network, layout, member.network(layout).features)
+            return text, {"text": text.detach()}
         if member.autoencoder is not None and progress < c.latent_share:
             return self._reconstruction(member, batch["frames"][:, 0], generator)
         data = member.data(batch["frames"][:, 0])
@@ -129,10 +149,7 @@ class Transfusion(CaptionedFamily):
         noisy = levels > 0
         x = torch.where(noisy[:, None, None, None], member.noise.add(data, noise, levels), data)
         answer = member.network(layout, x[:, None], levels[:, None])
-        wanted, counts = next_tokens(layout)
-        logits = member.network.logits(answer.features[:, :-1][counts])
-        nll = cross_entropy(logits, wanted[counts], reduction="sum")
-        text = workers.ratio(nll, counts.sum().to(nll))
+        text = text_loss(member.network, layout, answer.features)
         error = data.new_zeros(())  # a worker may have no image with noise
         if bool(noisy.any()):
             said = self._of(member.network, layout, answer, noisy)
@@ -289,7 +306,7 @@ class Transfusion(CaptionedFamily):
         """Minus the logarithm of the probability of captions, ``[N]``, of images or of none."""
         network, device = member.network, member.pixels.centre.device
         if data is None:
-            layout = lay_out([[[BOS, *row, BOI]] for row in tokens]).to(device)
+            layout = lay_out([alone(row) for row in tokens]).to(device)
             features = network(layout).features
         else:
             layout = lay_out([image_first(row, network.size.patches) for row in tokens]).to(device)
@@ -315,9 +332,21 @@ class Transfusion(CaptionedFamily):
         return {"attention_mask": 1.0 - 0.8 * mask[:, None, :, :, None].expand(-1, -1, -1, -1, 3).float()}
 
 
+def text_loss(network: Network, layout: Layout, features: Tensor) -> Tensor:
+    """``L_LM``: nats of a text token, in the mean over those of all workers' documents ``[B, N, D]``."""
+    wanted, counts = next_tokens(layout)
+    nll = cross_entropy(network.logits(features[:, :-1][counts]), wanted[counts], reduction="sum")
+    return workers.ratio(nll, counts.sum().to(nll))
+
+
 def text_first(tokens: Sequence[int], patches: int, told: bool = True) -> Document:
     """A caption and then its image; untold, the image alone."""
     return [[BOS, *tokens, BOI] if told else [BOI], Image(patches)]
+
+
+def alone(tokens: Sequence[int]) -> Document:
+    """A caption whose image would follow."""
+    return [[BOS, *tokens, BOI]]
 
 
 def image_first(tokens: Sequence[int], patches: int) -> Document:

@@ -16,7 +16,7 @@ from wm_pipelines.families.transfusion.autoencoder import Autoencoder
 from wm_pipelines.families.transfusion.network import Network, Size
 from wm_pipelines.families.transfusion.noise import Noise
 from wm_pipelines.families.transfusion.vocabulary import Vocabulary
-from wm_pipelines.spec import Spec
+from wm_pipelines.spec import Space, Spec
 
 
 class TransfusionConfig(TrainedConfig):
@@ -34,6 +34,7 @@ class TransfusionConfig(TrainedConfig):
     # text
     vocabulary: int = Field(400, ge=262, description="tokens at most: 5 special ones, 256 bytes, merges")
     longest: int = Field(48, ge=1, description="tokens of a caption at most")
+    text_only: bool = Field(False, description="the control: captions alone are learned, without any image")
     # images
     images: int = Field(1, ge=1, description="images of a document at most")
     patch: int = Field(8, ge=1, description="pixels along the side of a patch")
@@ -61,6 +62,8 @@ class TransfusionConfig(TrainedConfig):
     def _possible(self) -> TransfusionConfig:
         if self.guidance != 1.0 and not self.dropout:
             raise ValueError("guidance needs dropout above 0: without it the model knows no image without a caption")
+        if self.text_only and self.latents:
+            raise ValueError("text_only has no images, hence no latents")
         if self.causal_images and self.stem != "linear":
             raise ValueError("causal_images needs the linear stem: convolutions look at later patches")
         return self
@@ -77,7 +80,8 @@ class TransfusionMember(nn.Module):
         super().__init__()
         c = config
         self.vocabulary = Vocabulary(c.vocabulary, c.longest)
-        self.pixels = Pixels(spec.views["frames"])
+        # Nothing of a model of text alone depends on the frames: its image is one patch that it never sees.
+        self.pixels = Pixels(Space("frames", (c.patch, c.patch, 1), "uint8") if c.text_only else spec.views["frames"])
         self.noise = Noise(c.noise_schedule, c.shift, c.prediction)
         channels, height, width = self.pixels.centre.shape
         shape = (channels, height, width)

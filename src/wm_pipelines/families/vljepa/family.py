@@ -121,6 +121,10 @@ class VLJEPA(AskedFamily):
             return -torch.cdist(predicted.flatten(0, 1), embedded).unflatten(0, predicted.shape[:2])
         return normalize(predicted, dim=-1) @ normalize(embedded, dim=-1).T
 
+    def point_at(self, frames: Tensor, questions: Tensor, seed: int) -> Tensor:
+        """See `PointsAtTexts`: predicted embeddings."""
+        return self.pointed(lambda member, *seen: member.network.predictor(*seen), frames, questions, seed)
+
     @torch.no_grad()
     def embed_texts(self, texts: Tensor, seed: int) -> Tensor:
         """See `EmbedsTexts`."""

@@ -26,6 +26,9 @@ class LanguageConfig(TaskConfig):
     )
     retrieved: int = Field(200, ge=2, description="frames of a split that look for their captions; the first ones")
     retrieved_of: int = Field(1000, ge=2, description="different captions that they look among")
+    selective_share: float = Field(
+        0.95, gt=0, le=1, description="of the accuracy of a caption per frame, that fewer captions have to reach"
+    )
     shown: int = Field(8, ge=1, description="examples kept for the report")
 
 
@@ -39,9 +42,10 @@ class Language(Task):
     file: ClassVar[str] = "language.html"
     Config: ClassVar[type[TaskConfig]] = LanguageConfig
     shows: ClassVar[tuple[str, ...]] = ("frames", "captions", "questions", "answers")
+    not_judged: ClassVar[frozenset[str]] = frozenset({"train", "validation", "moving"})  # the last one beside `test`
     main_metrics: ClassVar[tuple[str, ...]] = (
         "caption_exact_one", "frame_exact_one", "answer_accuracy", "caption_exact", "frame_exact", "retrieval_r1",
-        "perplexity_per_byte", "train_seconds",
+        "fewer_than_stride", "fewer_than_pixels", "perplexity_per_byte", "prior_perplexity_per_byte", "train_seconds",
     )  # fmt: skip
 
     def judge(

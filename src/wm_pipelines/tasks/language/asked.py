@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes, codec_of, utf8
-from wm_pipelines.families.base import Answers, EmbedsTexts, Family
+from wm_pipelines.families.base import Answers, EmbedsTexts, Family, PointsAtTexts
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.representation import effective_rank, is_collapsed, relative_spread
 from wm_pipelines.metrics.retrieval import distinct, right_first, swapped
 from wm_pipelines.tasks.judgement import Judgement
+from wm_pipelines.tasks.language.selective import MOVING, add_selective
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.language import LanguageConfig
@@ -27,15 +28,39 @@ if TYPE_CHECKING:
 Float = NDArray[np.float64]
 
 _DESCRIPTION = "description"
-_LEAST_SPREAD = 0.05  # of the size of embeddings, below which all texts are one
+_LEAST_SPREAD = 0.05  # of the size of embeddings, below which all of them are one
+_POINTED = 500  # frames of which captions are expected
 
 
 def add_answers(
     judged: Judgement, family: Any, episodes: Mapping[str, Episodes], split: str, laws: Laws, config: LanguageConfig
 ) -> None:
-    """Accuracy, of all questions and by kind; of scenes also retrieval of captions."""
+    """Accuracy, of all questions and by kind; where captions are asked for, their retrieval."""
     part, kinds = episodes[split], laws.question_kinds
     candidates, fits = answers_of(episodes["train"], kinds)
+    if candidates:
+        _add_accuracies(judged, family, part, kinds, candidates, fits, config)
+    for name, count in (family.language_parameters() if hasattr(family, "language_parameters") else {}).items():
+        judged.add(f"{name}_parameters", np.full(len(judged.seeds), float(count)), "1")
+    prompts = prompts_of(part, laws) if "captions" in part else None
+    if isinstance(family, EmbedsTexts):
+        _add_spread(judged, family, episodes["train"], candidates, part, prompts)
+    if prompts is None:
+        return
+    _add_retrieval(judged, family, part, prompts, episodes, laws, config)
+    if split == "test" and MOVING in episodes and isinstance(family, PointsAtTexts):
+        add_selective(judged, family, episodes, prompts[0], config)
+
+
+def _add_accuracies(
+    judged: Judgement,
+    family: Any,
+    part: Episodes,
+    kinds: Sequence[str],
+    candidates: Sequence[str],
+    fits: NDArray[np.bool_],
+    config: LanguageConfig,
+) -> None:
     right, chosen = _right(judged, family, part, candidates, fits)
     asked = part["asked"]
     judged_kinds = [k for k, kind in enumerate(kinds) if kind != _DESCRIPTION]
@@ -44,12 +69,6 @@ def add_answers(
     for k in judged_kinds:
         if (asked == k).any():
             judged.add(f"answer_{kinds[k]}", _by_episode(right, asked == k), "1")
-    for name, count in (family.language_parameters() if hasattr(family, "language_parameters") else {}).items():
-        judged.add(f"{name}_parameters", np.full(len(judged.seeds), float(count)), "1")
-    if isinstance(family, EmbedsTexts):
-        _add_spread(judged, family, episodes["train"], candidates)
-    if laws.write_captions is not None and "scenes" in part and prompts_of(part, laws) is not None:
-        _add_retrieval(judged, family, episodes, split, laws, config)
     few = config.shown
     for name in ("questions", "answers"):
         judged.arrays[f"asked_{name}"] = utf8(part[name][:few].ravel())
@@ -97,21 +116,27 @@ def _by_episode(right: Float, counts: NDArray[np.bool_]) -> Float:
 
 
 def _add_retrieval(
-    judged: Judgement, family: Any, episodes: Mapping[str, Episodes], split: str, laws: Laws, config: LanguageConfig
+    judged: Judgement,
+    family: Any,
+    part: Episodes,
+    prompts: torch.Tensor,
+    episodes: Mapping[str, Episodes],
+    laws: Laws,
+    config: LanguageConfig,
 ) -> None:
-    """R@1 of a frame's caption among ``retrieved_of`` different ones, and against captions with something swapped."""
-    part = episodes[split].first(config.retrieved)
-    prompts = prompts_of(part, laws)
-    assert prompts is not None
+    """R@1 of a frame's caption among ``retrieved_of`` different ones; of scenes also against one with a swap in it."""
+    whole, part, prompts = part, part.first(config.retrieved), prompts[: config.retrieved]
     frames, captions = torch.tensor(part["frames"]), part["captions"]
-    others = [episodes[name]["captions"].tolist() for name in (split, *sorted(episodes))]
+    others = [one["captions"].tolist() for one in (whole, *(episodes[n] for n in sorted(episodes) if n != MOVING))]
     offered = distinct([captions.tolist(), *others], config.retrieved_of)
     _add_first(judged, family, "retrieval_r1", frames, prompts[:, None], offered, captions)
     judged.add("retrieval_of", np.full(len(judged.seeds), float(len(offered))), "1")
+    if laws.write_captions is None or "scenes" not in part:
+        return
     for name, attributes in _SWAPS.items():
         which, turned = swapped(part["scenes"], attributes)
         if len(which):
-            pairs = np.stack([captions[which], laws.write_captions(turned)], 1)  # type: ignore[misc]
+            pairs = np.stack([captions[which], laws.write_captions(turned)], 1)
             _add_pairs(judged, family, f"swapped_{name}", frames[which], prompts[which, None], pairs)
 
 
@@ -176,14 +201,30 @@ def _pair_scores(
 # ------------------------------------------------------------------------------------------------------------ collapse
 
 
-def _add_spread(judged: Judgement, family: Any, train: Episodes, candidates: Sequence[str]) -> None:
-    """How far the points of answers and captions lie apart, and whether they are one point."""
+def _add_spread(
+    judged: Judgement,
+    family: Any,
+    train: Episodes,
+    candidates: Sequence[str],
+    part: Episodes,
+    prompts: torch.Tensor | None,
+) -> None:
+    """How far apart texts lie, and places where captions of different frames are expected; whether all are one point.
+
+    A slow text encoder hides a collapse: its texts still lie apart while what is predicted of them is one point.
+    """
     texts = sorted({*candidates, *(train["captions"].tolist()[:500] if "captions" in train else [])})
-    codes = torch.tensor(utf8(texts))
-    points = [family.embed_texts(codes, k).double().numpy() for k in range(len(judged.seeds))]
-    judged.add("text_spread", np.array([relative_spread(z) for z in points]), "1", len(texts))
-    judged.add("text_rank", np.array([effective_rank(z) for z in points]), "1", len(texts))
-    judged.add("collapsed", np.array([float(is_collapsed(z, _LEAST_SPREAD)) for z in points]), "1", len(texts))
+    codes, seeds = torch.tensor(utf8(texts)), range(len(judged.seeds))
+    found = {"text": [family.embed_texts(codes, k).double().numpy() for k in seeds]}
+    if prompts is not None and isinstance(family, PointsAtTexts):
+        part = part.first(_POINTED)
+        frames, asked = torch.tensor(part["frames"]), prompts[: len(part), None]
+        found["predicted"] = [family.point_at(frames, asked, k)[:, 0].double().numpy() for k in seeds]
+    for name, points in found.items():
+        judged.add(f"{name}_spread", np.array([relative_spread(z) for z in points]), "1", len(points[0]))
+        judged.add(f"{name}_rank", np.array([effective_rank(z) for z in points]), "1", len(points[0]))
+    fell = [any(is_collapsed(points[k], _LEAST_SPREAD) for points in found.values()) for k in seeds]
+    judged.add("collapsed", np.array(fell, np.float64), "1", len(texts))
 
 
 def can_be_asked(family: Family, part: Episodes) -> bool:

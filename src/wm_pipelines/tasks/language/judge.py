@@ -3,6 +3,9 @@
 Axes: ``S`` seeds, ``N`` scenes of a split. A caption is read back to a scene by the grammar, a frame by a parser
 without learning (`metrics.scene_parser`); scenes are compared as sets of objects. Rows with a ``step`` are of scenes of
 so many objects.
+
+Where no scenes are known (captions of the user's own), nothing can be read back: likelihoods, retrieval and the
+distance of drawn frames from true ones remain.
 """
 
 from __future__ import annotations
@@ -50,27 +53,33 @@ def judge(
     """
     part = episodes[split]
     read, asked = laws.read_caption if "scenes" in part else None, can_be_asked(family, part)
+    said_there, shown = "captions" in part, sees(family)
     if not asked:
-        _refuse(family, part, read)
+        _refuse(family, part)
     judged = Judgement(family.seeds, split)
     if asked:
         add_answers(judged, family, episodes, split, laws, config)
-    if read is not None and (said := _captions_by(family, part, laws, len(judged.seeds))):
+    if said_there and shown and (said := _captions_by(family, part, laws, config, len(judged.seeds))):
         _add_captions(judged, said, part, read, config)
-    if isinstance(family, ScoresText) and read is not None:
-        _add_perplexities(judged, family, part)
-    if isinstance(family, Generates) and read is not None:
-        _add_frames(judged, family, part, Look(**laws.look), config)
-        if not any(True for _ in family.parameters()):
+    if isinstance(family, ScoresText) and said_there:
+        _add_perplexities(judged, family, part, shown)
+    if isinstance(family, Generates) and said_there and shown:
+        _add_frames(judged, family, part, None if read is None else Look(**laws.look), config)
+        if read is not None and not any(True for _ in family.parameters()):
             _add_parser(judged, part, Look(**laws.look), config)
-    _keep(judged, family, part, config)
+    _keep(judged, family, part, shown, config)
     return judged
 
 
-def _refuse(family: Family, part: Episodes, read: Any) -> None:
+def sees(family: Family) -> bool:
+    """Whether it works on frames in this configuration: what learns texts alone neither draws nor describes."""
+    return "frames" in family.observed(family.spec, family.config)
+
+
+def _refuse(family: Family, part: Episodes) -> None:
     """Raise UserError where there is nothing that the family could be asked."""
-    if read is None:
-        raise UserError(f"nobody knows what captions of '{part.spec.name}' should say: a world with scenes is needed")
+    if "captions" not in part:
+        raise UserError(f"'{part.spec.name}' has no captions: nobody knows what should be said of it")
     if not isinstance(family, Captions | Generates):
         raise UserError(f"family '{family.name}' neither describes frames nor draws captions")
 
@@ -78,8 +87,13 @@ def _refuse(family: Family, part: Episodes, read: Any) -> None:
 # ------------------------------------------------------------------------------------------------------ image -> text
 
 
-def _captions_by(family: Any, part: Episodes, laws: Laws, seeds: int) -> list[list[str]]:
-    """Captions of all frames by every seed; of families that are asked, what they say to the question for it."""
+def _captions_by(family: Any, part: Episodes, laws: Laws, config: LanguageConfig, seeds: int) -> list[list[str]]:
+    """Captions of frames by every seed; of families that are asked, what they say to the question for it.
+
+    Of all frames, or, where nobody can read what is said, of those that the report shows.
+    """
+    if "scenes" not in part:
+        part = part.first(config.shown)
     if isinstance(family, Captions):
         return [family.caption(_frames(part), seed) for seed in range(seeds)]
     prompts = prompts_of(part, laws) if isinstance(family, Describes) else None
@@ -91,6 +105,9 @@ def _captions_by(family: Any, part: Episodes, laws: Laws, seeds: int) -> list[li
 def _add_captions(
     judged: Judgement, said: Sequence[list[str]], part: Episodes, read: Any, config: LanguageConfig
 ) -> None:
+    judged.arrays["said"] = utf8(said[0][: config.shown])
+    if read is None:
+        return
     wanted = part["scenes"]
     right = _stacked([captions_right(texts, read, wanted) for texts in said])
     number = _number(wanted)
@@ -102,16 +119,18 @@ def _add_captions(
     others = others_of_their_kind(number)
     chance = _stacked([captions_right(texts, read, wanted[others]) for texts in said])
     judged.add("caption_exact_chance", chance["exact_places"], "1")
-    judged.arrays["said"] = utf8(said[0][: config.shown])
     judged.arrays["said_right"] = right["exact_places"][0, : config.shown]
 
 
-def _add_perplexities(judged: Judgement, family: Any, part: Episodes) -> None:
-    """Per token and per byte, given the frame and of the caption alone."""
-    captions, frames = _captions(part), _frames(part)
+def _add_perplexities(judged: Judgement, family: Any, part: Episodes, shown: bool) -> None:
+    """Per token and per byte, of the caption alone and, where frames are shown, given the frame."""
+    captions = _captions(part)
+    given: dict[str, torch.Tensor | None] = {"prior_perplexity": None}
+    if shown:
+        given["perplexity"] = _frames(part)
     sizes = np.array([len(text.encode()) for text in part["captions"].tolist()], np.float64)
-    for name, shown in (("perplexity", frames), ("prior_perplexity", None)):
-        scores = [family.score(captions, shown, seed) for seed in range(len(judged.seeds))]
+    for name, frames in given.items():
+        scores = [family.score(captions, frames, seed) for seed in range(len(judged.seeds))]
         for suffix in ("", "_per_byte"):
             found = [perplexity(s.nats.numpy(), sizes if suffix else s.tokens.double().numpy()) for s in scores]
             values = np.stack([by_text for _, by_text in found])
@@ -121,13 +140,24 @@ def _add_perplexities(judged: Judgement, family: Any, part: Episodes) -> None:
 # ------------------------------------------------------------------------------------------------------ text -> image
 
 
-def _add_frames(judged: Judgement, family: Any, part: Episodes, look: Look, config: LanguageConfig) -> None:
+def _add_frames(judged: Judgement, family: Any, part: Episodes, look: Look | None, config: LanguageConfig) -> None:
+    """How far drawn frames are from true ones and, where a parser knows their look, what is on them."""
     part = part.first(config.drawn)
-    captions, wanted = _captions(part), part["scenes"]
+    captions = _captions(part)
     drawn = [
         family.generate(captions, k, torch.Generator().manual_seed(seed)).double().numpy()
         for k, seed in enumerate(judged.seeds)
     ]
+    real = coarse(part["frames"][:, 0] / 255.0)
+    judged.add("frechet_pixels", np.array([frechet_distance(coarse(f), real) for f in drawn]), "1", n=len(real))
+    judged.arrays["drawn"] = np.rint(255 * drawn[0][: config.shown]).astype(np.uint8)
+    if look is not None:
+        _add_read_frames(judged, drawn, part["scenes"], look, config)
+
+
+def _add_read_frames(
+    judged: Judgement, drawn: Sequence[Float], wanted: Scenes, look: Look, config: LanguageConfig
+) -> None:
     found = [parse(frames, look) for frames in drawn]
     right, number = _stacked([attributes_right(scenes, wanted) for scenes in found]), _number(wanted)
     _add_shares(judged, "frame_exact", right["exact_places"], number)
@@ -140,9 +170,6 @@ def _add_frames(judged: Judgement, family: Any, part: Episodes, look: Look, conf
     others = wanted[others_of_their_kind(number)]
     chance = _stacked([attributes_right(scenes, others) for scenes in found])
     judged.add("frame_exact_chance", chance["exact_places"], "1")
-    real = coarse(part["frames"][:, 0] / 255.0)
-    judged.add("frechet_pixels", np.array([frechet_distance(coarse(f), real) for f in drawn]), "1", n=len(real))
-    judged.arrays["drawn"] = np.rint(255 * drawn[0][: config.shown]).astype(np.uint8)
     judged.arrays["drawn_right"] = right["exact_places"][0, : config.shown]
 
 
@@ -209,14 +236,17 @@ def _captions(part: Episodes) -> torch.Tensor:
     return torch.tensor(codec_of(part.spec.views["captions"]).to_numbers(part["captions"]))
 
 
-def _keep(judged: Judgement, family: Any, part: Episodes, config: LanguageConfig) -> None:
+def _keep(judged: Judgement, family: Any, part: Episodes, shown: bool, config: LanguageConfig) -> None:
     """What the report shows beside: the first scenes, and what the family itself illustrates."""
     few = part.first(config.shown)
-    judged.arrays["true"] = np.ascontiguousarray(few["frames"][:, 0])
+    if "frames" in few:
+        judged.arrays["true"] = np.ascontiguousarray(few["frames"][:, 0])
     if "captions" not in few:
         return
     judged.arrays["prompts"] = utf8(few["captions"])
     draw: Callable[[Any], Mapping[str, torch.Tensor]] | None = getattr(family, "illustrate", None)
+    if draw is None or not shown:
+        return
     views = {"frames": torch.tensor(few["frames"]), "captions": _captions(few)}
-    for name, images in (draw(views) if draw else {}).items():
+    for name, images in draw(views).items():
         judged.arrays[f"seen_{name}"] = (images.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

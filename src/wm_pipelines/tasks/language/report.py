@@ -49,7 +49,15 @@ _FINDINGS = {
     "answer_accuracy": "{} of the questions are answered right",
 }
 _TERMS = {"text": "Loss of text", "image": "Loss of images"}
-_KINDS = (("Captions, attribute by attribute", "caption_"), ("Frames", "frame_"), ("Answers, kind by kind", "answer_"))
+_KINDS = (
+    ("Captions, attribute by attribute", ("caption_",)),
+    ("Frames", ("frame_",)),
+    ("Answers, kind by kind", ("answer_",)),
+    (
+        "Captions of clips, made anew only now and then",
+        ("scene_changes", "every_frame", "decodes_", "right_", "fewer_"),
+    ),
+)
 _COMPOSED = (
     "caption_combination", "frame_combination", "caption_exact_one", "frame_exact_one", "answer_accuracy",
     "answer_shape",
@@ -122,7 +130,7 @@ def _of_test(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {key.partition("/")[2]: array for key, array in arrays.items() if key.startswith("test/")}
 
 
-def _attributes(main: pd.DataFrame, start: str) -> list[str]:
+def _attributes(main: pd.DataFrame, start: tuple[str, ...]) -> list[str]:
     return [m for m in metric_order(main["metric"].unique()) if m.startswith(start) and m not in _MAIN]
 
 
@@ -216,10 +224,10 @@ def _galleries(model: str, kept: Mapping[str, NDArray[Any]]) -> list[dict[str, A
     found, name = [], model_label(model)
     prompts = texts_of(kept["prompts"]) if "prompts" in kept else []
     if "drawn" in kept:
-        lines = _marked(prompts, kept["drawn_right"])
+        lines = _marked(prompts, kept.get("drawn_right"))
         found.append(_gallery(f"Frames of captions: {name}", kept["drawn"], lines))
     if "said" in kept:
-        lines = _marked(texts_of(kept["said"]), kept["said_right"])
+        lines = _marked(texts_of(kept["said"]), kept.get("said_right"))
         found.append(_gallery(f"Captions of frames: {name}", kept["true"], lines))
     if lines := answered(kept):
         found.append(_gallery(f"Answers: {name}", kept["true"][:3], lines) | {"about": _ABOUT_ANSWERS})
@@ -229,7 +237,10 @@ def _galleries(model: str, kept: Mapping[str, NDArray[Any]]) -> list[dict[str, A
     return found
 
 
-def _marked(lines: Sequence[str], right: NDArray[Any]) -> list[dict[str, Any]]:
+def _marked(lines: Sequence[str], right: NDArray[Any] | None) -> list[dict[str, Any]]:
+    """Lines with a mark; None, where nobody can tell: without."""
+    if right is None:
+        return [{"text": text, "right": None} for text in lines]
     return [{"text": text, "right": bool(ok)} for text, ok in zip(lines, right, strict=True)]
 
 

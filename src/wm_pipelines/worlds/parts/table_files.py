@@ -72,7 +72,7 @@ def _parquet(path: Path, wanted: Sequence[str], about: str) -> Any:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        _check_header(path, file.schema_arrow.names, wanted, about)
+        check_header(path, file.schema_arrow.names, wanted, about)
         # Without pandas' metadata: a column is a column even where it once was an index, and types are numpy's.
         return file.read(columns=list(wanted)).to_pandas(ignore_metadata=True)[list(wanted)]
 
@@ -94,7 +94,7 @@ def _text(path: Path, wanted: Sequence[str], episode: str | None, about: str, he
             frame = pd.read_csv(path, index_col=False, low_memory=False, dtype=text, **form)
             if len(first) == len(frame.columns):
                 frame.columns = [name or invented for name, invented in zip(first, frame.columns, strict=True)]
-            _check_header(path, list(frame.columns), wanted, about)
+            check_header(path, list(frame.columns), wanted, about)
     frame = frame[list(wanted)]
     return frame if episode is None else frame.assign(**{episode: _names(path, frame[episode])})
 
@@ -104,7 +104,7 @@ def _dialect(path: Path, wanted: Sequence[str], text: Any, about: str, header: S
     lines = lines_of(path)
     dialect = find_dialect(lines, header if named else None)
     if dialect is None:
-        _check_header(path, header, wanted, about)
+        check_header(path, header, wanted, about)
         raise UserError(f"{about}'{path.name}' has no two lines with equally many numbers; is it a table?")
     names = dialect.header
     if len(names) != dialect.width:
@@ -114,12 +114,20 @@ def _dialect(path: Path, wanted: Sequence[str], text: Any, about: str, header: S
             f"{about}'{path.name}': {dialect}; {said}, its lines have {dialect.width}; name all of them, from left to "
             "right, with `header: […]`"
         )
-    _check_header(path, names, wanted, about, f" ({dialect})" if dialect.separator != "," else "")
+    check_header(path, names, wanted, about, f" ({dialect})" if dialect.separator != "," else "")
     logger.info("'%s': %s; the data begin in line %d.", path.name, dialect, dialect.start + 1)
     return read_lines(lines, dialect, [n if n in wanted else f"column {i}" for i, n in enumerate(names)], text)
 
 
-def _check_header(path: Path, header: Sequence[str], wanted: Sequence[str], about: str, form: str = "") -> None:
+def check_header(path: Path, header: Sequence[str], wanted: Sequence[str], about: str = "", form: str = "") -> None:
+    """See that a table has each of the columns once.
+
+    Args:
+        path, header: of the table. wanted: names. about, form: how messages begin and end.
+
+    Raises:
+        UserError: a column is missing, or there twice.
+    """
     for name in wanted:
         if name not in header:
             found = ", ".join(map(str, header[:12]))

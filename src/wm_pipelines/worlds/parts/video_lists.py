@@ -32,6 +32,11 @@ class Listed:
     label: str | None
 
 
+def is_film(name: str) -> bool:
+    """Whether a name ends as a video's does."""
+    return _FILM.search(name) is not None
+
+
 def exists(path: Path) -> bool:
     """Whether there is such a file; a path that the system refuses (too long, in a closed folder) is none."""
     return os.path.isfile(path)  # noqa: PTH113 - pathlib's raises where the system refuses
