@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 ENVIRONMENTS := $(notdir $(patsubst %/,%,$(wildcard conf/*/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run repro stages lock-status viz test test-fast test-all lint format bench lock clean
+.PHONY: help setup run repro stages lock-status viz test test-fast test-all lint format docs bench lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,10 @@ format: $(READY) ## let ruff tidy up
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY) ## the documentation site, offline; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "Open $(CURDIR)/docs/_build/html/index.html"
+
 bench: $(READY) ## side-by-side timings and the slow checks; results in benchmarks/results
 	$(BIN)/python -m benchmarks
 
@@ -69,6 +73,6 @@ lock: $(READY) ## renew the pins: the newest that pyproject.toml allows, torch a
 	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu//' > requirements.lock
 
 clean: ## remove everything that was computed, keep the environment
-	rm -rf data/0[2-8]_* data/checkpoints data/tuning data/.lock $(addprefix data/,$(ENVIRONMENTS))
+	rm -rf data/0[2-8]_* data/checkpoints data/tuning data/.lock $(addprefix data/,$(ENVIRONMENTS)) docs/_build
 	find data conf benchmarks -name '.partial-*' -prune -exec rm -rf {} +
 	@git checkout --quiet -- data/08_reporting 2>/dev/null || true # the numbers that stand in git belong to its revision

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Module -> arguments; None: needs the paper's files.
+# Module -> arguments; None: needs the paper's files. By hand: ray_speed (an idle machine), schedule (a finished run).
 BENCHMARKS: dict[str, list[str] | None] = {
     "pendulum_simulation": [],
     "jepa_step": [],
@@ -22,6 +22,8 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "branching_future": [],
     "energy_descent": [],
     "interval_coverage": [],
+    "tuning_workers": [],
+    "machine_share": [],
     "greydanus2019": None,
 }
 

@@ -8,8 +8,12 @@ ROOT = Path(__file__).parents[1]
 COMPUTED = (
     "data/03_primary/pendulum/train.arrow", "data/06_models/a", "data/08_reporting/index.html", "data/checkpoints/a",
     "data/tuning/a.db", "data/own/08_reporting/index.html", "data/smoke/03_primary/a",
+    "docs/_build/html/index.html",
 )  # fmt: skip
-KEPT = ("data/01_raw/own.csv", "conf/own/globals.yml", "conf/smoke/globals.yml", "data/notes.txt", "benchmarks/a.py")
+KEPT = (
+    "data/01_raw/own.csv", "conf/own/globals.yml", "conf/smoke/globals.yml", "data/notes.txt", "docs/index.md",
+    "benchmarks/a.py",
+)  # fmt: skip
 
 
 def test_clean_removes_what_was_computed_in_every_environment_and_nothing_else(tmp_path):

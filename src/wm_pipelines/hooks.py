@@ -10,7 +10,7 @@ from typing import Any
 import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol
+from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from wm_pipelines.files import hold
@@ -44,10 +44,13 @@ class ProjectHooks:
         """Fail before the first node where a world or a family's settings are impossible; hold the data folder."""
         from wm_pipelines.pipelines.checks import check_settings
 
-        del run_params, catalog
+        del run_params
         check_settings(self._parameters, pipeline.inputs() | {f"params:{name}" for name in self._given})
         if _FIRST:
             self._held = hold(self._data, "kedro " + " ".join(sys.argv[1:]))
+            return
+        for name in pipeline.all_outputs():  # the first worker writes files, others keep what they make
+            catalog[name] = MemoryDataset()
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:

@@ -1,5 +1,6 @@
 """Every family that is trained by gradient, in every one of its ways, small; ``python -m`` trains and stores them."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from tests.families.driven import PUSHED, pushed
 from tests.families.fields import posed
 from tests.families.images import IMAGES, blobs, spec_of, squares
 from tests.families.mechanics import TWO_BODY, bodies_field, body_starts
+from tests.families.scenes import SCENES, halves
+from tests.families.test_flow_post_training import POLICY, thrown
+from tests.families.test_latent_action import walks
 from tests.specs import PENDULUM, pendulum, simulated, spec, without
-from wm_pipelines.blocks.workers import rank
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import LearningConfig
+from wm_pipelines.learning.fitting import as_tensors
 from wm_pipelines.learning.loop import train
 from wm_pipelines.mappings import deep_merge
 from wm_pipelines.registry import families
@@ -22,7 +26,9 @@ from wm_pipelines.worlds.parts.driving import drive
 
 VIDEO = spec_of(10, 16, 16, 1, name="video")
 ACTED = {"actions": Space("vector", (1,), per="transition"), "rewards": Space("scalar", per="transition")}
-LEARNING = LearningConfig(precision="64-true", progress=False, checkpoint_every=3, log_every=2)
+LEARNING = LearningConfig(precision="64-true", progress=False, checkpoint_every=20, log_every=10)
+STEPS = 50
+BATCH = 11  # neither two nor three workers have as many examples each
 
 
 def swings():
@@ -77,9 +83,22 @@ def pushes():
     return PUSHED, pushed(24, 12)
 
 
+def ways():
+    return spec_of(12, 16, 16, 1), {"frames": walks(12)[0]["frames"]}
+
+
+def scenes():
+    return SCENES, halves(24)
+
+
+def balls():
+    episodes = thrown()
+    return episodes.spec, as_tensors(episodes, ["states"])
+
+
 SMALL = {"hidden": (8, 8)}
 PINN = {"hidden": (8,), "adaptive_points": 25, "refresh_every": 3, "balance_every": 2, "finish_steps": 4}
-PINN |= {"finish_points": 60, "schedule": {"batch_size": 60}}
+PINN |= {"finish_points": 60, "schedule": {"batch_size": 59}}
 VIEWS = {"predict": "view", "stem": (4, 8), "width": 8, "depth": 1, "heads": 2, "projector": (16, 8)}
 VIEWS |= {"augment": {"elastic": 1.0}}
 BLOCKS = {"patch": 7, "width": 8, "depth": 1, "heads": 2, "predictor_width": 8}
@@ -102,6 +121,12 @@ DIVERGENCE = {"objective": "contrastive_divergence", "smallest": 0.3, "levels": 
 DREAMS = {"widths": (4, 8), "features": 8, "latent": 3, "hidden": 8, "piece": 5, "vae_rows": 4, "pieces": 2}
 TRACKER = {"objects": 1, "extent": 8, "context": 3, "horizon": 2, "width": 8, "memory": 16, "tracked": 8}
 TRACKER |= {"position_batch": 6, "on_positions": 0.5, "symmetries": ("rows", "columns", "transpose", "time")}
+CODES = {"patch": 4, "maps": 3, "width": 6, "widths": (6, 8), "codes": 4, "code": 2, "horizon": 2, "dead": 0.9}
+ASKED = {"stem": (4, 8), "features": 8, "projector": (16, 8), "width": 8, "depth": 1, "heads": 2, "words": 10}
+ASKED |= {"vocabulary": 20, "asked": 2, "encoder_share": 0.4}
+DOCUMENTS = {"width": 8, "depth": 1, "heads": 2, "vocabulary": 300, "longest": 12, "patch": 4, "channels": 8}
+PAINTED = {"text_width": 8, "text_depth": 1, "heads": 2, "widths": (8, 8), "hidden": 8, "words": 6, "vocabulary": 12}
+REWARDED = {"hidden": 12, "rows": 4, "reward": {}, "post_training": POLICY.model_dump()}
 
 CASES = {
     "mlp": ("mlp", swings, SMALL),
@@ -133,6 +158,7 @@ CASES = {
     "sequence": ("sequence", swings, SEQUENCE),
     "rssm states": ("rssm", swings, {**RSSM, "free_nats": 0.1}),
     "rssm behaviour": ("rssm", driven, DREAMER),
+    "rssm behaviour alone": ("rssm", driven, {**DREAMER, "world_share": 0.5, "goes_on": 2}),
     "rssm frames": ("rssm", video, {**RSSM, "pool": 2, "widths": (4, 8)}),
     "sequence pushed": ("sequence", pushes, SEQUENCE),
     "energy_based": ("energy_based", pushes, TRANSITION),
@@ -161,15 +187,29 @@ CASES = {
     "object_tracker": ("object_tracker", video, TRACKER),
     "vae_rnn states": ("vae_rnn", swings, {**DREAMS, "widths": (8,)}),
     "vae_rnn frames": ("vae_rnn", video, DREAMS),
+    "flow post-training": (
+        "flow",
+        balls,
+        {"hidden": 12, "rows": 4, "reward": {}, "post_training": POLICY.model_dump()},
+    ),
+    "latent_action": ("latent_action", ways, CODES),
+    "transfusion": ("transfusion", scenes, DOCUMENTS),
+    "transfusion balanced": ("transfusion", scenes, {**DOCUMENTS, "balance": "dynamic", "average": 0.9}),
+    "transfusion latents": ("transfusion", scenes, {**DOCUMENTS, "latents": 2, "stem": "linear", "patch": 1}),
+    "text_flow": ("text_flow", scenes, {**PAINTED, "dropout": 0.2, "word_dropout": 0.2}),
+    "vljepa": ("vljepa", scenes, ASKED),
+    "vljepa sigreg": ("vljepa", scenes, {**ASKED, "loss": "l2", "sigreg_text": 0.2, "encoder_rate": 0.5}),
+    "token_vlm": ("token_vlm", scenes, ASKED),
+    "dual_encoder": ("dual_encoder", scenes, ASKED),
 }
 """Name -> family, what makes its spec and episodes, its settings."""
 
 
 def trained(case, store=None):
-    """A family after a few steps, in float64 to the end."""
+    """A family after `STEPS` steps, in float64 to the end."""
     name, episodes, settings = CASES[case]
     kind, (spec, views) = families.get(name), episodes()
-    few = {"steps": 6, "batch_size": 12, "warmup": 1, "gradient_clip": 1.0}
+    few = {"steps": STEPS, "batch_size": BATCH, "warmup": 1, "gradient_clip": 1.0}
     family = kind(kind.Config(**deep_merge({"schedule": few}, settings)), spec, (0, 1))
     family.dtype = torch.float64
     run = train(family, views, LEARNING, store, case, "data")
@@ -179,7 +219,7 @@ def trained(case, store=None):
 def main(folder, *cases):
     """Train each case; every worker stores its tensors and its learning curve."""
     for case in cases or CASES:
-        torch.save(trained(case, CheckpointStore(folder)), Path(folder) / f"{case}.{rank()}.pt")
+        torch.save(trained(case, CheckpointStore(folder)), Path(folder) / f"{case}.{os.environ['RANK']}.pt")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,12 @@ def points(result):
     return complete[[*SPACE, "value"]].reset_index(drop=True)
 
 
+@pytest.fixture(params=["study.db", "study.journal"])
+def path(request, tmp_path):
+    """Where a study lies: of one machine, and of several that share a disk."""
+    return tmp_path / request.param
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     return run_study(study(trials=14), bowl, tmp_path_factory.mktemp("reference") / "study.db")
@@ -109,8 +115,8 @@ def test_importances_find_the_parameter_that_matters(reference):
     assert sum(reference.importances.values()) == pytest.approx(1.0)
 
 
-def test_one_process_is_deterministic_and_extends_a_study(reference, tmp_path):
-    path = tmp_path / "deeper" / "study.db"
+def test_one_process_is_deterministic_and_extends_a_study(reference, path):
+    path = path.parent / "deeper" / path.name
     half = run_study(study(trials=5), bowl, path)
     assert len(half.trials) == 5
     whole = run_study(study(trials=14), bowl, path)
@@ -143,8 +149,7 @@ def test_settings_outside_the_space_are_no_trial_and_a_warning_says_so(caplog):
 
 
 @pytest.mark.pipeline
-def test_the_first_trial_is_begun_again_where_it_was_killed(tmp_path):
-    path = tmp_path / "study.db"
+def test_the_first_trial_is_begun_again_where_it_was_killed(path):
     process = SPAWN.Process(target=run_study, args=(study(trials=3), BowlWithEvent(1, die), path, "", START))
     process.start()
     process.join(60)
@@ -177,8 +182,7 @@ def test_a_wrong_list_of_studies_is_one_line(studies, message):
 
 
 @pytest.mark.pipeline
-def test_a_killed_study_goes_on_where_it_was(reference, tmp_path):
-    path = tmp_path / "study.db"
+def test_a_killed_study_goes_on_where_it_was(reference, path, tmp_path):
     process = SPAWN.Process(target=run_study, args=(study(trials=14), BowlWithEvent(4, die), path))
     process.start()
     process.join(60)
@@ -187,27 +191,28 @@ def test_a_killed_study_goes_on_where_it_was(reference, tmp_path):
     assert resumed.trials["state"].value_counts().to_dict() == {"COMPLETE": 14, "FAIL": 1}
     assert resumed.trials.loc[3, "state"] == "FAIL"
     assert points(resumed).equals(points(reference))
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["begin", "study.db"]
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} - {"begin", "journal"} == {path.name}
 
 
-def test_a_trial_cut_short_before_anything_is_known_of_it_is_drawn_again(tmp_path):
-    path = tmp_path / "study.db"
+def test_a_trial_cut_short_before_anything_is_known_of_it_is_drawn_again(path):
     run_study(study(trials=1), bowl, path)
-    optuna.load_study(study_name=study().study_name, storage=f"sqlite:///{path}").ask()
+    backend = optuna.storages.journal.JournalFileBackend
+    storage = f"sqlite:///{path}" if path.suffix == ".db" else optuna.storages.JournalStorage(backend(str(path)))
+    optuna.load_study(study_name=study().study_name, storage=storage).ask()
     assert run_study(study(trials=2), bowl, path).trials["state"].tolist() == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
 @pytest.mark.pipeline
-def test_two_workers_share_a_study_and_one_that_dies_leaves_its_trial_to_the_other(tmp_path):
+def test_two_workers_share_a_study_and_one_that_dies_leaves_its_trial_to_the_other(path):
     objective = BowlWithEvent(1, meet_and_lose_one, SPAWN.Barrier(2))
-    result = run_study(study(trials=4, processes=2), objective, tmp_path / "study.db")
+    result = run_study(study(trials=4, processes=2), objective, path)
     assert result.trials["state"].value_counts().to_dict() == {"COMPLETE": 4, "FAIL": 1}
     assert "FAIL" in result.trials["state"][:2].tolist()
 
 
 @pytest.mark.pipeline
-def test_a_trial_that_another_live_process_runs_is_left_alone(tmp_path):
-    path, reached, go_on = tmp_path / "study.db", SPAWN.Event(), SPAWN.Event()
+def test_a_trial_that_another_live_process_runs_is_left_alone(path):
+    reached, go_on = SPAWN.Event(), SPAWN.Event()
     process = SPAWN.Process(target=run_study, args=(study(), BowlWithEvent(4, hand_over, reached, go_on), path))
     process.start()
     try:
@@ -218,6 +223,42 @@ def test_a_trial_that_another_live_process_runs_is_left_alone(tmp_path):
         assert process.exitcode == 0
     finally:
         process.kill()
+
+
+def drawn(result):
+    """Points of the trials that count, in an order of their own."""
+    return points(result).sort_values("schedule.learning_rate", ignore_index=True)
+
+
+@pytest.mark.pipeline
+def test_random_search_visits_the_same_points_whoever_works_and_dies(path):
+    config = study(trials=6, sampler="random")
+    alone = run_study(config, bowl, path.with_stem("alone"))
+    objective = BowlWithEvent(2, meet_and_lose_one, SPAWN.Barrier(2))
+    together = run_study(config.model_copy(update={"processes": 2}), objective, path)
+    assert together.trials["state"].value_counts().to_dict() == {"COMPLETE": 6, "FAIL": 1}
+    assert drawn(together).equals(drawn(alone))
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_who_joins_a_study_draws_points_of_its_own(path, sampler):
+    config, reached, go_on = study(trials=4, sampler=sampler), SPAWN.Event(), SPAWN.Event()
+    first = SPAWN.Process(target=run_study, args=(config, BowlWithEvent(1, hand_over, reached, go_on), path))
+    first.start()
+    try:
+        assert reached.wait(60)
+        joined = run_study(config, BowlWithEvent(2, go_on.set), path)
+        assert joined.trials["schedule.learning_rate"].nunique() == 4
+    finally:
+        first.kill()
+
+
+def test_a_study_that_machines_share_lies_on_their_disk(tmp_path):
+    here, there = study(), study(storage=str(tmp_path / "shared"))
+    assert here.place(tmp_path) == tmp_path / "toy.pendulum.plain.energy_error.db"
+    assert there.place(tmp_path) == tmp_path / "shared/toy.pendulum.plain.energy_error.journal"
+    assert here.fingerprint("") == there.fingerprint("")
 
 
 def test_a_diverging_trial_fails_alone(tmp_path):
@@ -270,8 +311,7 @@ def test_time_up_begins_no_trial(tmp_path, monkeypatch):
     assert len(run_study(study(trials=1000, timeout=2.5), objective, tmp_path / "study.db").trials) == 3
 
 
-def test_a_study_is_not_resumed_as_another(tmp_path):
-    path = tmp_path / "study.db"
+def test_a_study_is_not_resumed_as_another(path):
     run_study(study(trials=1), bowl, path, context="data a")
     with pytest.raises(UserError, match="begun with another context"):
         run_study(study(trials=2), bowl, path, context="data b")
@@ -322,8 +362,7 @@ def test_ranges_that_the_family_refuses_are_refused():
         check_space(study(space={"weight": {"type": "float", "low": -1.0, "high": 1.0}}), ToyConfig)
 
 
-def test_a_file_that_is_no_study_is_refused(tmp_path):
-    path = tmp_path / "study.db"
+def test_a_file_that_is_no_study_is_refused(path):
     path.write_text("time,q,p\n0,1,2\n")
     with pytest.raises(UserError, match="not a study's database"):
         run_study(study(), bowl, path)

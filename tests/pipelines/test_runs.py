@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.docs.site import pages
 from tests.pipelines.conftest import ROOT, Project
 from wm_pipelines.metrics.table import LEADERBOARD_COLUMNS
 from wm_pipelines.registry import families, tasks
@@ -171,14 +172,23 @@ def test_reports_need_nothing_but_a_browser(finished, page):
         assert world in text
 
 
-def test_a_notebook_reads_the_results(finished, monkeypatch):
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_read_the_results(finished, monkeypatch, path):
     import nbformat
     from nbclient import NotebookClient
 
     monkeypatch.setenv("KEDRO_ENV", "smoke")
-    notebook = nbformat.read(ROOT / "notebooks" / "read_the_results.ipynb", as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(finished.folder)}}).execute()
     assert any("image/png" in out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", []))
+
+
+def test_every_metric_has_a_page_of_the_documentation_with_its_unit(finished):
+    table, names = finished.leaderboard()[["metric", "unit"]].drop_duplicates(), pages.named()
+    for metric, unit in table.itertuples(index=False):
+        (page,) = pages.pages_of(metric, names)
+        if metric in names[page] and metric != "mse":  # of states, frames and observations: in words
+            assert pages.unit_of(metric) == unit, metric
 
 
 def test_a_model_travels_with_its_card(finished):

@@ -88,6 +88,20 @@ def test_stages_run_every_node_once_and_track_its_files_and_parameters(written):
     assert sorted(run) == sorted(["play.page", *(node.name for node in pipelines["__default__"].nodes)])
 
 
+def test_where_nobody_can_be_steered_there_is_no_page_to_play_on(tmp_path, monkeypatch):
+    content = yaml.safe_load((ROOT / "conf/base/globals.yml").read_text())
+    (tmp_path / "base").mkdir()
+    few = {"data_root": "data", "tasks": {"physics": content["tasks"]["physics"]}}
+    (tmp_path / "base/globals.yml").write_text(yaml.safe_dump(few))
+    shutil.copy(ROOT / "conf/base/parameters_play.yml", tmp_path / "base")
+    monkeypatch.setattr(lists, "_environment", {"conf_source": tmp_path, "env": "base"})
+    found = stages()["stages"]
+    made = {path for stage in found.values() for path in paths(stage.get("outs", stage.get("do", {}).get("outs", [])))}
+    assert "play" not in found
+    assert "play.page" not in {node.name for node in register_pipelines()["play"].nodes}
+    assert {path for path in paths(found["board"]["deps"]) if path.startswith("data/")} <= made
+
+
 def test_source_and_parameter_files_exist(written):
     for stage in chain.from_iterable(map(spelled_out, written.values())):
         for path in stage["deps"]:

@@ -1,20 +1,33 @@
 """What machines without a common disk hand to each other."""
 
 import os
+import sys
 from copy import copy
 
 import fsspec
 import pytest
 
+from tests.object_store import object_store
 from wm_pipelines.datasets.local import PathDataset, TextDataset
 from wm_pipelines.errors import UserError
 from wm_pipelines.learning.config import RayConfig
 from wm_pipelines.runners.exchange import SCRATCH, Exchange
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="module")
+def bucket():
+    """An S3-like server."""
+    with object_store() as found:
+        yield found
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
 def storage(request, tmp_path):
-    """A folder, and an object store."""
+    """A folder, and object stores in this process and behind a server."""
+    if request.param == "s3":
+        request.getfixturevalue("bucket")
+        yield f"s3://bucket/{tmp_path.name}"
+        return
     url = f"{request.param}://{tmp_path / 'storage'}"
     yield url
     system, root = fsspec.core.url_to_fs(url)
@@ -46,6 +59,11 @@ def fill(catalog, text="one"):
 def sent(storage):
     system, root = fsspec.core.url_to_fs(storage)
     return sorted(path.rsplit("/", 1)[1] for path in system.find(f"{root}/archives"))
+
+
+def sent_to(storage):
+    system, root = fsspec.core.url_to_fs(storage)
+    return sorted(path.rsplit("/", 1)[1] for path in system.find(root))
 
 
 def test_files_and_folders_arrive_whole_and_checkpoints_stay(tmp_path, storage):
@@ -117,6 +135,25 @@ def test_damage_on_the_way_is_found(tmp_path, storage):
         Exchange(storage, second).take(there, ["file"])
     Exchange(storage, second).take(there, ["folder"])
     assert not there["folder"].path.exists(), "nobody gave it; whoever reads it says so"
+
+
+def test_a_storage_is_tried_before_anything_is_computed(tmp_path, storage):
+    Exchange(storage, tmp_path).check()
+    assert sent_to(storage) == ["probe"]
+
+
+def test_a_storage_that_cannot_be_used_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    for url, reason in {
+        "nowhere://bucket": "Protocol not known: nowhere",
+        f"file://{tmp_path}/file/below": "cannot write to",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            Exchange(url, tmp_path).check()
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(UserError, match=r"needs a package: Install s3fs .*pip install 'wm_pipelines\[s3\]'"):
+        Exchange("s3://bucket/runs", tmp_path).check()
 
 
 def test_a_worker_keeps_its_data_in_a_folder_of_its_own(tmp_path, monkeypatch, storage):

@@ -187,8 +187,8 @@ class Family(nn.Module, ABC):
             batch: what `examples` named, each ``[S, B, …]``. progress: share of training done, 0 … 1.
 
         Returns:
-            The loss ``[S]`` (one per seed, not summed) and its named terms, each ``[S]`` and detached. Of several
-            workers each has a part of the batch; the mean of their losses is minimised (`blocks.workers`).
+            The loss ``[S]`` (one per seed, not summed), a mean over the examples of the batch, and its named terms,
+            each ``[S]`` and detached. Of several workers each has a part of the batch (`blocks.workers`).
         """
         raise TypeError(f"family {self.name} has nothing to train by gradient")
 

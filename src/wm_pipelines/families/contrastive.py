@@ -108,7 +108,10 @@ class Contrastive(MemberFamily):
         """InfoNCE between partners; frames of one episode are no negatives of each other."""
         frames = batch["frames"]
         first, second = (self._near_frames if self.spec.rows > 1 else self._two_views)(frames, generator)
-        a, b = (workers.gathered(z) for z in member(torch.cat([first, second])).chunk(2))
+        a, b = (
+            workers.gathered(z.unflatten(0, (-1, len(frames))), 1).flatten(0, 1)
+            for z in member(torch.cat([first, second])).chunk(2)
+        )
         episode = torch.arange(len(a), device=a.device) % workers.everyone(len(frames))
         loss = info_nce(a, b, self.config.temperature, ignore=episode[:, None] == episode)
         return loss, {"info_nce": loss}

@@ -15,11 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from wm_pipelines.blocks import workers
 from wm_pipelines.blocks.info_nce import info_nce
 from wm_pipelines.blocks.reading import Reader, TextTower, once_each, trimmed
 from wm_pipelines.blocks.words import PADDING
-from wm_pipelines.blocks.workers import gathered
+from wm_pipelines.blocks.workers import everyone, gathered
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig
 from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, padded
@@ -73,13 +72,12 @@ class DualEncoder(AskedFamily):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """InfoNCE, one text of every image at a time; what else is known to be true of it is no negative."""
         c, asked = self.config, questions.shape[1]
-        texts = padded(joined(questions, answers).flatten(0, 1), 2 * c.words)
-        image = torch.arange(len(seen), device=seen.device) * workers.world() + workers.rank()
-        points = gathered(member.network.image(seen).repeat_interleave(asked, 0))
-        embedded = gathered(once_each(member.network.text, texts))
-        loss = info_nce(
-            points, embedded, c.temperature, known(gathered(texts), gathered(image.repeat_interleave(asked)))
-        )
+        texts = padded(joined(questions, answers), 2 * c.words)
+        points = gathered(member.network.image(seen)).repeat_interleave(asked, 0)
+        embedded = once_each(member.network.text, texts.flatten(0, 1)).unflatten(0, texts.shape[:2])
+        image = torch.arange(everyone(len(seen)), device=seen.device).repeat_interleave(asked)
+        true = known(gathered(texts).flatten(0, 1), image)
+        loss = info_nce(points, gathered(embedded).flatten(0, 1), c.temperature, true)
         return loss, {"info_nce": loss}
 
     def scores(self, member: Any, seen: Tensor, questions: Tensor, candidates: Tensor) -> Tensor:

@@ -14,11 +14,14 @@ class BatchSource:
     """Shuffled passes over the examples, every seed in an order of its own.
 
     ``batch(step)`` depends on nothing but the seeds and the step: the same batch comes whether the run was killed
-    before it or not. With several workers each takes its share of the batch.
+    before it or not. With several workers each takes its share of the batch, see `blocks.workers`.
 
     Args:
         examples: tensors of equal first length N. seeds: one order per seed. batch_size: examples per seed and step.
         rank, world: this worker's number and how many there are, from torch.distributed.
+
+    Raises:
+        UserError: there are no examples, examples are not equally many, or fewer than workers make a batch.
     """
 
     def __init__(
@@ -30,9 +33,13 @@ class BatchSource:
         self.examples, self.seeds = examples, tuple(seeds)
         self.length = next(iter(lengths.values()))
         self.batch_size = min(batch_size, self.length)
-        if self.batch_size % world:
-            raise UserError(f"schedule.batch_size {self.batch_size} does not divide over {world} workers")
+        if self.batch_size < world:
+            raise UserError(
+                f"a batch of {self.batch_size} examples is too small for {world} workers; train with fewer, or raise "
+                "schedule.batch_size"
+            )
         self.share = slice(rank, None, world)
+        self.shares = self.batch_size / len(range(rank, self.batch_size, world))  # of this size make a batch
         self._passes: dict[int, Tensor] = {}
 
     def _order(self, number: int) -> Tensor:
@@ -53,6 +60,6 @@ class BatchSource:
         return torch.cat([rows, self._order(number + 1)[:, :missing]], dim=1) if missing else rows
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The examples of a step, each ``[S, B / world, …]``."""
+        """This worker's examples of a step, each ``[S, B / world, …]``; the first workers may have one more."""
         rows = self.indices(step)[:, self.share]
         return {name: tensor[rows.to(tensor.device)] for name, tensor in self.examples.items()}

@@ -14,7 +14,8 @@ from wm_pipelines.mappings import Settings, deep_merge
 class LearningConfig(Settings):
     """The ``learning`` parameters of a task, the same for every family.
 
-    How many workers there are is told by torch.distributed's environment: start with `torchrun`.
+    `workers` are processes of this machine; those of several machines are started by `torchrun`, whose environment
+    then tells how many there are.
 
     The number of threads is part of the configuration and not of the machine, because sums over several threads round
     differently: with one thread the same seed gives the same bits on 2 cores and on 64.
@@ -22,6 +23,7 @@ class LearningConfig(Settings):
 
     accelerator: Literal["cpu", "cuda", "gpu", "mps", "auto"] = "cpu"
     strategy: str = Field("auto", description="Lightning Fabric strategy of several workers: auto, ddp, fsdp …")
+    workers: int = Field(1, ge=1, description="processes of this machine that share every batch of one training")
     precision: Literal["64-true", "32-true", "bf16-mixed", "16-mixed"] = "64-true"
     threads: int = Field(1, ge=1, description="CPU threads of one training")
     checkpoint_every: int = Field(500, ge=1, description="optimiser steps between two checkpoints")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,12 @@ import torch
 
 from wm_pipelines.episodes import Episodes, codec_of
 from wm_pipelines.errors import UserError, validate
+from wm_pipelines.families.base import Family
 from wm_pipelines.learning.artifacts import Models, TrainedModel, versions
 from wm_pipelines.learning.checkpoints import CheckpointStore
 from wm_pipelines.learning.config import FamilyParameters, LearningConfig
-from wm_pipelines.learning.loop import is_first_worker, train, training_fingerprint
+from wm_pipelines.learning.group import is_first_worker, together, worker_count
+from wm_pipelines.learning.loop import TrainingRun, train, training_fingerprint
 from wm_pipelines.registry import families
 from wm_pipelines.spec import Spec
 
@@ -118,10 +123,13 @@ def fit_variant(
     """
     a, kind, config = assignment, families.get(assignment.family), assignment.config(settings, variant)
     model = kind(config, a.spec, a.seeds)
-    data_hash = a.train.content_hash
-    fingerprint = training_fingerprint(model, a.learning, data_hash)
     called = f"{a.family}/{variant} on {a.world}"
-    run = train(model, as_tensors(a.train, a.shows), a.learning, store, variant, data_hash, called)
+    if a.learning.workers == 1 or worker_count() > 1:
+        run = _trained(model, a, variant, store)
+    else:
+        with nullcontext(store) if store is not None else _short_lived() as store:
+            others = partial(together, a.learning.workers, _train_along, a, variant, settings, store.folder)
+            run = _trained(model, a, variant, store, others)
     count = sum(p.numel() for p in model.parameters()) // len(a.seeds)
     if is_first_worker():
         logger.info("%s: %d parameters, %.1f s for %d seeds.", called, count, run.seconds, len(a.seeds))
@@ -135,8 +143,8 @@ def fit_variant(
         "spec": a.spec.to_json(),
         "config": config.model_dump(mode="json"),
         "seeds": list(a.seeds),
-        "data_hash": data_hash,
-        "fingerprint": fingerprint,
+        "data_hash": a.train.content_hash,
+        "fingerprint": training_fingerprint(model, a.learning, a.train.content_hash),
         "versions": versions(),
         "summary": model.extra_summary(),
     }
@@ -147,6 +155,32 @@ def fit_variant(
         "train_flops": None if math.isnan(run.flops) else run.flops / len(a.seeds),
     }
     return Fitted(TrainedModel(model.state_dict(), card), curve_table(variant, run.curve), cost)
+
+
+def _trained(
+    model: Family,
+    a: Assignment,
+    variant: str,
+    store: CheckpointStore | None,
+    elsewhere: Callable[[], None] | None = None,
+) -> TrainingRun:
+    """Train in place; see `train`."""
+    called = f"{a.family}/{variant} on {a.world}"
+    views = as_tensors(a.train, a.shows)
+    return train(model, views, a.learning, store, variant, a.train.content_hash, called, elsewhere)
+
+
+def _train_along(assignment: Assignment, variant: str, settings: Mapping[str, Any], folder: Path) -> None:
+    """What each of several workers does; what comes of it is the finished checkpoint in the folder."""
+    a = assignment
+    model = families.get(a.family)(a.config(settings, variant), a.spec, a.seeds)
+    _trained(model, a, variant, CheckpointStore(folder))
+
+
+@contextmanager
+def _short_lived() -> Iterator[CheckpointStore]:
+    with TemporaryDirectory() as folder:
+        yield CheckpointStore(folder)
 
 
 def known(kind: Any, config: Any, spec: Spec) -> list[str]:

@@ -9,17 +9,19 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from wm_pipelines.blocks import workers
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Family, Schedule
+from wm_pipelines.families.base import Family, Schedule, TrainedConfig
 from wm_pipelines.learning.batches import BatchSource
 from wm_pipelines.learning.checkpoints import (
     Checkpoint,
@@ -29,6 +31,8 @@ from wm_pipelines.learning.checkpoints import (
 )
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.cost import CostMeter, FlopCounter
+from wm_pipelines.learning.group import agree, company, is_first_worker, meet, worker_count
+from wm_pipelines.learning.sharing import check_shared
 from wm_pipelines.provenance import source_hash
 from wm_pipelines.threads import threads
 
@@ -44,7 +48,8 @@ _SILENCE = 60  # seconds, after which a training that shows no bar says how far 
 class TrainingRun:
     """What a training leaves behind beside the fitted family.
 
-    `curve` holds one row per seed and logged step: ``step, seed, loss`` and the family's named terms.
+    `curve` holds one row per seed and logged step: ``step, seed, loss`` and the family's named terms. `seconds` are
+    those of all workers.
     """
 
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -62,10 +67,11 @@ def train(
     name: str = "model",
     data_hash: str = "",
     called: str | None = None,
+    elsewhere: Callable[[], None] | None = None,
 ) -> TrainingRun:
     """Fit a family in place: in closed form if it can, else by gradient.
 
-    World size and rank are those of torch.distributed's environment (`torchrun`; without it there is one worker). The
+    World size and rank are those of torch.distributed's environment (`group`; without it there is one worker). The
     workers share the examples of every step, and end with the weights that one alone would have; all of them must see
     the store's folder, and the first one writes there.
 
@@ -74,25 +80,35 @@ def train(
         episodes: training episodes as tensors, see `Family.examples`.
         learning: accelerator, precision, checkpoints. store: where checkpoints go; None keeps none.
         name: of the checkpoint's file. data_hash: of the episodes. called: what messages call the training.
+        elsewhere: does the training by gradient in the place of this process, as far as the finished checkpoint.
 
     Raises:
-        UserError: the loss became NaN or infinite, or the data do not fit the family.
+        UserError: the loss became NaN or infinite, the data do not fit the family, workers do not begin alike or one
+            of them is gone, or they cannot share the family's batches.
     """
-    fingerprint = training_fingerprint(family, learning, data_hash)
-    found = store.load(name, fingerprint) if store is not None and learning.resume else None
-    with threads(learning.threads), _seeded(family.seeds), _first_speaks():
+    called, fingerprint = called or name, training_fingerprint(family, learning, data_hash)
+    with company(), threads(learning.threads), _seeded(family.seeds), _first_speaks():
+        meet(learning.accelerator)
+        found = store.load(name, fingerprint) if store is not None and learning.resume else None
+        agree((fingerprint, None if found is None else found.facts.get("step", "finished")), called)
         if found is not None and found.facts["finished"]:
-            logger.info(
-                "%s: unchanged (settings, data, code): reusing the checkpoint.",
-                called or name,
-            )
-            family.to(family.dtype).load_state_dict(found.under("model"))
-            return TrainingRun(**found.facts["run"])
-        run = _fit(family, episodes, learning, store, name, fingerprint, found, called or name)
-    if store is not None and is_first_worker():
-        facts = {"fingerprint": fingerprint, "finished": True, "run": vars(run)}
-        store.save(name, Checkpoint(_prefixed("model", family.state_dict()), facts))
+            logger.info("%s: unchanged (settings, data, code): reusing the checkpoint.", called)
+            return _taken_over(family, found)
+        run = _fit(family, episodes, learning, store, name, fingerprint, found, called, elsewhere)
+        if run is None:  # was done elsewhere
+            assert store is not None
+            found = store.load(name, fingerprint)
+            assert found is not None
+            return _taken_over(family, found)
+        if store is not None and is_first_worker():
+            facts = {"fingerprint": fingerprint, "finished": True, "run": vars(run)}
+            store.save(name, Checkpoint(_prefixed("model", family.state_dict()), facts))
     return run
+
+
+def _taken_over(family: Family, finished: Checkpoint) -> TrainingRun:
+    family.to(family.dtype).load_state_dict(finished.under("model"))
+    return TrainingRun(**finished.facts["run"])
 
 
 def _fit(
@@ -104,9 +120,13 @@ def _fit(
     fingerprint: str,
     found: Checkpoint | None,
     called: str,
-) -> TrainingRun:
+    elsewhere: Callable[[], None] | None,
+) -> TrainingRun | None:
     with CostMeter() as cost:  # of whatever is done with the training data
         closed_form = family.fit(episodes)
+        if closed_form is None and elsewhere is not None and isinstance(family.config, TrainedConfig):
+            elsewhere()
+            return None
         examples = family.examples(episodes) if closed_form is None else {}
     if closed_form is not None:
         rows = [
@@ -151,14 +171,12 @@ class _Gradient:
         self.module, self.optimizer = self.fabric.setup(self.family, optimizer)
         self.module.mark_forward_method("loss")
         self.apart = family.parameters_by_seed()
-        device = self.fabric.device
-        self.batches = BatchSource(
-            {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in examples.items()},
-            family.seeds,
-            self.schedule.batch_size,
-            self.fabric.global_rank,
-            self.fabric.world_size,
-        )
+        device, place = self.fabric.device, (self.fabric.global_rank, self.fabric.world_size)
+        examples = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in examples.items()}
+        self.batches = BatchSource(examples, family.seeds, self.schedule.batch_size, *place)
+        self.sharing = partial(workers.sharing, self.batches.batch_size, *place)
+        if self.fabric.world_size > 1:
+            check_shared(self.family, examples, self.batches.batch_size, called)
         self.result = TrainingRun(steps=self.schedule.steps, flops=0.0)
         self._spoken = time.monotonic()
 
@@ -166,24 +184,24 @@ class _Gradient:
         """Train from the beginning, or on from a checkpoint, to the last step."""
         start = self._restore(found) if found is not None else 0
         spent = self.result.seconds
-        with CostMeter(wall=self.fabric.device.type != "cpu") as cost, self._progress(start) as bar:
+        with CostMeter(wall=self.fabric.device.type != "cpu") as cost, self._progress(start) as bar, self.sharing():
             for step in range(start, self.schedule.steps):
                 counted = step % self.learning.log_every == 0  # roll-outs may grow during training
                 with FlopCounter() if counted else nullcontext() as counter:
                     terms = self._step(step)
                 if counter is not None:
                     alike = min(self.learning.log_every, self.schedule.steps - step)
-                    self.result.flops += float(counter.flops * alike * self.fabric.world_size)
+                    self.result.flops += counter.flops * alike * self.batches.shares
                 done = step + 1
                 if done % self.learning.log_every == 0 or done == self.schedule.steps:
                     self._log(done, terms, bar)
                 if self.store is not None and done % self.learning.checkpoint_every == 0 and done < self.schedule.steps:
-                    cost_so_far = spent + cost.elapsed()
+                    cost_so_far = spent + cost.elapsed() * self.fabric.world_size
                     self._save(done, cost_so_far)
                 bar.update()
             self.family.cpu().to(self.family.dtype)
             self._finish()
-        self.result.seconds = spent + cost.seconds
+        self.result.seconds = spent + cost.seconds * self.fabric.world_size
         self.result.memory_mb = max(self.result.memory_mb, cost.memory_mb)
         return self.result
 
@@ -207,7 +225,7 @@ class _Gradient:
                 with self.fabric.autocast():  # of one worker Fabric would not see to it
                     loss, terms = self.module.loss(batch, (step + part / accumulate) / self.schedule.steps)
                 # Seeds share no parameter: the gradient of the sum is each seed's own gradient.
-                self.fabric.backward(loss.sum() / accumulate)
+                self.fabric.backward(workers.weighed(loss.sum() / accumulate))
         if self.schedule.gradient_clip is not None:
             self._clip(self.schedule.gradient_clip)
         self.optimizer.step()
@@ -225,7 +243,8 @@ class _Gradient:
     def _log(self, done: int, terms: Mapping[str, Tensor], bar: tqdm) -> None:
         """Add a point to the learning curve; stop at once where the loss is no longer a number."""
         terms = {**terms, **self.family.monitor()}
-        values = {name: self.fabric.all_reduce(value).cpu().tolist() for name, value in terms.items()}
+        device = self.fabric.device
+        values = {name: workers.averaged(value.to(device)).cpu().tolist() for name, value in terms.items()}
         for i, seed in enumerate(self.family.seeds):
             if not math.isfinite(values["loss"][i]):
                 raise UserError(
@@ -333,16 +352,13 @@ def training_fingerprint(family: Family, learning: LearningConfig, data_hash: st
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def is_first_worker() -> bool:
-    """Whether this process is the only worker or the first of several, by torch.distributed's environment."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _fabric(learning: LearningConfig) -> Fabric:
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
-    devices, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    world = worker_count()
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     strategy: Any = learning.strategy
     if world > 1 and strategy in ("auto", "ddp"):
         # Phases of a training may leave parts of a family out; buffers are computed alike by all.
@@ -354,6 +370,7 @@ def _fabric(learning: LearningConfig) -> Fabric:
             devices=devices,
             num_nodes=world // devices,
             strategy=strategy,
+            plugins=TorchElasticEnvironment() if world > 1 else None,  # also where Slurm has an environment of its own
             # The loop itself chooses the type of numbers; Fabric would do it by torch's default type, which also
             # decides what random generators draw, and for several workers alone.
             precision="32-true" if learning.precision.endswith("true") else learning.precision,

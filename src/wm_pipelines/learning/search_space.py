@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -87,7 +88,10 @@ class TuningConfig(Settings):
     metric: str = "energy_error"
     direction: Literal["minimize", "maximize"] = "minimize"
     trials: int = Field(20, ge=1, description="trials that end well or are pruned, over all runs together")
-    processes: int = Field(1, ge=1)
+    processes: int = Field(1, ge=1, description="of this machine, that work on the study")
+    storage: Path | None = Field(
+        None, description="folder on a disk that several machines share, to work on one study; null: this machine alone"
+    )
     sampler: Literal["tpe", "random", "cmaes"] = "tpe"
     pruner: Literal["none", "median", "hyperband"] = "none"
     seed: int = Field(0, ge=0)
@@ -116,9 +120,19 @@ class TuningConfig(Settings):
         """Name of the study inside its storage."""
         return f"{self.family}/{self.world}/{self.variant}/{self.metric}"
 
+    @property
+    def shared(self) -> bool:
+        """Whether others may be at work on the study at the same time."""
+        return self.processes > 1 or self.storage is not None
+
+    def place(self, folder: Path) -> Path:
+        """The study's file: in this folder, or on the disk that machines share."""
+        name = self.study_name.replace("/", ".")
+        return folder / f"{name}.db" if self.storage is None else self.storage / f"{name}.journal"
+
     def fingerprint(self, context: str) -> str:
-        """What may not change between two runs of one study (their number of trials or processes may)."""
-        fixed = self.model_dump(mode="json", exclude={"trials", "processes", "timeout"})
+        """What may not change between two runs of one study (where it lies, who works on it and how long may)."""
+        fixed = self.model_dump(mode="json", exclude={"trials", "processes", "timeout", "storage"})
         return json.dumps({**fixed, "context": context}, sort_keys=True)
 
 

@@ -1,10 +1,14 @@
-"""Search for good parameters of one family on one world: Optuna underneath, resumable, by several processes at once.
+"""Search for good parameters of one family on one world: Optuna underneath, resumable, by several workers at once.
 
-The study lives in one SQLite file that processes share. Each worker holds a file lock while it lives, and the kernel
-frees it however the worker ends: so a trial whose process was killed is told at once from one that is merely slow, and
-is counted as failed. (Optuna's heartbeat would take a trial from a process that was only paused, and would wait for
-ever for one that was killed before its first beat.) What a trial samples depends on the seed and on the trials told
-before it alone: with one process, a study that was killed and resumed visits the same points as one that was not.
+The study lives in one file that workers share: SQLite among the processes of a machine, a journal among machines that
+share a disk (SQLite is not safe there). Each worker holds a file lock while it lives, and the kernel frees it however
+the worker ends: so a trial whose process was killed is told at once from one that is merely slow, and is counted as
+failed. (Optuna's heartbeat would take a trial from a process that was only paused, and would wait for ever for one that
+was killed before its first beat.)
+
+Trials that count are numbered, one that was cut short passes its number on, and what a trial draws is a function of the
+seed, its number, and the trials told before it. So with one worker a study that was killed and resumed visits the same
+points as one that was not, and random search visits the same points with any number of workers, whoever dies.
 """
 
 from __future__ import annotations
@@ -46,8 +50,9 @@ Start = Mapping[str, Any] | None
 _POLL_SECONDS = 0.05
 _BUSY_SECONDS = 60
 _LEAST_FOR_IMPORTANCE = 4
-_WORKER, _PARAMETERS, _ERROR, _FINGERPRINT = "worker", "parameters", "error", "fingerprint"
+_WORKER, _DRAW, _PARAMETERS, _ERROR, _FINGERPRINT = "worker", "draw", "parameters", "error", "fingerprint"
 _BEGIN = "begin"
+JOURNAL = ".journal"
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -81,8 +86,9 @@ def run_study(
 
     Args:
         config: what to search. objective: see `Objective`; picklable if ``config.processes > 1``.
-        storage: SQLite file; its folder is made. context: anything else that the values depend on (a hash of the
-            data, of the fixed parameters): a study is only resumed in the same context.
+        storage: a file, its folder is made: a journal where its name ends in ``.journal``, else SQLite.
+        context: anything else that the values depend on (a hash of the data, of the fixed parameters): a study is only
+            resumed in the same context.
         start: the first trial's settings, see `search_space.starting_point`; None: it is drawn like all others.
 
     Raises:
@@ -93,7 +99,7 @@ def run_study(
     with closing(_Shared(config, storage, start)) as shared:
         shared.refuse_another(config.fingerprint(context))
         if config.processes == 1:
-            _work(shared, objective, 0, deadline)
+            _work(shared, objective, deadline)
         else:
             _spawn(shared, objective, deadline)
         return _result(config, shared.study, start)
@@ -107,8 +113,8 @@ def _spawn(shared: _Shared, objective: Objective, deadline: float) -> None:
     config, storage = shared.config, shared.storage
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=_worker, args=(config, storage, objective, index, deadline, shared.start), daemon=True)
-        for index in range(config.processes)
+        context.Process(target=_worker, args=(config, storage, objective, deadline, shared.start), daemon=True)
+        for _ in range(config.processes)
     ]
     try:
         for process in workers:
@@ -127,23 +133,21 @@ def _spawn(shared: _Shared, objective: Objective, deadline: float) -> None:
         )
 
 
-def _worker(
-    config: TuningConfig, storage: Path, objective: Objective, index: int, deadline: float, start: Start
-) -> None:
+def _worker(config: TuningConfig, storage: Path, objective: Objective, deadline: float, start: Start) -> None:
     try:
         with closing(_Shared(config, storage, start)) as shared:
-            _work(shared, objective, index, deadline)
+            _work(shared, objective, deadline)
     except UserError as error:
         raise SystemExit(str(error)) from None
 
 
-def _work(shared: _Shared, objective: Objective, index: int, deadline: float) -> None:
+def _work(shared: _Shared, objective: Objective, deadline: float) -> None:
     """Run trials until the study is complete or the time is up."""
     parent = multiprocessing.parent_process()
     worker = uuid.uuid4().hex
     with shared.lock(worker) as mine:
         while time.time() < deadline and (parent is None or parent.is_alive()):
-            trial = shared.begin_trial(index, worker)
+            trial = shared.begin_trial(worker)
             if trial is not None:
                 _run_trial(shared.study, trial, shared.config, objective)
             elif shared.complete():
@@ -191,9 +195,7 @@ class _Shared:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             with self.lock(_BEGIN):  # two processes must not make the tables at once
-                _connect(storage).close()
-                # With a creator, because a URL cannot spell every path.
-                self.database = optuna.storages.RDBStorage("sqlite:///study", {"creator": partial(_connect, storage)})
+                self.database = self._journal() if storage.suffix == JOURNAL else _sqlite(storage)
                 self.study = optuna.create_study(
                     study_name=config.study_name,
                     storage=self.database,
@@ -205,13 +207,18 @@ class _Shared:
             raise UserError(
                 f"tuning: cannot write the study '{storage}': {error.strerror}; give another place"
             ) from None
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, KeyError) as error:  # of SQLite, and of a journal
             raise UserError(f"tuning: '{storage}' is not a study's database ({error}); move it away") from None
 
     def close(self) -> None:
         """Whoever closes last leaves one single file."""
-        self.database.remove_session()
-        self.database.engine.dispose()
+        if isinstance(self.database, optuna.storages.RDBStorage):
+            self.database.remove_session()
+            self.database.engine.dispose()
+
+    def _journal(self) -> optuna.storages.JournalStorage:
+        backend = optuna.storages.journal.JournalFileBackend(str(self.storage), _WhileAlive(self.lock("journal")))
+        return optuna.storages.JournalStorage(backend)
 
     def lock(self, name: str, timeout: float = -1) -> FileLock:
         """A lock that ends with the process that holds it; taking it makes the folders."""
@@ -248,7 +255,7 @@ class _Shared:
                     "move the file away to begin anew, or give another storage"
                 )
 
-    def begin_trial(self, index: int, worker: str) -> optuna.Trial | None:
+    def begin_trial(self, worker: str) -> optuna.Trial | None:
         """Begin a trial, if the study still needs one that nobody is at."""
         name = self.config.study_name
         with self.lock(_BEGIN):
@@ -262,16 +269,47 @@ class _Shared:
                 raise UserError(
                     f"tuning: {len(errors)} trials of {name} failed, the last one with: {errors[-1]}; narrow the space"
                 )
-            counted = len(self.trials(*_COUNTED))
-            if counted + len(self.trials(TrialState.RUNNING)) >= self.config.trials:
+            if len(self.trials(*_COUNTED, TrialState.RUNNING)) >= self.config.trials:
                 return None
-            begun = counted + len(errors) + len(self.trials(TrialState.RUNNING, TrialState.WAITING))
-            if self.start is not None and begun == 0:
+            draw = self._next_draw()
+            if self.start is not None and draw == 0 and not self.trials(TrialState.WAITING):
                 self.study.enqueue_trial(dict(self.start))
-            self.study.sampler = _sampler(self.config, counted + len(errors), index)
+            self.study.sampler = _sampler(self.config, draw)
             trial = self.study.ask()
+            trial.set_user_attr(_DRAW, draw)
             trial.set_user_attr(_WORKER, worker)
             return trial
+
+    def _next_draw(self) -> int:
+        """The smallest number that no trial has but those that were cut short."""
+        kept = [t for t in self.trials(*_COUNTED, TrialState.RUNNING, TrialState.FAIL) if not _cut_short(t)]
+        taken = {t.user_attrs.get(_DRAW, place) for place, t in enumerate(kept)}
+        return next(number for number in range(len(kept) + 1) if number not in taken)
+
+
+class _WhileAlive:
+    """The lock of a journal; Optuna's own wait half a minute for one whose holder was killed."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _cut_short(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether its process was killed: a trial that fails by itself says why."""
+    return trial.state == TrialState.FAIL and _ERROR not in trial.user_attrs
+
+
+def _sqlite(storage: Path) -> optuna.storages.RDBStorage:
+    _connect(storage).close()
+    # With a creator, because a URL cannot spell every path.
+    return optuna.storages.RDBStorage("sqlite:///study", {"creator": partial(_connect, storage)})
 
 
 def _connect(storage: Path) -> sqlite3.Connection:
@@ -281,16 +319,16 @@ def _connect(storage: Path) -> sqlite3.Connection:
     return connection
 
 
-def _sampler(config: TuningConfig, told: int, index: int) -> optuna.samplers.BaseSampler:
-    """A sampler whose randomness is a function of the seed, of how many trials were told, and of the worker."""
-    seed = int(np.random.SeedSequence((config.seed, told, index)).generate_state(1)[0])
+def _sampler(config: TuningConfig, draw: int) -> optuna.samplers.BaseSampler:
+    """A sampler whose randomness is a function of the seed and of the trial's number."""
+    seed = int(np.random.SeedSequence((config.seed, draw)).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if config.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if config.sampler == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=config.processes > 1)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=config.shared)
 
 
 def _pruner(config: TuningConfig) -> optuna.pruners.BasePruner:

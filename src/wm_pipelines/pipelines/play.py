@@ -48,7 +48,7 @@ def create_pipeline(everything: Pipeline) -> Pipeline:
     Args:
         everything: holds the nodes that make data and models.
     """
-    chosen = {name: of for name, of in listed().items() if _trained(*of)}
+    chosen = listed()
     if not chosen:
         return Pipeline([])
     inputs = {"play": "params:play"}
@@ -65,17 +65,18 @@ def _made_by(task: str, world: str, family: str) -> tuple[str, str]:
 
 
 def listed() -> dict[str, tuple[str, str, str]]:
-    """Task, world and family of every entry in the parameter files of this environment; unreadable ones are left out.
+    """Task, world and family of every entry in the parameter files of this environment that are trained there.
 
-    What is wrong with them is said by the check of all parameters.
+    Unreadable ones are left out: what is wrong with them is said by the check of all parameters.
     """
     worlds = stated("play").get("worlds")
     entries = worlds.items() if isinstance(worlds, Mapping) else ()
-    return {
+    found = {
         str(name): (str(entry.get("task", TASK)), str(entry.get("world") or name), str(entry["family"]))
         for name, entry in entries
         if isinstance(entry, Mapping) and "family" in entry
     }
+    return {name: of for name, of in found.items() if _trained(*of)}
 
 
 def _trained(task: str, world: str, family: str) -> bool:

@@ -47,7 +47,8 @@ def stages() -> dict[str, Any]:
         found |= {f"fit_{c.task}_{family}": _fit(c, family) for family in c.families}
         found[f"report_{c.task}"] = _report(c)
     played = list(listed().values())
-    found |= {"figure_library": _figure_library(), "play": _play(played), "board": _board(list(known))}
+    found |= {"figure_library": _figure_library(), **({"play": _play(played)} if played else {})}
+    found["board"] = _board(list(known), bool(played))
     results = {"x": "value", "y": "family", "template": "results", "title": "Results"}  # .dvc/plots/results.json
     return {"stages": found, "plots": [{"data/08_reporting/summary.csv": results}]}
 
@@ -199,7 +200,7 @@ def _play(played: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     }
 
 
-def _board(names: list[str]) -> dict[str, Any]:
+def _board(names: list[str], played: bool) -> dict[str, Any]:
     made = _REPORTS
     return {
         "desc": "Unite the parts into the leaderboard and the first page.",
@@ -208,7 +209,7 @@ def _board(names: list[str]) -> dict[str, Any]:
             *(f"{made}/leaderboard_parts/{name}.{kind}" for name in names for kind in ("parquet", "json")),
             *_files("wm_pipelines.reporting.board", "wm_pipelines.pipelines.gathering"),
             *(_file(f"wm_pipelines.tasks.{name}") for name in names),
-            f"{made}/play.html",  # linked to
+            *([f"{made}/play.html"] if played else []),  # linked to
             "src/wm_pipelines/reporting/templates",
         ],
         "outs": [f"{made}/{name}" for name in ("leaderboard.parquet", "leaderboard.csv", "index.html", "summary.md")]

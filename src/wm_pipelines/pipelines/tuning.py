@@ -71,8 +71,7 @@ def search(
     for config, objective, start in studies:
         name = config.study_name
         logger.info("Study %s: up to %d trials; it can be stopped and started again.", name, config.trials)
-        place = storage / f"{name.replace('/', '.')}.db"
-        result = run_study(config, objective, place, objective.context, start)
+        result = run_study(config, objective, config.place(storage), objective.context, start)
         of_world = {"variants": {config.variant: result.best_parameters}}
         tuned = deep_merge(tuned, {config.family: {"worlds": {config.world: of_world}}})
         tables.append(result.trials.assign(study=name, metric=config.metric))

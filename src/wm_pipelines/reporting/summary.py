@@ -108,6 +108,21 @@ def summary_table(
         ``starred``: those of them that are to be marked, since they are better than the floor.
         Sorted by task, world, split, family as in the report, metric.
     """
+    table = _pooled(leaderboard, limits or {})
+    columns = [*_GROUP, "value", "median", "ci_low", "ci_high", "seeds", "n", "best", "starred"]
+    if table.empty:
+        return pd.DataFrame(columns=columns)
+    table["best"] = False
+    for (task, world, split, metric), contenders in _contests(table):
+        paired = (best or {}).get(task, {}).get(world, {}).get(split, {}).get(metric)
+        chosen = _overlapping(contenders, metric) if paired is None else paired
+        table.loc[contenders.index[contenders["model"].isin(chosen)], "best"] = True
+    table["starred"] = table["best"] & ~_no_better_than_floor(table)
+    return table[columns]
+
+
+def _pooled(leaderboard: pd.DataFrame, limits: Mapping[str, Limits]) -> pd.DataFrame:
+    """Every metric of every model over its seeds, in the order of the summary, nobody marked."""
     overall = leaderboard[leaderboard["step"] < 0]
     numbers = {name: overall[name].to_numpy(dtype=np.float64) for name in ("value", "ci_low", "ci_high", "n")}
     keys = {name: overall[name].tolist() for name in _GROUP}
@@ -115,21 +130,14 @@ def summary_table(
     for group in _groups(overall, _GROUP):
         key = {name: values[group[0]] for name, values in keys.items()}
         value, low, high, n = (values[group] for values in numbers.values())
-        rows.append(key | _pool_seeds(value, low, high, _within(key, limits or {})) | {"n": int(n.sum())})
-    columns = [*_GROUP, "value", "median", "ci_low", "ci_high", "seeds", "n", "best", "starred"]
+        rows.append(key | _pool_seeds(value, low, high, _within(key, limits)) | {"n": int(n.sum())})
     if not rows:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame()
     table = pd.DataFrame(rows)
-    table["best"] = False
-    for (task, world, split, metric), contenders in _contests(table):
-        paired = (best or {}).get(task, {}).get(world, {}).get(split, {}).get(metric)
-        chosen = _overlapping(contenders, metric) if paired is None else paired
-        table.loc[contenders.index[_model_names(contenders).isin(chosen)], "best"] = True
-    table["starred"] = table["best"] & ~_no_better_than_floor(table)
-    models = model_order(_model_names(table))
-    table["_model"] = _model_names(table).map({m: i for i, m in enumerate(models)})
+    names = _model_names(table)
+    table["_model"] = names.map({m: i for i, m in enumerate(model_order(names))})
     table["_metric"] = table["metric"].map({m: i for i, m in enumerate(metric_order(table["metric"]))})
-    return table.sort_values(["task", "world", "split", "_model", "_metric"], ignore_index=True)[columns]
+    return table.sort_values(["task", "world", "split", "_model", "_metric"], ignore_index=True)
 
 
 def _within(key: Mapping[str, Any], limits: Mapping[str, Limits]) -> tuple[float, float]:
@@ -150,8 +158,14 @@ def _no_better_than_floor(table: pd.DataFrame) -> pd.Series:
 
 
 def _contests(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], pd.DataFrame]]:
-    """(task, world, split, metric) and the rows of those who compete there, where somebody can be better."""
+    """(task, world, split, metric) and the rows of those who compete there, where somebody can be better.
+
+    With the column ``model``, made once for all of them.
+    """
+    if table.empty:
+        return
     rows = table[competes(table)]
+    rows = rows.assign(model=_model_names(rows))
     for key, contenders in rows.groupby(["task", "world", "split", "metric"], observed=True):
         alike = len(contenders) > 1 and contenders["value"].min() == contenders["value"].max()
         if lower_is_better(str(key[3])) is not None and not alike:
@@ -161,7 +175,7 @@ def _contests(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], 
 
 def _overlapping(contenders: pd.DataFrame, metric: str) -> list[str]:
     ends = contenders[["value", "ci_low", "ci_high"]].itertuples(index=False, name=None)
-    return overlapping_set(dict(zip(_model_names(contenders), ends, strict=True)), bool(lower_is_better(metric)))
+    return overlapping_set(dict(zip(contenders["model"], ends, strict=True)), bool(lower_is_better(metric)))
 
 
 def _model_names(table: pd.DataFrame) -> pd.Series:
@@ -177,9 +191,9 @@ def contest(scores: pd.DataFrame, values: PairedValues) -> dict[str, dict[str, d
             who compete is left out.
     """
     found: dict[str, dict[str, dict[str, list[str]]]] = {}
-    for (_, world, split, metric), contenders in _contests(summary_table(scores)):
+    for (_, world, split, metric), contenders in _contests(_pooled(scores, {})):
         known = values.get(world, {}).get(split, {}).get(metric, {})
-        competing = list(_model_names(contenders))
+        competing = list(contenders["model"])
         if set(competing) <= set(known):
             own = {model: known[model] for model in competing}
             among = best_set(own, bool(lower_is_better(metric)), value_range(metric))
@@ -189,7 +203,7 @@ def contest(scores: pd.DataFrame, values: PairedValues) -> dict[str, dict[str, d
 
 def competes(table: pd.DataFrame) -> pd.Series:
     """Which rows can be the best: finite, of no floor or ceiling, of a model of which no seed is flagged there."""
-    model = table[_MODEL].agg("/".join, axis=1)
+    model = table["task"] + "/" + table["world"] + "/" + _model_names(table)
     flagged = model.isin(model[table["metric"].isin(FLAGS) & (table["value"] > 0)])
     floor = table["family"].isin(REFERENCES) | table["variant"].str.endswith(UNTRAINED)
     return ~floor & ~flagged & np.isfinite(table["value"])

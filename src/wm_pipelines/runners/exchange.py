@@ -46,6 +46,21 @@ class Exchange:
             dataset._filepath = type(dataset._filepath)((own / path.relative_to(self.project)).as_posix())
         return Exchange(self.storage, own)
 
+    def check(self) -> None:
+        """Try the storage before anything is computed.
+
+        Raises:
+            UserError: fsspec does not know such a place, a package for it is missing, or it cannot be written.
+        """
+        try:
+            self._put("probe", b"", replace=True)
+        except ImportError as error:  # fsspec's own words say which package reads such a place
+            extra = "; pip install 'wm_pipelines[s3]'" if self.storage.startswith("s3") else ""
+            raise UserError(f"parameter 'ray.storage': '{self.storage}' needs a package: {error}{extra}") from None
+        except Exception as error:  # every kind of storage has errors of its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"parameter 'ray.storage': cannot write to '{self.storage}': {reason}") from None
+
     def give(self, catalog: Any, names: Iterable[str]) -> None:
         """Put what these datasets hold into the storage, where it is not there yet."""
         for dataset, path in _stored(catalog, names):

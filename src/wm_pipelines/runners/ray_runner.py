@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.startup import bootstrap_project
+from kedro.io import DataCatalog
 from kedro.runner import AbstractRunner
 from kedro.runner.task import Task
 
@@ -61,7 +62,8 @@ class RayRunner(AbstractRunner):
         """Start or join Ray, run, and leave it as it was.
 
         Raises:
-            UserError: Ray is not installed, no cluster answers, or a node asks for more than any machine has.
+            UserError: Ray is not installed, no cluster answers, the storage cannot be written, or a node asks for more
+                than any machine has.
         """
         ray = _ray()
         if "params:ray" in catalog:
@@ -69,6 +71,7 @@ class RayRunner(AbstractRunner):
         project = Path.cwd()
         if self._config.storage is not None:
             self._exchange = Exchange(self._config.storage, project)
+            self._exchange.check()
             self._exchange.give(catalog, pipeline.inputs())
         _start(ray, self._address, project, apart=self._exchange is not None)
         try:
@@ -104,11 +107,10 @@ class RayExecutor(Executor):
         assert isinstance(task, Task)
         assert not args
         assert not kwargs
-        task.parallel = True
         options = self._config.asked(task.node.tags)
         reference = self._perform.options(
             name=task.node.name, max_retries=self._config.retries, retry_exceptions=False, **options
-        ).remote(cloudpickle.dumps(task), str(self._project), self._exchange)
+        ).remote(cloudpickle.dumps(_alone(task)), str(self._project), self._exchange)
         outcome: Future[Any] = Future()
         self._running[reference] = outcome
         reference.future().add_done_callback(lambda done: self._tell(reference, task, done))
@@ -132,6 +134,13 @@ class RayExecutor(Executor):
         for reference in list(self._running):
             with suppress(Exception):
                 _ray().cancel(reference, force=True)
+
+
+def _alone(task: Task) -> Task:
+    """A task with what its node reads and writes: the catalog of a large pipeline is megabytes."""
+    names = dict.fromkeys((*task.node.inputs, *task.node.outputs))
+    own = DataCatalog({name: task.catalog.get(name) for name in names})
+    return Task(task.node, own, task.is_async, run_id=task.run_id, parallel=True)
 
 
 def _perform(task: bytes, project: str, exchange: Exchange | None) -> None:

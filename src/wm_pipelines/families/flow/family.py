@@ -271,8 +271,10 @@ class Flow(TransitionFamily):
         assert self.physics is not None
         seen = self._starts(member, batch["episode"], generator, c)  # [B, C, D]
         belief = seen[:, None].expand(-1, c.group, -1, -1)
-        shape = (workers.everyone(len(seen)), c.group, c.horizon, c.sample_steps + 1, seen.shape[-1])
-        noise = workers.mine(torch.randn(shape, generator=generator)).to(belief).flatten(0, 1).permute(1, 2, 0, 3)
+        count = len(batch["episode"])
+        each = (len(seen) // count, c.group, c.horizon, c.sample_steps + 1, seen.shape[-1])
+        noise = workers.mine(torch.randn(workers.everyone(count), *each, generator=generator)).to(belief)
+        noise = noise.flatten(0, 2).permute(1, 2, 0, 3)
         paths = rolled_out(member, belief.flatten(0, 1), noise, c)
         states = self.outputs(member.observer.decode(paths.z))
         earned = self.physics(states, self.reward_units).unflatten(0, (-1, c.group))

@@ -82,19 +82,18 @@ class Codebook(nn.Module):
         """Move the codes towards what they replace of ``x [N, D]``; set those anew that replace next to nothing.
 
         Args:
-            x: this worker's part of the batch. generator: draws what is set anew.
+            x: of the global batch. generator: draws what is set anew.
         """
-        everything = workers.gathered(x.detach())
-        chosen = self._one_hot(self.nearest(everything), everything)
+        chosen = self._one_hot(self.nearest(x), x)
         share = self.kept * self.share + (1 - self.kept) * chosen.mean(0)
         # The running mean, of weights that are the shares: a code that is rarely used moves little.
-        now = chosen.T @ everything / len(everything)
+        now = chosen.T @ x / len(x)
         moved = self.kept * self.share[:, None] * self.vectors + (1 - self.kept) * now
         self.vectors.copy_(torch.where(share[:, None] > 0, moved / share[:, None].clamp(min=1e-12), self.vectors))
         self.share.copy_(share)
         for code in (self.share < self.dead / len(self)).nonzero()[:, 0].tolist():
             # Where the codes are furthest away: what two share is divided.
-            self.vectors[code] = everything[_drawn(torch.cdist(everything, self.vectors).amin(1).square(), generator)]
+            self.vectors[code] = x[_drawn(torch.cdist(x, self.vectors).amin(1).square(), generator)]
             self.share[code] = 1.0 / len(self)
 
     def _one_hot(self, chosen: Tensor, like: Tensor) -> Tensor:

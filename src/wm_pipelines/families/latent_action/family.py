@@ -21,6 +21,7 @@ which k-means finds the codes to begin with.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -222,14 +223,15 @@ class LatentAction(ImaginingFamily):
         c, count = self.config, len(rows)
         x, z = self._frames(episode, rows[:, -2:]), self._latents(member)[episode, rows]
         found = member.inference(z[:, -2], z[:, -1])
-        noise = workers.mine(torch.randn(workers.everyone(count), c.code, generator=generator)).to(found)
+        noise = self._drawn(torch.randn, count, c.code, generator=generator).to(found)
         if share < c.continuous:
             passed, bottleneck, terms = found + c.noise * noise, found.new_zeros(()), {}
         else:
             if not bool(member.codebook.started):
                 self._start_codes(member, generator)
             passed, chosen = member.codebook(found)
-            member.codebook.follow(found, generator)
+            everything = workers.gathered(found.detach().unflatten(0, (-1, c.pieces))).flatten(0, 1)
+            member.codebook.follow(everything, generator)
             crowding = member.codebook.crowding(found)
             distance = (found - member.codebook.vectors[chosen]).square().sum(1).mean()
             bottleneck = c.commitment * distance + c.entropy * crowding
@@ -257,7 +259,12 @@ class LatentAction(ImaginingFamily):
 
     def _given(self, count: int, generator: torch.Generator) -> Tensor:
         """1 where a code is passed on, 0 where it is withheld: ``[count]``."""
-        return workers.mine(torch.rand(workers.everyone(count), generator=generator) >= self.config.withheld).float()
+        return (self._drawn(torch.rand, count, generator=generator) >= self.config.withheld).float()
+
+    def _drawn(self, draw: Callable[..., Tensor], count: int, *each: int, generator: torch.Generator) -> Tensor:
+        """Numbers ``[count, *each]`` for pieces: this worker's part of the global batch's."""
+        shape = (workers.everyone(count // self.config.pieces), self.config.pieces, *each)
+        return workers.mine(draw(shape, generator=generator)).flatten(0, 1)
 
     def _error(self, member: WorldModel, z: Tensor, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted squared error of decoded latents ``[N, K, …]``, and the plain one per pixel.

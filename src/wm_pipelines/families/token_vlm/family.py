@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from wm_pipelines.blocks.reading import Kept, Reader, by_length, trimmed
 from wm_pipelines.blocks.words import PADDING, UNKNOWN
-from wm_pipelines.blocks.workers import averaged
+from wm_pipelines.blocks.workers import ratio
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig
 from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, read_images, tokens_of
@@ -113,7 +113,7 @@ class TokenVLM(AskedFamily):
         """Cross-entropy of a token, in the mean over those of all answers."""
         nats = member.network(seen, questions, answers)
         count = (answers != PADDING).sum() + answers.shape[:2].numel()
-        loss = nats.sum() / averaged(count.to(nats))
+        loss = ratio(nats.sum(), count.to(nats))
         return loss, {"cross_entropy": loss}
 
     def scores(self, member: Any, seen: Tensor, questions: Tensor, candidates: Tensor) -> Tensor:

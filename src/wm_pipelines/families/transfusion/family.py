@@ -156,7 +156,7 @@ class Transfusion(CaptionedFamily):
             t = levels[noisy]
             wrong = said - member.noise.target(data[noisy], noise[noisy], t)
             error = (self._of_levels(member, t) * wrong.square().mean((1, 2, 3))).sum()
-        image = error / workers.averaged(noisy.sum().to(data)).clamp(min=1.0)
+        image = workers.ratio(error, noisy.sum().to(data))
         terms = {"text": text.detach(), "image": image.detach()}
         return text + self._weight(member, terms) * image, terms
 
@@ -336,7 +336,7 @@ def text_loss(network: Network, layout: Layout, features: Tensor) -> Tensor:
     """``L_LM``: nats of a text token, in the mean over those of all workers' documents ``[B, N, D]``."""
     wanted, counts = next_tokens(layout)
     nll = cross_entropy(network.logits(features[:, :-1][counts]), wanted[counts], reduction="sum")
-    return nll / workers.averaged(counts.sum().to(nll)).clamp(min=1.0)
+    return workers.ratio(nll, counts.sum().to(nll))
 
 
 def text_first(tokens: Sequence[int], patches: int, told: bool = True) -> Document:

@@ -97,18 +97,20 @@ class VLJEPA(AskedFamily):
         self, member: Any, seen: Tensor, questions: Tensor, answers: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Between predicted embeddings and those of the answers."""
-        c, answers = self.config, answers.flatten(0, 1)
-        predicted = gathered(member.network.predictor(seen, questions).flatten(0, 1))
-        embedded = gathered(once_each(member.network.text, answers))
+        c = self.config
+        predicted = gathered(member.network.predictor(seen, questions)).flatten(0, 1)
+        points = once_each(member.network.text, answers.flatten(0, 1))
+        embedded = gathered(points.unflatten(0, answers.shape[:2])).flatten(0, 1)
+        answers = gathered(padded(answers, c.words)).flatten(0, 1)
         terms = {}
         if c.loss == "info_nce":
-            terms["info_nce"] = info_nce(predicted, embedded, c.temperature, alike(padded(answers, c.words)))
+            terms["info_nce"] = info_nce(predicted, embedded, c.temperature, alike(answers))
         else:
             terms["l2"] = mse_loss(predicted, embedded)
         loss = torch.stack(list(terms.values())).sum()
         if c.sigreg_text:
             generator = torch.Generator().manual_seed(int(answers.sum()))
-            terms["sigreg_text"] = sigreg(embedded, generator, c.directions, c.knots)
+            terms["sigreg_text"] = sigreg(points, generator, c.directions, c.knots)
             loss = (1 - c.sigreg_text) * loss + c.sigreg_text * terms["sigreg_text"]
         return loss, terms
 
@@ -131,6 +133,6 @@ class VLJEPA(AskedFamily):
 
 
 def alike(answers: Tensor) -> Tensor:
-    """Which of the answers ``[B, L]`` of all workers are the same, ``[B, B]``."""
-    _, number = gathered(answers).unique(dim=0, return_inverse=True)
+    """Which of the answers ``[R, L]`` are the same, ``[R, R]``."""
+    _, number = answers.unique(dim=0, return_inverse=True)
     return number[:, None] == number
