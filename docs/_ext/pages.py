@@ -56,7 +56,6 @@ ABILITIES = {
 """Methods of the protocols of `families.base`, and what they mean."""
 
 logger = logging.getLogger(__name__)
-getLogger("wm_pipelines").setLevel(ERROR)  # what worlds say of their episodes is not of a build
 
 
 # ---------------------------------------------------------------- what there has to be
@@ -544,6 +543,7 @@ def _sources(kind: str, name: str) -> Iterator[Path]:
 
 def setup(app: Any) -> dict[str, bool]:
     """Hooks of the build."""
+    getLogger("wm_pipelines").setLevel(ERROR)  # what worlds say of their episodes is not of a build
     app.connect("builder-inited", _check)
     app.connect("source-read", _complete)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -83,5 +83,6 @@ def test_every_metric_is_described_and_has_a_range():
         assert described(name) is known
         assert known.description
         assert (value_range(name) == RATE) == (name in LANGUAGE_RATES)
-        neither = name in ("retrieval_of", "text_spread", "text_rank", "text_parameters")
-        assert known.lower_is_better == (None if neither else name not in LANGUAGE_RATES)
+        neither = name in ("retrieval_of", "scene_changes", "text_parameters") or name.endswith(("_spread", "_rank"))
+        more_is_better = name in LANGUAGE_RATES or name.startswith("fewer_than_")
+        assert known.lower_is_better == (None if neither else not more_is_better)
