@@ -12,11 +12,11 @@ Arrays are numpy; the leading axis ``S`` of what a model says holds its seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -80,13 +80,46 @@ class Model:
         Args:
             past: episodes, of which the first rows are taken (as many as the family needs), or views ``[E, C, …]``,
                 of which the last row is where the prediction starts. steps: how many.
-            actions: ``[E, steps, A]``, where the world takes any. step: seconds between steps (default: the world's).
+            actions: ``[E, steps, A]``, where the world takes any; of episodes, those that were taken there.
+            step: seconds between steps (default: the world's).
+
+        Raises:
+            UserError: actions are missing, too few, or of another shape.
         """
+        if steps != int(steps) or steps < 1:
+            raise UserError(f"steps: a whole number from 1 on, got {steps!r}")
+        if step is not None and not 0 < step < float("inf"):
+            raise UserError(f"step: seconds above 0, got {step!r}")
         views = self._first_rows(past) if isinstance(past, Episodes) else _tensors(past)
-        given = None if actions is None else torch.as_tensor(np.array(actions))
+        self._check_shapes(views)
+        given = self._actions(past, steps) if actions is None else torch.as_tensor(np.array(actions))
+        taken = self.family.spec.views.get("actions")
+        if taken is not None and "actions" in self.family.observed(self.family.spec, self.family.config):
+            count = len(next(iter(views.values())))
+            wanted = (count, steps, *taken.shape)
+            if given is None or tuple(given.shape) != wanted:
+                got = None if given is None else list(given.shape)
+                raise UserError(f"{self.name} takes actions {list(wanted)} for {steps} steps, got {got}")
         with torch.no_grad():
             found = self.family.predict(views, steps, actions=given, step=step)
         return {str(name): value.numpy() for name, value in found.items() if isinstance(value, Tensor)}
+
+    def _check_shapes(self, views: Views) -> None:
+        """What a model is shown has to look like its world."""
+        for name, space in self.family.spec.views.items():
+            if name in views and space.per == "row" and tuple(views[name].shape[2:]) != tuple(space.shape):
+                wanted = ", ".join(map(str, ("E", "C", *space.shape)))
+                raise UserError(f"{self.name} is shown {name} [{wanted}], got {list(views[name].shape)}")
+        missing = [name for name in self.family.shown(self.family.spec)[:1] if name not in views]
+        if missing:
+            raise UserError(f"{self.name} predicts from {missing[0]}; given are {', '.join(views) or 'no views'}")
+
+    def _actions(self, past: Episodes | Arrays, steps: int) -> Tensor | None:
+        """Those that were taken after the first rows of episodes."""
+        if not isinstance(past, Episodes) or "actions" not in past:
+            return None
+        first = max(1, int(getattr(self.family, "context", 1))) - 1
+        return torch.as_tensor(np.array(past["actions"][:, first : first + steps]))
 
     def encode(self, views: Episodes | Arrays) -> NDArray[Any]:
         """Frozen features, one vector per latent step: ``[S, E, T', D]``.
@@ -145,6 +178,8 @@ def load(name: str, root: str | Path = "data") -> Model:
     if len(parts) not in (3, 4):
         raise UserError(f"'{name}' is no model; give task/family/world/variant, such as physics/hnn/pendulum/gradient")
     folder = Path(root) / "06_models" / "/".join(parts[:3])
+    if not folder.is_dir():
+        _no_model(parts, Path(root))
     models = ModelsDataset(filepath=folder.as_posix()).load()
     known = sorted(models.variants)
     if len(parts) == 3 and len(known) == 1:
@@ -155,6 +190,19 @@ def load(name: str, root: str | Path = "data") -> Model:
         reason = models.not_applicable.get(parts[3])
         raise UserError(f"'{name}' does not exist: {reason}" if reason else unknown("variant", parts[3], known))
     return Model(models.variants[parts[3]], Path(root))
+
+
+def _no_model(parts: Sequence[str], root: Path) -> NoReturn:
+    """Say which part of a name is not there, and what is."""
+    folder = root / "06_models"
+    for kind, part in zip(("task", "family", "world"), parts, strict=False):
+        there = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+        if not there:
+            raise UserError(f"'{folder.as_posix()}' holds no models: run kedro run --pipeline=training")
+        if part not in there:
+            raise UserError(f"{unknown(kind, part, there)}; more are trained by kedro run --pipeline=training")
+        folder /= part
+    raise UserError(f"'{folder.as_posix()}' cannot be read")
 
 
 # ---------------------------------------------------------------- worlds
@@ -287,4 +335,8 @@ def _parameters(project: Path, env: str) -> dict[str, Any]:
 
 def _tensors(views: Episodes | Arrays) -> dict[str, Tensor]:
     given = views.views if isinstance(views, Episodes) else views
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"expected episodes, or views by name such as {{'states': [E, C, 2d]}}, got {type(given).__name__}"
+        )
     return {name: torch.as_tensor(np.array(v)) for name, v in given.items() if np.asarray(v).dtype.kind != "U"}

@@ -57,6 +57,19 @@ def test_features_and_predictions_of_videos(here):
     assert model.predict(test, steps=3)["frames"].shape[:3] == (2, len(test), 3)
 
 
+def test_predictions_of_episodes_are_under_their_actions(here):
+    test = wm.world("driven_pendulum", env="smoke").all_stored()["test"]
+    model = wm.load("control/latent_dynamics/driven_pendulum/deterministic", root=here.data)
+    found = model.predict(test, steps=4)["states"]
+    np.testing.assert_array_equal(found, model.predict(test, steps=4, actions=test["actions"][:, :4])["states"])
+    assert not np.array_equal(found, model.predict(test, steps=4, actions=-test["actions"][:, :4])["states"])
+    for wrong in (None, test["actions"][:, :5], test["actions"][:1, :4]):
+        with pytest.raises(UserError, match=r"takes actions \[\d+, 4, 1\] for 4 steps, got"):
+            model.predict({"states": test["states"][:, :1]}, steps=4, actions=wrong)
+    with pytest.raises(UserError, match="views by name"):
+        model.predict(test["states"], steps=4)
+
+
 def test_a_policy_acts_on_what_it_has_seen(here):
     test = wm.world("driven_pendulum", env="smoke").all_stored()["test"]
     model = wm.load("control/rssm/driven_pendulum/plain", root=here.data)

@@ -1,9 +1,12 @@
 """Roll-outs judged from a world's own episodes to the page."""
 
+import numpy as np
 import pytest
 
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import build
+from wm_pipelines.families.latent_dynamics import LatentDynamics
+from wm_pipelines.families.mlp import MLP
 from wm_pipelines.families.oracle import Oracle
 from wm_pipelines.families.persistence import Persistence
 from wm_pipelines.laws import laws_of
@@ -65,6 +68,31 @@ def test_states_of_the_wrong_shape_are_one_line(episodes):
     spec = episodes["train"].spec
     with pytest.raises(UserError, match=r"predict returned states of shape \(1, 3, 20, 2\), expected \(1, 3, 21, 2\)"):
         Physics().judge(Short(Persistence.Config(), spec, [0]), episodes, "test", laws_of(spec), Physics().config({}))
+
+
+def test_episodes_under_actions_are_predicted_under_the_same_actions():
+    size = {"episodes": 3, "steps": 20}
+    acted = ingest(WorldConfig(world="two_body_thruster", step=0.1, policy="random", splits={"train": size, "test": size}), "thrust")
+    given = []
+
+    class Notes(Persistence):
+        def predict(self, past, steps, actions=None, step=None):
+            given.append(actions)
+            return super().predict(past, steps)
+
+    spec = acted["train"].spec.showing(Physics.shows)
+    judged = Physics().judge(
+        Notes(Persistence.Config(), spec, [0]), acted, "test", laws_of(spec), Physics().config({"samples": 4})
+    )
+    assert len(given) == 1, "there is no law to ask for without actions"
+    np.testing.assert_array_equal(given[0].numpy(), acted["test"]["actions"])
+    assert judged.value("mse") > 0
+    takes, does_not, floor = (
+        build(kind, kind.Config(), spec, [0], laws_of(spec)) for kind in (LatentDynamics, MLP, Persistence)
+    )
+    assert Physics().refuses(takes, acted["test"]) is None
+    assert Physics().refuses(floor, acted["test"]) is None
+    assert "takes no actions" in Physics().refuses(does_not, acted["test"])
 
 
 def test_a_horizon_can_be_no_longer_than_the_episode(episodes, judged):

@@ -78,13 +78,17 @@ class Planner:
             if iteration and c.seconds is not None and time.perf_counter() - began > c.seconds:
                 break
             candidates = self._candidates(mean, spread, kept)
-            scores = torch.nan_to_num(score(candidates), nan=-torch.inf)
+            scores = score(candidates)
+            scores = torch.where(scores.isfinite(), scores, -torch.inf)
+            lost = ~scores.isfinite().any(1)  # nothing that is imagined there is a number
+            scores[lost, 0] = 0.0  # go on as before: candidate 0 is the mean
             if c.kind == "mppi":
                 mean = self._weighted(candidates, scores)
                 best = mean
                 continue
             top = scores.topk(c.elites, dim=1)
             elites = candidates.gather(1, top.indices[..., None, None].expand(-1, -1, *candidates.shape[2:]))
+            elites = torch.where(lost[:, None, None, None], candidates[:, :1], elites)
             mean = elites.mean(1)
             spread = elites.std(1, correction=0).clamp_min(c.smallest_spread)
             if c.kind == "icem":
@@ -111,7 +115,8 @@ class Planner:
         return candidates
 
     def _weighted(self, candidates: Tensor, scores: Tensor) -> Tensor:
-        finite = torch.where(scores.isfinite(), scores, scores[scores.isfinite()].min())
+        least = torch.where(scores.isfinite(), scores, torch.inf).amin(1, keepdim=True)
+        finite = torch.where(scores.isfinite(), scores, least)
         spread = finite.std(1, correction=0, keepdim=True).clamp_min(1e-12)
         weights = torch.softmax(finite / (self.config.temperature * spread), dim=1)
         return torch.einsum("en,enha->eha", weights.to(candidates.dtype), candidates)

@@ -20,6 +20,8 @@ from wm_pipelines.pipelines.play import PlayConfig
 from wm_pipelines.pipelines.replication import ReplicationConfig
 from wm_pipelines.pipelines.submission import SubmissionConfig
 from wm_pipelines.registry import families, tasks
+from wm_pipelines.registry import worlds as registered_worlds
+from wm_pipelines.worlds.base import ControlledWorld
 from wm_pipelines.worlds.making import WorldConfig
 
 Parameters = Mapping[str, Any]
@@ -94,11 +96,27 @@ def _check_task(c: Combinations, parameters: Parameters, worlds: list[str]) -> N
         if world not in worlds:
             raise UserError(unknown_parameter(f"{c.task}.worlds", world, worlds))
         task.config(evaluation, world)
+    for world in c.worlds:
+        task.check(task.config(evaluation, world))
+    if task.has_manifest:
+        _check_acted_in(c, parameters)
     for family in c.longest:
         if family not in families.names():
             raise UserError(f"globals: {where}.longest: {unknown('family', family, families.names())}")
     for family in c.families:
         _required(parameters, family)
+
+
+def _check_acted_in(c: Combinations, parameters: Parameters) -> None:
+    """A recording cannot be acted in: nobody knows what would have followed."""
+    for name in c.worlds:
+        entry = parameters.get(name)
+        kind = entry.get("world") if isinstance(entry, Mapping) else None
+        if kind in registered_worlds.names() and not issubclass(registered_worlds.get(kind), ControlledWorld):
+            raise UserError(
+                f"globals: tasks.{c.task}.worlds: '{name}' cannot be acted in; list it under physics if it has states, "
+                "under videos if it has frames"
+            )
 
 
 def _check_play(play: PlayConfig, worlds: list[str]) -> None:

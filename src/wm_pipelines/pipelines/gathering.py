@@ -41,6 +41,7 @@ def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, A
     results = list(_results(collected))
     facts = results[0]["facts"]
     task: Task = tasks.get(facts["task"])()
+    _data(results, "manifest", "starts")
     tables = [one["scores"] for one in results]
     if task.jury is not None:
         tables += [
@@ -51,7 +52,7 @@ def part_of_leaderboard(collected: Collected) -> tuple[pd.DataFrame, dict[str, A
     made_from = {
         "code": code_hash(task.name),
         "revision": git_revision(),
-        "data": _data(results),
+        "data": _data(results, "data", "episodes"),
         "table": content_hash(scores),
         "thresholds": _thresholds(task, results),
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -100,15 +101,16 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {processor}, {os.cpu_count()} cores"
 
 
-def _data(results: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """World -> split -> hash of the episodes that all families were trained and judged on."""
+def _data(results: list[dict[str, Any]], kind: str, called: str) -> dict[str, dict[str, str]]:
+    """World -> split -> hash of the episodes that all families were trained and judged on, or of their manifests."""
     found: dict[str, dict[str, str]] = {}
     for facts in (one["facts"] for one in results):
-        theirs = found.setdefault(facts["world"], facts["data"])
-        for split in sorted(set(theirs) | set(facts["data"])):
-            if (first := theirs.get(split, "none")) != (own := facts["data"].get(split, "none")):
+        hashes = facts.get(kind, {})
+        theirs = found.setdefault(facts["world"], hashes)
+        for split in sorted(set(theirs) | set(hashes)):
+            if (first := theirs.get(split, "none")) != (own := hashes.get(split, "none")):
                 raise UserError(
-                    f"{facts['family']} was judged on other episodes of '{facts['world']}' ({split} {own[:12]}) than "
+                    f"{facts['family']} was judged on other {called} of '{facts['world']}' ({split} {own[:12]}) than "
                     f"the families before it ({split} {first[:12]}); run training and evaluation of this world again"
                 )
     return found

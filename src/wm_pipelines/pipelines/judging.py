@@ -85,6 +85,8 @@ def judge_models(
         "not_applicable": not_applicable,
         "seconds": process_time() - began,
     }
+    if manifest is not None:
+        facts["manifest"] = {split: own["hash"] for split, own in sorted(manifest.items())}
     return {"scores": table(rows, task=task_name, world=world, family=family), "arrays": arrays, "facts": facts}
 
 

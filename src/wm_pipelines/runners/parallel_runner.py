@@ -12,11 +12,14 @@ import heapq
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kedro.runner import ParallelRunner as KedroParallelRunner
 from kedro.runner.task import Task
+
+from wm_pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from kedro.io import SharedMemoryCatalogProtocol
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from pluggy import PluginManager
 
 _LONGEST = "longest"  # the tag of their nodes
+_KILLED = "a worker process was killed (out of memory?); run the same command again, it goes on from its checkpoints"
 _TOGETHER = 0.02  # seconds in which nodes that became ready together are handed in
 
 
@@ -90,7 +94,11 @@ class OrderedExecutor(Executor):
                 _, _, task, outcome = heapq.heappop(self._waiting)
             try:
                 self._pool.submit(task).add_done_callback(partial(self._tell, outcome))
-            except BaseException as error:  # the pool is broken, or shut down
+            except BrokenProcessPool:
+                outcome.set_exception(UserError(_KILLED))
+                with self._lock:
+                    self._free += 1
+            except BaseException as error:  # the pool was shut down
                 outcome.set_exception(error)
                 with self._lock:
                     self._free += 1
@@ -101,6 +109,8 @@ class OrderedExecutor(Executor):
         error = None if done.cancelled() else done.exception()
         if done.cancelled():
             outcome.cancel()
+        elif isinstance(error, BrokenProcessPool):
+            outcome.set_exception(UserError(_KILLED))
         elif error is not None:
             outcome.set_exception(error)
         else:

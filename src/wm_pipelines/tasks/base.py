@@ -139,6 +139,14 @@ class Task(ABC):
         """The splits to judge on, in order."""
         return sorted(set(episodes) - self.not_judged)
 
+    def check(self, config: Any) -> None:
+        """Settings that `Config` holds as they are written, before anything runs; here there are none.
+
+        Raises:
+            UserError: one of them cannot be.
+        """
+        del config
+
     def refuses(self, model: Family, episodes: Episodes) -> str | None:
         """Why a model cannot be judged on these episodes, in a few words; None (here) where it can."""
         del model, episodes

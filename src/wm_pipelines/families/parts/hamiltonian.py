@@ -138,7 +138,9 @@ class HamiltonianFamily(HamiltonianFlow, Family):
         step: float | None = None,
     ) -> Prediction:
         """Symplectic roll-out from the last state of the past."""
-        return Prediction(states=self.rolled_out(past["states"][:, -1], steps, step or self.spec.step))
+        return Prediction(
+            states=self.rolled_out(past["states"][:, -1], steps, self.spec.step if step is None else step)
+        )
 
 
 def structure_of(config: HamiltonianConfig, facts: Mapping[str, Any]) -> frozenset[str]:

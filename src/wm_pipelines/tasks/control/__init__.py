@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -34,7 +34,9 @@ class ControlConfig(TaskConfig):
     seed: int = Field(1000, ge=0, description="of the starts and goals")
     planner: dict[str, Any] = Field(default_factory=dict, description="see control.planners.PlannerConfig")
     objective: dict[str, Any] = Field(default_factory=dict, description="see control.policies.ObjectiveConfig")
-    error_steps: list[int] = Field([1, 5, 20], description="steps at which predictions under actions are judged")
+    error_steps: list[Annotated[int, Field(ge=1)]] = Field(
+        [1, 5, 20], min_length=1, description="steps at which predictions under actions are judged"
+    )
     doses: dict[str, Any] | None = Field(
         None, description="of what wrong laws do, see control.corruptions.DoseConfig; null: not measured"
     )
@@ -84,6 +86,15 @@ class Control(Task):
             if own := {k: v for k, v in changed.items() if k in ("steps", "judged", "planner", "objective")}:
                 told.append(f"In {world}: {', '.join(f'{k} {_said(v)}' for k, v in own.items())}.")
         return told
+
+    def check(self, config: ControlConfig) -> None:
+        """Planner, objective and doses, which are settings of their own."""
+        from wm_pipelines.control.corruptions import DoseConfig
+        from wm_pipelines.errors import validate
+
+        self.planner(config), self.objective(config)
+        if config.doses is not None:
+            validate(DoseConfig, config.doses, "control.doses")
 
     def manifest(self, episodes: Mapping[str, Episodes], config: ControlConfig) -> dict[str, Any]:
         """Starts and goals by split, with what reference policies make of them; see `control.manifest`.

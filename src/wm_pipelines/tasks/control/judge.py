@@ -19,6 +19,7 @@ from wm_pipelines.control.manifest import references as reference_policies
 from wm_pipelines.control.planners import PlannerConfig
 from wm_pipelines.control.policies import ObjectiveConfig, OwnPolicy, Planned, graph_of, observed
 from wm_pipelines.episodes import Episodes
+from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Acts, Family, GivenLaws, Imagines
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.dose import energy_error, law_error, scale
@@ -48,7 +49,7 @@ def judge(
         config, planner, objective: how. manifest: starts and goals of the split; None: it does not act.
 
     Raises:
-        UserError: the manifest belongs to other data.
+        UserError: the manifest belongs to other data, or was drawn with another planner or budget.
     """
     judged = Judgement(family.seeds, split)
     fixed = getattr(family, "reference", None) or ("true_model" if isinstance(family, GivenLaws) else None)
@@ -60,6 +61,7 @@ def judge(
     if manifest is None:
         return judged
     check(manifest, episodes["train"])
+    _check_drawn_with(manifest, config, planner, objective)
     references = {name: np.array(values) for name, values in manifest["references"].items()}
     if manifest["goals"] is not None:
         judged.arrays["goals"] = np.array(manifest["goals"])[: config.kept]
@@ -180,6 +182,24 @@ def _keep(judged: Judgement, courses: list[Course], count: int, name: str = "pla
 
 
 # ---------------------------------------------------------------- predictions under actions
+
+
+def _check_drawn_with(
+    manifest: Mapping[str, Any], config: ControlConfig, planner: PlannerConfig, objective: ObjectiveConfig
+) -> None:
+    """What its references did is compared with what a model does now: by the same planner, for as long."""
+    now = {
+        "planner": planner.model_dump(mode="json"),
+        "objective": objective.model_dump(mode="json"),
+        "steps": config.steps,
+        "seed": config.seed,
+    }
+    if others := [name for name, value in now.items() if manifest[name] != value]:
+        world = manifest["world"]
+        raise UserError(
+            f"the manifest of '{world}' was drawn with other control.{', control.'.join(others)}; draw it again "
+            f"(--nodes=control.manifest.draw_{world}) and judge all families by it"
+        )
 
 
 def _add_predictions(judged: Judgement, family: Any, episodes: Episodes, config: ControlConfig) -> None:

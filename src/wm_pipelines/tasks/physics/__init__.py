@@ -85,7 +85,10 @@ class Physics(Task):
         return judge(model, episodes[split], split, laws, config, episodes.get("train"))
 
     def refuses(self, model: Family, episodes: Episodes) -> str | None:
-        """Another step than the one a model was trained on, where it knows no other."""
+        """Actions, where a model takes none; another step than it was trained on, where it knows no other."""
+        learns = next(model.parameters(), None) is not None
+        if "actions" in episodes and learns and "actions" not in model.observed(model.spec, model.config):
+            return "takes no actions, and these episodes were moved by some"
         if model.any_step or math.isclose(episodes.spec.step, model.spec.step):
             return None
         return f"predicts steps of {model.spec.step:g} s only"

@@ -37,6 +37,8 @@ def judge(
 ) -> Judgement:
     """Roll out from the first true state of every episode; measure against the rest of it; ask for the learned law.
 
+    Where episodes were moved by actions, models are given those; then there is no law to ask for without them.
+
     Args:
         family: the model. episodes: of the split. laws: of its world. config: how. train: what the model has seen.
 
@@ -45,9 +47,10 @@ def judge(
     """
     states, step = episodes["states"], episodes.spec.step
     starts, steps = {"states": torch.tensor(states[:, :1])}, states.shape[1] - 1
+    actions = torch.tensor(episodes["actions"]) if "actions" in episodes else None
     with torch.no_grad():
         began = time.perf_counter()
-        prediction = family.predict(starts, steps, step=step)
+        prediction = family.predict(starts, steps, actions, step)
         seconds = time.perf_counter() - began
     seeds, predicted = list(family.seeds), prediction.get("states")
     expected = (len(seeds), *states.shape)
@@ -74,9 +77,9 @@ def judge(
     judged = Judgement(seeds, split, arrays=_kept(rollout, config.rollout_episodes))
     _add_metrics(judged, rollout, config.error_steps)
     judged.add("step_ms", np.full(len(seeds), 1e3 * seconds / steps / len(seeds)), COST_UNITS["step_ms"])
-    if config.asked_episodes:
+    if config.asked_episodes and actions is None:
         probe(family, rollout, episodes.spec, laws, config, judged)
-    if config.samples > 1 and isinstance(family, Samples) and isinstance(family, Decodes):
+    if config.samples > 1 and actions is None and isinstance(family, Samples) and isinstance(family, Decodes):
         _add_samples(judged, family, np.asarray(states), config.samples)
     if laws.energy is not None and train is not None:
         judged.arrays["energies"] = energy_range(laws.energy, train["states"], rollout.truth)
