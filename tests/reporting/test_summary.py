@@ -179,8 +179,8 @@ def test_a_horizon_s_interval_ends_with_the_episode():
     assert summary_table(table).set_index("metric").loc["horizon", "ci_high"] == 14.0
 
 
-def test_who_is_no_better_than_the_floor_is_among_the_best_but_not_marked():
-    rows = [("hnn", 0.30, 0.20, 0.40), ("mlp", 0.25, 0.15, 0.45), ("persistence", 0.27, 0.27, 0.27)]
+def test_who_does_not_beat_the_floor_by_its_interval_is_among_the_best_but_not_marked():
+    rows = [("hnn", 0.30, 0.20, 0.52), ("mlp", 0.25, 0.15, 0.45), ("persistence", 0.5, 0.5, 0.5)]
     errors = [("w", family, 0, "mse", *ends) for family, *ends in rows]
     nothing_lost = [
         ("w", f, 0, "energy_error", v, 0.0, 1.0) for f, v in (("hnn", 0.5), ("mlp", 0.6), ("persistence", 0.0))

@@ -72,7 +72,10 @@ def test_states_of_the_wrong_shape_are_one_line(episodes):
 
 def test_episodes_under_actions_are_predicted_under_the_same_actions():
     size = {"episodes": 3, "steps": 20}
-    acted = ingest(WorldConfig(world="two_body_thruster", step=0.1, policy="random", splits={"train": size, "test": size}), "thrust")
+    acted = ingest(
+        WorldConfig(world="two_body_thruster", step=0.1, policy="random", splits={"train": size, "test": size}),
+        "thrust",
+    )
     given = []
 
     class Notes(Persistence):

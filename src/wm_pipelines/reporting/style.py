@@ -15,10 +15,12 @@ REFERENCES = ("oracle", "persistence", "raw_pixels", "fixed_policies", "training
 UNTRAINED = "_untrained"
 """How the variant of a model ends that was judged without training: a floor, too."""
 
-_FLOORS = ("persistence/", "raw_pixels/", "fixed_policies/random", "frequent_answer/")
+_FLOORS = (
+    "persistence/", "raw_pixels/", "fixed_policies/random", "frequent_answer/", "training_copy/", "token_vlm/blind",
+)  # fmt: skip
 _ABOVE_FLOOR = (
     "horizon*", "mse*", "relative_error*", "psnr", "ssim", "lpips", "fvd", "*_probe", "r2_*", "surprise_*", "answer_*",
-    "retrieval_r1",
+    "retrieval_r1", "caption_*", "frame_exact*",
     *(f"*{score}" for score in ("normalised_score", "return", "success_rate", "over_random", "planning_gap")),
 )  # fmt: skip
 

@@ -63,6 +63,8 @@ FLAGS = ("collapsed", "ignores_actions")
 _GROUP = [*Key._fields, "metric", "unit"]
 _MODEL = ["task", "world", "family", "variant"]
 
+_CHANCE = "_chance"  # metrics that say what comes by chance: nobody is best at that
+
 
 def _pool_seeds(value: Float, low: Float, high: Float, within: tuple[float, float]) -> dict[str, float | int]:
     """One metric of one model over its seeds; an interval ends where the metric does: few seeds would promise more."""
@@ -148,13 +150,14 @@ def _within(key: Mapping[str, Any], limits: Mapping[str, Limits]) -> tuple[float
 
 
 def _no_better_than_floor(table: pd.DataFrame) -> pd.Series:
-    """Which rows of metrics that a floor can be beaten in are no better than the best floor of their split."""
+    """Which rows of metrics that a floor can be beaten in are not better, by their interval, than the best floor."""
     measured = pd.Series([above_floor(m) for m in table["metric"]], index=table.index, dtype=bool)
     sign = np.array([1.0 if lower_is_better(m) else -1.0 for m in table["metric"]])
     loss = table["value"] * sign
+    worst = table["ci_high"].where(sign > 0, -table["ci_low"]).fillna(loss)
     place = ["task", "world", "split", "metric"]
     floor = loss.where(_model_names(table).map(is_floor)).groupby([table[name] for name in place]).transform("min")
-    return measured & (loss >= floor)
+    return measured & (worst >= floor)
 
 
 def _contests(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], pd.DataFrame]]:
@@ -168,7 +171,7 @@ def _contests(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], 
     rows = rows.assign(model=_model_names(rows))
     for key, contenders in rows.groupby(["task", "world", "split", "metric"], observed=True):
         alike = len(contenders) > 1 and contenders["value"].min() == contenders["value"].max()
-        if lower_is_better(str(key[3])) is not None and not alike:
+        if lower_is_better(str(key[3])) is not None and not alike and not str(key[3]).endswith(_CHANCE):
             task, world, split, metric = map(str, key)
             yield (task, world, split, metric), contenders
 
@@ -291,7 +294,7 @@ def format_terminal(summary: pd.DataFrame, patterns: Sequence[str], over: str = 
     if summary.empty:
         return "The leaderboard is empty."
     others = _other_splits(summary)
-    note = f"* cannot be told from the best trained model of that world, and beats the floor; means over {over}"
+    note = f"* not to be told from the best trained model of that world, and above the floor; means over {over}"
     tables = [_terminal_table(summary[on_main_split(summary)], patterns)]
     if len(others):
         tables += ["", "Other splits", _terminal_table(others, patterns)]
