@@ -34,6 +34,19 @@ def test_images_come_back_in_order_and_unblurred():
     assert image.info["duration"] == round(1000 / 12)
 
 
+def test_the_colours_of_many_models_stay_apart():
+    rng = np.random.default_rng(0)
+    model_colours = rng.integers(0, 256, (20, 3)).astype(np.uint8)
+    shades = np.repeat(rng.integers(0, 256, (1, 96, 96, 1)), 3, 3).astype(np.uint8)  # of edges, seldom the same
+    frames = {}
+    for k, colour in enumerate(model_colours):
+        frames[str(k)] = np.repeat(shades, 6, 0)
+        frames[str(k)][:, :12, :] = colour
+    shown = np.asarray(Image.open(io.BytesIO(animate(frames).data)).convert("RGB")).reshape(-1, 3)
+    for colour in model_colours:
+        assert (shown == colour).all(1).sum() >= 12 * 96
+
+
 def test_truth_comes_first_and_rows_wrap():
     white, black = (np.full((1, 64, 64, 3), v, dtype=np.uint8) for v in (255, 0))
     models = {f"m{i}/x": white for i in range(6)}

@@ -52,7 +52,10 @@ def test_energy_error_is_the_median_over_episodes(content):
     np.testing.assert_allclose(values(traces(figure, "mlp")[0].y), expected, rtol=1e-4)
 
 
-def test_error_growth_lines_are_means_over_seeds_within_their_bands(content):
+def test_error_growth_lines_are_means_over_seeds_within_their_bands_where_models_are_few(content, monkeypatch):
+    many = f.world_figures(content, "pendulum")["error_growth"].figure
+    assert not any(t.fill for t in many.data), "bands of many models hide each other"
+    monkeypatch.setattr(f, "_BANDS", 99)
     figure = f.world_figures(content, "pendulum")["error_growth"].figure
     board = content.results.scores
     rows = board[(board.world == "pendulum") & (board.family == "mlp") & (board.metric == "mse") & (board.step > 0)]

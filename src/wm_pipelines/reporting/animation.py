@@ -145,10 +145,12 @@ def animate(
 def _with_palette(canvas: Frames, colours: int) -> list[Image.Image]:
     """Images in one palette of so many colours, chosen from a few of them; without dithering, which flickers."""
     sample = np.concatenate(canvas[:: max(1, len(canvas) // 4)])
-    palette = np.array(Image.fromarray(sample).quantize(colours).getpalette(), dtype=np.uint8).reshape(-1, 3)[:colours]
     distinct, counts = np.unique(sample.reshape(-1, 3) @ _PACK, return_counts=True)
     by_frequency = distinct[np.argsort(counts, kind="stable")]
     shades = np.stack([by_frequency >> 16, by_frequency >> 8 & 255, by_frequency & 255], axis=-1).astype(np.uint8)
+    # The most frequent colours stay as they are, else those of two models could become one; the rest are averaged.
+    others = np.array(Image.fromarray(sample).quantize(colours // 2).getpalette(), dtype=np.uint8).reshape(-1, 3)
+    palette = np.unique(np.concatenate([shades[-(colours // 2) :], others[: colours // 2]]), axis=0)
     # Each of 32³ cells of the colour cube stands for its most frequent colour: of several assignments the last stays.
     cube = 8 * np.indices((32, 32, 32), dtype=np.uint8).reshape(3, -1).T + 4
     cube[_cell(shades)] = shades

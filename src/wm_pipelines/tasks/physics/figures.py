@@ -28,6 +28,7 @@ Float = NDArray[np.float64]
 ALL = ("energy", "energy_error", "error_growth", "accuracy_against_cost", "trajectories", "learning_curves")
 
 _FLOOR = 1e-17  # of logarithmic axes: below rounding, a difference is drawn as this
+_BANDS = 6  # models, beyond which their bands hide each other
 
 
 # ---------------------------------------------------------------- one world
@@ -98,7 +99,7 @@ def _energy_size(rollouts: WorldRollouts) -> float:
 
 
 def error_growth(scores: pd.DataFrame, world: str, time: Float | None, palette: Palette) -> Figure | None:
-    """State MSE over the step, mean over seeds, band from the lowest to the highest end of the seeds' intervals."""
+    """State MSE over the step, mean over seeds; of few models a band over the seeds' intervals."""
     rows = scores[(scores["world"] == world) & (scores["metric"] == "mse") & (scores["step"] > 0)]
     if rows.empty:
         return None
@@ -107,7 +108,8 @@ def error_growth(scores: pd.DataFrame, world: str, time: Float | None, palette: 
     in_seconds = time is not None and len(time) > int(rows["step"].max())
     layout = plots.layout("time [s]" if in_seconds else "step", "mean squared error of the state", log_y=True)
     figure = go.Figure(layout=layout)
-    drawn = {}
+    drawn: dict[str, Float] = {}
+    banded = keys.nunique() <= _BANDS
     for model in model_order(keys):
         by_step = rows[keys == model].groupby("step")
         mean, low, high = by_step["value"].mean(), by_step["ci_low"].min(), by_step["ci_high"].max()
@@ -116,15 +118,17 @@ def error_growth(scores: pd.DataFrame, world: str, time: Float | None, palette: 
         x = time[steps] if in_seconds and time is not None else steps
         middle, low, high = (np.maximum(s.to_numpy()[keep], _FLOOR) for s in (mean, low, high))
         drawn[model] = middle
-        figure.add_trace(_band(x, low, high, model, palette))
+        if banded:
+            figure.add_trace(_band(x, low, high, model, palette))
         figure.add_trace(plots.line(x, middle, model, palette))
     axis = plots.log_axis(plots.contending(drawn))
     figure.update_yaxes(axis)
     return Figure(
         figure,
         "Growth of the error",
-        "Mean squared error of the state at every step; lines are means over seeds and held-out episodes, bands reach "
-        "from the lowest to the highest end of the seeds' 95 % intervals. A straight rise is exponential growth, the "
+        "Mean squared error of the state at every step; lines are means over seeds and held-out episodes"
+        + (", bands reach from the lowest to the highest end of the seeds' 95 % intervals" if banded else "")
+        + ". A straight rise is exponential growth, the "
         "mark of chaos; a curve that meets persistence predicts no better than “nothing changes”. The axis fits the "
         "trained models." + plots.below(drawn, axis),
     )
