@@ -140,9 +140,11 @@ class Model:
             seed: index of the model among its seeds.
 
         Raises:
-            UserError: it has no policy.
+            UserError: it has no policy, or no such seed.
         """
         family = self.family
+        if seed not in range(len(family.seeds)):
+            raise UserError(f"seed: an index from 0 to {len(family.seeds) - 1}, got {seed!r}")
         if not isinstance(family, Acts) or not family.behaves:
             raise UserError(f"{self.name} has no policy of its own; plan with it (wm_pipelines.control)")
         views = _tensors(seen)

@@ -139,8 +139,21 @@ def test_frames_are_shown_in_bytes_and_rewards_are_nothing_where_none_were_learn
     assert reward == 0.0
 
 
+def test_actions_that_are_none_are_refused(learned):
+    family, episodes = learned
+    env = LearnedEnv(family, episodes)
+    with pytest.raises(UserError, match="reset"):
+        env.step(np.zeros(1))
+    env.reset(seed=0)
+    for wrong in (np.array([np.nan]), np.zeros(2), 0.0):
+        with pytest.raises(UserError, match=r"actions are \(1,\) finite numbers"):
+            env.step(wrong)
+
+
 def test_what_cannot_be_steered_is_refused(learned):
     family, episodes = learned
+    with pytest.raises(UserError, match="seed: an index from 0"):
+        LearnedEnv(family, episodes, seed=-1)
     with pytest.raises(UserError, match="episodes of 9 rows have no start of 10 rows"):
         LearnedEnv(family, episodes, context=10)
     still = Episodes(Spec("still", 0.1, spaces_of({"states": episodes["states"]}), 9), {"states": episodes["states"]})

@@ -149,3 +149,20 @@ def test_on_a_linear_world_with_quadratic_rewards_the_planner_comes_to_the_optim
 def test_distances_along_a_plan_as_one_number():
     d = torch.tensor([[3.0, 1.0, 2.0]])
     assert [float(reduced(d, where)) for where in ("last", "mean", "closest")] == [2.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["cem", "icem", "mppi"])
+@pytest.mark.parametrize("worth", [torch.nan, torch.inf, -torch.inf])
+def test_where_nothing_imagined_is_a_number_nothing_is_done_and_others_plan_as_alone(kind, worth):
+    def score(candidates):
+        value = -candidates.square().sum((-1, -2)) + candidates.sum((-1, -2))
+        value[1] = worth
+        return value
+
+    config = PlannerConfig(kind=kind, horizon=4, samples=16, iterations=3)
+    both = Planner(config, 1).plan(score, 2)
+    alone = Planner(config, 1).plan(lambda c: -c.square().sum((-1, -2)) + c.sum((-1, -2)), 1)
+    torch.testing.assert_close(both[:1], alone)
+    assert both.isfinite().all()
+    if kind != "mppi":
+        torch.testing.assert_close(both[1], torch.zeros(4, 1))

@@ -49,6 +49,15 @@ def test_a_part_says_which_episodes_it_was_judged_on():
     assert made_from["data"] == {"pendulum": {"train": "aa", "test": "bb"}}
 
 
+def test_families_that_acted_from_other_starts_make_no_part():
+    results = {name: result(name, train="aa", test="bb") for name in ("mlp", "hnn")}
+    results["mlp"]["facts"]["manifest"], results["hnn"]["facts"]["manifest"] = {"test": "m1"}, {"test": "m1"}
+    part_of_leaderboard(results)
+    results["mlp"]["facts"]["manifest"] = {"test": "m2"}
+    with pytest.raises(UserError, match=r"judged on other starts of 'pendulum' \(test m"):
+        part_of_leaderboard(results)
+
+
 @pytest.mark.parametrize("other", [{"train": "aa", "test": "cc"}, {"train": "aa"}], ids=["another test", "no test"])
 def test_two_sets_of_episodes_make_no_part(other):
     results = {"mlp": result("mlp", train="aa", test="bb"), "hnn": result("hnn", **other)}

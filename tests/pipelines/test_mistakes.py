@@ -93,6 +93,11 @@ MISTAKES = {
         r"'play\.worlds\.driven_pendulum\.family': unknown family 'latent_dynamic'; did you mean 'latent_dynamics'",
     ),
     "a seed to play that is none": (of("play", worlds={"driven_pendulum": {"seed": -1}}), r"play.*seed.*got -1"),
+    # control
+    "a planner without candidates": (of("control", planner={"samples": 0}), r"control\.planner.*samples"),
+    "a misspelt planner": (of("control", planner={"sampels": 9}), r"sampels"),
+    "no step to judge at": (of("control", error_steps=[]), r"control.*error_steps"),
+    "a recording to act in": (tasks("control", worlds=["mass_spring"]), r"'mass_spring' cannot be acted in"),
     # tasks
     "unknown measure": (
         ("parameters.yml", {"physics": {"tolerence": 0.1}}),

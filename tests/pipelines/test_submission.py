@@ -127,12 +127,21 @@ def broken(states):
         ({"nam": "x"}, None, "nam"),
         ({}, lambda states: states[:, :-1], "these episodes need S x"),
         ({}, broken, "do not begin with the first states"),
+        ({}, lambda states: states + 1j, "states are numbers, got complex128"),
     ],
 )
 def test_a_mistake_is_said(ran, card, change, pattern):
     states = exact(ran)
     option = submit(ran, "wrong", states if change is None else change(states), **card)
     with pytest.raises(UserError, match=pattern):
+        judged(ran, option)
+
+
+def test_a_file_that_was_cut_off_is_one_line(ran):
+    option = submit(ran, "cut", exact(ran))
+    file = ran.folder / "cut" / "rollouts.npz"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"rollouts\.npz' cannot be read"):
         judged(ran, option)
 
 

@@ -247,6 +247,15 @@ def test_a_manifest_is_json_repeats_with_its_seed_and_differs_between_splits(lin
     assert drawn(line.plant, line.episodes["train"], seed=1)["starts"] != again["starts"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"steps": 3}, "steps"), ({"seed": 7}, "seed"), ({"planner": {"samples": 99}}, "planner")],
+)
+def test_a_manifest_that_was_drawn_otherwise_is_refused(line, changed, named):
+    with pytest.raises(UserError, match=rf"was drawn with other control\.{named}; draw it again"):
+        line.judged(settings=changed)
+
+
 def test_a_manifest_that_was_edited_is_refused(line):
     edited = {**line.manifest, "starts": [[0.0, 0.0]] * 6}
     with pytest.raises(UserError, match=r"the manifest of 'test_line' \(test\) does not match its hash"):

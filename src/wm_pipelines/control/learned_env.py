@@ -44,6 +44,8 @@ class LearnedEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             raise UserError(f"world '{family.spec.name}' takes no actions; nothing can be steered there")
         if not 1 <= context <= episodes.spec.rows:
             raise UserError(f"episodes of {episodes.spec.rows} rows have no start of {context} rows; use a shorter one")
+        if seed not in range(len(family.seeds)):
+            raise UserError(f"seed: an index from 0 to {len(family.seeds) - 1}, got {seed!r}")
         self._model: Any = family
         self._dtype, self._seed, self._context, self._length = family.dtype, seed, context, length
         self._view = family.shown(family.spec)[0]
@@ -73,7 +75,16 @@ class LearnedEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return self._as_observed(shown[-1]), {"episode": episode, "row": row + self._context - 1}
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Imagine one step more."""
+        """Imagine one step more.
+
+        Raises:
+            UserError: an action of another shape or one that is no number, a step before `reset`.
+        """
+        action = np.asarray(action)
+        if action.shape != self.action_space.shape or not np.isfinite(action).all():
+            raise UserError(f"actions are {self.action_space.shape} finite numbers, got {action.shape}: {action}")
+        if not self._belief.numel():
+            raise UserError("reset() comes before step()")
         self._actions = torch.cat([self._actions, self._tensor(np.clip(action, -1.0, 1.0))[None, None]], 1)
         imagined = self._model.imagine(self._belief, self._actions, self._seed)
         seen = self._model.decode(imagined.features, self._seed)[0, -1]

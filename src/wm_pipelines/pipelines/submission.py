@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -181,8 +182,8 @@ def _from_npz(path: Path) -> NDArray[np.float64] | None:
         with np.load(path, allow_pickle=False) as stored:
             if "states" not in stored:
                 raise UserError(f"'{path}' holds {', '.join(stored) or 'nothing'}, and no 'states'")
-            return np.array(stored["states"], np.float64)
-    except (OSError, ValueError, EOFError) as error:
+            return _real(path, stored["states"])
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(f"'{path}' cannot be read: {error}") from None
 
 
@@ -200,4 +201,13 @@ def _from_parquet(path: Path) -> NDArray[np.float64] | None:
     shape = [rows[name].nunique() for name in index]
     if len(rows) != np.prod(shape) or rows.duplicated(index).any():
         raise UserError(f"'{path}': {len(rows)} rows are not one for each of {' x '.join(map(str, shape))} states")
-    return np.array(rows.drop(columns=index), np.float64).reshape(*shape, -1)
+    if not len(rows):
+        raise UserError(f"'{path}' has no rows")
+    return _real(path, np.array(rows.drop(columns=index))).reshape(*shape, -1)
+
+
+def _real(path: Path, numbers: NDArray[Any]) -> NDArray[np.float64]:
+    """States as real numbers; what is none would become one silently."""
+    if numbers.dtype.kind not in "fiub":
+        raise UserError(f"'{path}': states are numbers, got {numbers.dtype}")
+    return np.array(numbers, np.float64)
