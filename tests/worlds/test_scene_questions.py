@@ -97,6 +97,9 @@ def test_nobody_who_learns_is_asked_after_combinations_that_are_kept_out():
     splits = ingest(WorldConfig(world="captioned_scenes", parameters=FEW))
     kept_out = splits["train"].metadata["held_out"]
     for name, part in splits.items():
+        if "questions" not in part:
+            assert name == "moving"  # clips have captions alone
+            continue
         after = {f"is there a {pair}?" for pair in kept_out} & set(part["questions"].ravel())
         assert bool(after) == (name == "held_out")
 
