@@ -18,12 +18,10 @@ from fnmatch import fnmatchcase
 from functools import cache
 from logging import ERROR, getLogger
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
+import parts
 import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 from sphinx.util import logging
 
 from wm_pipelines import registry
@@ -37,11 +35,9 @@ from wm_pipelines.reporting.style import COST_DESCRIPTIONS, METRIC_TITLES, above
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.judgement import COST_UNITS
 from wm_pipelines.worlds.making import WorldConfig, ingest
-from wm_pipelines.worlds.parts.quantities import Quantity
 from wm_pipelines.yaml_files import read_yaml
 
-DOCS = Path(__file__).parents[1]
-ROOT = DOCS.parent
+DOCS, ROOT = parts.DOCS, parts.ROOT
 SECTIONS = {
     "families": ("Equation", "When to use", "Source"),
     "worlds": ("Equation", "When to use", "Source"),
@@ -126,40 +122,40 @@ def _written(kind: str) -> list[Path]:
 
 def family(name: str) -> Iterator[str]:
     """What is known of a family."""
-    kind, given = registry.families.get(name), _base(name)
+    kind, given = registry.families.get(name), parts.base(name)
     parameters = FamilyParameters.model_validate(given)
-    tasks = [task for task, listed in _tasks().items() if name in listed["families"]]
+    tasks = [task for task, listed in parts.tasks().items() if name in listed["families"]]
     yield "## What it sees, and what it is told"
     abilities = ", ".join(text for method, text in ABILITIES.items() if hasattr(kind, method))
     lines = {
-        "Needs": _views(kind.needs),
-        "Also takes": _views(kind.uses),
+        "Needs": parts.views(kind.needs),
+        "Also takes": parts.views(kind.uses),
         "Is fitted": _fitted(kind),
         "Other steps than the world's": "can be asked for" if kind.any_step else "cannot be asked for",
         "Protocols": f"predicts, {abilities}" if abilities else "predicts",
         "Runs in": ", ".join(f"`{task}`" for task in tasks) or "no task of base",
     }
     yield "\n".join(f"- **{what}**: {text}" for what, text in lines.items() if text) + "\n"
-    yield _table(("variant", "knows", "settings of its own"), *_variants(kind, parameters, tasks))
+    yield parts.table(("variant", "knows", "settings of its own"), *_variants(kind, parameters, tasks))
     yield "Words that are no fact of a world: [what they declare](../architecture.md#knowledge-is-declared).\n"
     yield "## Knobs"
     if issubclass(kind.Config, TrainedConfig):
         yield "`schedule`: [how families are trained by gradient](index.md#schedule).\n"
-    yield _settings(kind.Config, _parameter_file(name))
-    yield from _shown(_parameter_file(name))
+    yield parts.settings(kind.Config, parts.parameter_file(name))
+    yield from parts.shown(parts.parameter_file(name))
     yield "## Method"
-    yield from _code(kind)
+    yield from parts.code(kind)
 
 
 def families() -> Iterator[str]:
     """All families in a table, and what those that are trained by gradient share."""
     rows = [
-        (f"[`{name}`]({name}.md)", _first_sentence(kind), _views(kind.needs), _fitted(kind))
+        (f"[`{name}`]({name}.md)", parts.first_sentence(kind), parts.views(kind.needs), _fitted(kind))
         for name, kind in ((name, registry.families.get(name)) for name in registry.families.names())
     ]
-    yield _table(("family", "in a sentence", "needs", "is fitted"), *rows)
+    yield parts.table(("family", "in a sentence", "needs", "is fitted"), *rows)
     yield "## Schedule"
-    yield _settings(Schedule)
+    yield parts.settings(Schedule)
 
 
 def _variants(kind: Any, parameters: FamilyParameters, tasks: list[str]) -> Iterator[tuple[str, str, str]]:
@@ -168,7 +164,7 @@ def _variants(kind: Any, parameters: FamilyParameters, tasks: list[str]) -> Iter
             continue
         config = kind.Config.model_validate(parameters.resolve(tasks[0] if tasks else "", name, ""))
         knows = ", ".join(f"`{word}`" for word in sorted(kind.knows(config))) or "–"
-        yield f"`{name}`", knows, f"`{_yaml(own)}`" if own else "–"
+        yield f"`{name}`", knows, f"`{parts.as_yaml(own)}`" if own else "–"
 
 
 def _fitted(kind: Any) -> str:
@@ -189,13 +185,13 @@ def world(name: str) -> Iterator[str]:
     yield "## What is conserved"
     yield from _conserved(specs)
     yield "## Parameters"
-    yield _settings(kind.Parameters, next((path for path, _ in entries.values()), None))
+    yield parts.settings(kind.Parameters, next((path for path, _ in entries.values()), None))
     if entries:
         yield "### In the parameter files"
     for path in dict.fromkeys(path for path, _ in entries.values()):
-        yield from _shown(path)
+        yield from parts.shown(path)
     yield "## In the code"
-    yield from _code(kind)
+    yield from parts.code(kind)
 
 
 def worlds() -> Iterator[str]:
@@ -203,11 +199,16 @@ def worlds() -> Iterator[str]:
     rows = []
     for name in registry.worlds.names():
         entries = ", ".join(f"`{entry}`" for entry in _entries(name)) or "–"
-        tasks = [t for t, listed in _tasks().items() if set(listed["worlds"]) & set(_entries(name))]
+        tasks = [t for t, listed in parts.tasks().items() if set(listed["worlds"]) & set(_entries(name))]
         rows.append(
-            (f"[`{name}`]({name}.md)", _first_sentence(registry.worlds.get(name)), entries, ", ".join(tasks) or "–")
+            (
+                f"[`{name}`]({name}.md)",
+                parts.first_sentence(registry.worlds.get(name)),
+                entries,
+                ", ".join(tasks) or "–",
+            )
         )
-    yield _table(("world", "in a sentence", "entries of the parameter files", "tasks of base"), *rows)
+    yield parts.table(("world", "in a sentence", "entries of the parameter files", "tasks of base"), *rows)
 
 
 def example(entry: str, config: Mapping[str, Any]) -> Spec | None:
@@ -241,7 +242,7 @@ def _shown_views(specs: Mapping[str, Spec]) -> Iterator[str]:
     if not rows:
         yield "Known when data are read: no entry of the parameter files is at hand.\n"
         return
-    yield _table(
+    yield parts.table(
         ("view", "kind", "shape", "type", "one per", "in"),
         *((*row, "all" if len(of) == len(specs) else ", ".join(of)) for row, of in rows.items()),
     )
@@ -289,7 +290,7 @@ def metric(page: str) -> Iterator[str]:
     """What is known of the metrics of a page."""
     told = about(DOCS / "metrics" / f"{page}.md")
     yield "## On the leaderboard"
-    yield _table(
+    yield parts.table(
         ("metric", "title", "unit", "better", "between", "marked"),
         *(_row(name) for name in told["metrics"]),
     )
@@ -300,7 +301,7 @@ def metric(page: str) -> Iterator[str]:
     yield "## Code"
     own = [name for name in told["code"] if explained_on(name) == page]
     if own:
-        yield _rst(*(f".. {_directive(name)}:: {name}" for name in own))
+        yield parts.rst(*(f".. {_directive(name)}:: {name}" for name in own))
     if others := [f"{{py:obj}}`{name}`" for name in told["code"] if name not in own]:
         yield f"{'See' if not own else 'See also'} {', '.join(others)}.\n"
 
@@ -312,7 +313,7 @@ def metrics() -> Iterator[str]:
         title = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.M)
         assert title
         rows.append((f"[{title[1]}]({path.name})", ", ".join(f"`{m}`" for m in about(path)["metrics"])))
-    yield _table(("page", "metrics"), *rows)
+    yield parts.table(("page", "metrics"), *rows)
 
 
 def unit_of(metric: str) -> str:
@@ -378,126 +379,6 @@ def notebooks() -> Iterator[str]:
             )
 
 
-# ---------------------------------------------------------------- parts of pages
-
-
-def _settings(model: type[BaseModel], path: Path | None = None) -> str:
-    """Fields of a model of parameters: name, type, unit, default, meaning."""
-    comments = path.read_text(encoding="utf-8") if path is not None else ""
-    rows = list(_fields(model, comments))
-    if not rows:
-        return "It has no settings.\n"
-    units = any(row[2] for row in rows)
-    head = ("setting", "type", "unit", "default", "meaning")
-    return _table(*(row if units else (*row[:2], *row[3:]) for row in (head, *rows)))
-
-
-def _fields(model: type[BaseModel], comments: str, before: str = "") -> Iterator[tuple[str, ...]]:
-    for name, field in model.model_fields.items():
-        inner = _nested(field.annotation)
-        if inner is Schedule:
-            continue
-        unit = next((f"`{m.unit}`" for m in field.metadata if isinstance(m, Quantity)), "")
-        meaning = field.description or _meaning(model, name, comments)
-        yield f"`{before}{name}`", _type(field.annotation), unit, _default(field, inner), meaning
-        if inner is not None:
-            yield from _fields(inner, "", f"{before}{name}.")
-
-
-def _meaning(model: type[BaseModel], name: str, comments: str) -> str:
-    """Where a field has no description: its class's docstring, the comment beside it, that in the parameter file."""
-    places = (
-        (inspect.getdoc(model) or "", rf"(?s)\b{name}: (.+?)(?=\.\s+\w+: |\n\S|\n\s+\w+: |\Z)"),
-        (inspect.getsource(model), rf"(?m)^    {name}: .*?  # (.+)$"),
-        (comments, rf"(?m)^\s+{name}:[^#\n]*#\s*(.+)$"),
-    )
-    found = (match[1] for text, pattern in places if (match := re.search(pattern, text)))
-    return " ".join(next(found, "").replace("``", "`").rstrip(".").split())
-
-
-def _nested(annotation: Any) -> type[BaseModel] | None:
-    options = [a for a in (annotation, *get_args(annotation)) if inspect.isclass(a) and issubclass(a, BaseModel)]
-    return options[0] if len(options) == 1 and get_origin(annotation) not in (list, tuple, dict) else None
-
-
-def _type(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    if inspect.isclass(annotation) and not get_args(annotation):
-        return {"NoneType": "null"}.get(annotation.__name__, annotation.__name__)
-    parts = [_type(a) for a in get_args(annotation) if a is not Ellipsis and (inspect.isclass(a) or get_origin(a))]
-    origin = get_origin(annotation)
-    word = origin.__name__ if inspect.isclass(origin) else ""
-    if word in ("list", "tuple", "dict"):
-        return f"{word} of {', '.join(dict.fromkeys(parts))}" if parts else word
-    if word == "Annotated" or (not word.startswith("Union") and hasattr(annotation, "__metadata__")):
-        return parts[0] if parts else "value"
-    return " or ".join(dict.fromkeys(parts)) or str(annotation)
-
-
-def _default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
-    value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return "*required*"
-    if isinstance(value, BaseModel):
-        return "below" if inner is not None else f"`{_yaml(value.model_dump(mode='json'))}`"
-    return f"`{_yaml(list(value) if isinstance(value, tuple) else value)}`"
-
-
-def _yaml(value: Any) -> str:
-    """As one would write it in a parameter file."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-    return text.removesuffix("...\n").strip()
-
-
-def _table(head: tuple[str, ...], *rows: tuple[str, ...]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    cells = (" | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) for line in lines)
-    return "\n".join(f"| {line} |" for line in cells) + "\n"
-
-
-def _shown(path: Path) -> Iterator[str]:
-    """A parameter file to be opened."""
-    if path.is_file():
-        inside = path.relative_to(ROOT).as_posix()
-        yield f"<details><summary><code>{inside}</code></summary>\n"
-        yield f"```{{literalinclude}} ../../{inside}\n:language: yaml\n```\n"
-        yield "</details>\n"
-
-
-def _code(kind: Any) -> Iterator[str]:
-    """The text above a class's module, the class, and where it stands."""
-    yield re.sub(r"``(.+?)``", r"`\1`", sys.modules[kind.__module__].__doc__ or "", flags=re.S)
-    yield _rst(f".. autoclass:: {kind.__module__}.{kind.__name__}")
-
-
-def _rst(*lines: str) -> str:
-    return "```{eval-rst}\n" + "\n\n".join(lines) + "\n```\n"
-
-
-def _views(names: tuple[str, ...]) -> str:
-    return ", ".join(" or ".join(f"`{view}`" for view in name.split("|")) for name in names)
-
-
-def _first_sentence(kind: Any) -> str:
-    text = (sys.modules[kind.__module__].__doc__ or "").split("\n\n")[0]
-    return " ".join(re.sub(r"``(.+?)``", r"`\1`", text, flags=re.S).split())
-
-
-def _parameter_file(name: str) -> Path:
-    return ROOT / "conf" / "base" / f"parameters_{name}.yml"
-
-
-def _base(name: str) -> dict[str, Any]:
-    path = _parameter_file(name)
-    return dict(read_yaml(path)[name]) if path.is_file() else {}
-
-
-@cache
-def _tasks() -> dict[str, Any]:
-    return dict(read_yaml(ROOT / "conf" / "base" / "globals.yml")["tasks"])
-
-
 # ---------------------------------------------------------------- Sphinx
 
 _PARTS = {"families": (families, family), "worlds": (worlds, world), "metrics": (metrics, metric)}
@@ -538,7 +419,7 @@ def _sources(kind: str, name: str) -> Iterator[Path]:
         return
     found = getattr(registry, kind).get(name)
     yield from (Path(inspect.getfile(c)) for c in found.__mro__ if c.__module__.startswith("wm_pipelines"))
-    yield from [_parameter_file(name)] if kind == "families" else [path for path, _ in _entries(name).values()]
+    yield from [parts.parameter_file(name)] if kind == "families" else [path for path, _ in _entries(name).values()]
     yield ROOT / "conf" / "base" / "globals.yml"
 
 

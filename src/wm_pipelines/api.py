@@ -93,13 +93,10 @@ class Model:
         views = self._first_rows(past) if isinstance(past, Episodes) else _tensors(past)
         self._check_shapes(views)
         given = self._actions(past, steps) if actions is None else torch.as_tensor(np.array(actions))
-        taken = self.family.spec.views.get("actions")
-        if taken is not None and "actions" in self.family.observed(self.family.spec, self.family.config):
-            count = len(next(iter(views.values())))
-            wanted = (count, steps, *taken.shape)
-            if given is None or tuple(given.shape) != wanted:
-                got = None if given is None else list(given.shape)
-                raise UserError(f"{self.name} takes actions {list(wanted)} for {steps} steps, got {got}")
+        if self.family.takes_actions:
+            wanted = [len(next(iter(views.values()))), steps, *self.family.spec.views["actions"].shape]
+            if (got := None if given is None else list(given.shape)) != wanted:
+                raise UserError(f"{self.name} takes actions {wanted} for {steps} steps, got {got}")
         with torch.no_grad():
             found = self.family.predict(views, steps, actions=given, step=step)
         return {str(name): value.numpy() for name, value in found.items() if isinstance(value, Tensor)}
@@ -118,8 +115,13 @@ class Model:
         """Those that were taken after the first rows of episodes."""
         if not isinstance(past, Episodes) or "actions" not in past:
             return None
-        first = max(1, int(getattr(self.family, "context", 1))) - 1
+        first = self._context - 1
         return torch.as_tensor(np.array(past["actions"][:, first : first + steps]))
+
+    @property
+    def _context(self) -> int:
+        """Rows that a prediction starts from."""
+        return max(1, int(getattr(self.family, "context", 1)))
 
     def encode(self, views: Episodes | Arrays) -> NDArray[Any]:
         """Frozen features, one vector per latent step: ``[S, E, T', D]``.
@@ -159,9 +161,8 @@ class Model:
             return family.act(belief, seed).numpy()
 
     def _first_rows(self, episodes: Episodes) -> Views:
-        rows = max(1, int(getattr(self.family, "context", 1)))
         return {
-            name: view if episodes.spec.views[name].per == "episode" else view[:, :rows]
+            name: view if episodes.spec.views[name].per == "episode" else view[:, : self._context]
             for name, view in _tensors(episodes).items()
         }
 

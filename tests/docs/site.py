@@ -1,10 +1,14 @@
 """The site's own modules, which stand beside the pages and not in the package."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
 DOCS = Path(__file__).parents[2] / "docs"
+
+
+sys.path.append(str(DOCS / "_ext"))  # where its modules find each other
 
 
 def load(name: str) -> ModuleType:

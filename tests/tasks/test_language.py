@@ -1,17 +1,13 @@
 """Judging captions and frames: families whose answers are known."""
 
-import hashlib
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from tests.worlds.test_videos import ROOT
-from wm_pipelines.episodes import Episodes, texts_of
+from tests.tasks.knowing import FEW, Knowing, judged, value
+from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import FamilyConfig, TextScore
+from wm_pipelines.families.base import FamilyConfig
 from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.families.training_copy import TrainingCopy, TrainingCopyConfig
 from wm_pipelines.laws import Laws, laws_of, world_of
@@ -27,96 +23,12 @@ from wm_pipelines.tasks.language.asked_report import beside_reference, beyond_wo
 from wm_pipelines.tasks.language.judge import coarse
 from wm_pipelines.tasks.language.report import composition
 from wm_pipelines.worlds.making import WorldConfig, ingest
-from wm_pipelines.worlds.parts.scene_grammar import caption, scene
 from wm_pipelines.worlds.parts.scene_questions import KINDS
-
-FEW = {
-    "train": 80,
-    "validation": 10,
-    "test": 60,
-    "held_out": 40,
-    "moving": 12,
-    "moving_frames": 30,
-    "objects": (0.5, 0.3, 0.2),
-}
 
 
 @pytest.fixture(scope="module")
 def episodes():
     return ingest(WorldConfig(world="captioned_scenes", parameters=FEW), "captioned_scenes")
-
-
-class Knowing(MemberFamily):
-    """Answers with the truth of the episodes it is given; ``wrong`` turns the first object of some captions."""
-
-    name = "knowing"
-    Config = FamilyConfig
-    needs = ("frames", "captions")
-    truth = None
-    wrong = ()
-    deaf = False
-
-    def make_member(self):
-        return nn.Linear(1, 1)
-
-    def member_loss(self, member, batch, generator, progress):
-        raise TypeError
-
-    def member_encode(self, member, views):
-        return views["frames"].float().flatten(2), None
-
-    def caption(self, frames, seed):
-        said = self.truth["captions"].tolist()[: len(frames)]
-        return [_turned(text) if k in self.wrong else text for k, text in enumerate(said)]
-
-    def generate(self, captions, seed, generator):
-        return torch.tensor(self.truth["frames"][: len(captions), 0]).float() / 255
-
-    def choose(self, frames, questions, candidates, seed):
-        """Knows what is asked of which episode; ``deaf`` to questions, it likes all candidates alike."""
-        offered = [bytes(row).rstrip(b"\0").decode() for row in candidates.numpy()]
-        scores = torch.zeros(*questions.shape[:2], len(offered))
-        if self.deaf:
-            return scores
-        wanted = {}
-        for one, asked, answers in zip(*(self.truth[v] for v in ("frames", "questions", "answers")), strict=True):
-            for question, answer in zip(asked.tolist(), answers.tolist(), strict=True):
-                wanted[one.tobytes(), question] = answer
-        for one, asked, row in zip(frames.numpy(), questions, scores, strict=True):
-            for question, row_of_one in zip(asked, row, strict=True):
-                answer = wanted[one.tobytes(), bytes(question.tolist()).rstrip(b"\0").decode()]
-                if answer in offered:
-                    row_of_one[offered.index(answer)] = 1.0
-        return scores
-
-    def embed_texts(self, texts, seed):
-        noise = torch.randn(len(texts), 4, generator=torch.Generator().manual_seed(0))
-        return 1.0 + (0.01 if self.deaf else 1.0) * noise
-
-    def language_parameters(self):
-        return {"language": 7, "text": 3}
-
-    def score(self, captions, frames, seed):
-        count = len(captions)
-        certain = torch.zeros(count) if frames is not None else torch.full((count,), 10 * np.log(2))
-        return TextScore(certain.double(), torch.full((count,), 10))
-
-
-def _turned(text):
-    first, *rest = scene(text)
-    return caption([first._replace(colour=(first.colour + 1) % 5), *rest])
-
-
-def judged(episodes, split="test", wrong=(), deaf=False, **config):
-    family = Knowing(FamilyConfig(), episodes["train"].spec.showing(Language.shows), [0, 1])
-    family.truth, family.wrong, family.deaf = episodes[split], wrong, deaf
-    config = Language().config({"drawn": 40, "shown": 3, "retrieved": 40, "retrieved_of": 100, **config})
-    return Language().judge(family, episodes, split, laws_of(episodes[split].spec), config)
-
-
-def value(judgement, metric, step=-1, seed=0):
-    (found,) = [r["value"] for r in judgement.rows if (r["metric"], r["step"], r["seed"]) == (metric, step, seed)]
-    return found
 
 
 def test_who_knows_is_right_in_everything(episodes):
@@ -327,137 +239,3 @@ def test_models_are_compared_on_the_same_episodes_and_with_those_who_see_nothing
     assert [(r["model"], r["above"]) for r in found["rows"]] == [("vljepa/plain", 1), ("token_vlm/plain", 0)]
     assert found["nobody"] == []
     assert beyond_words({m: a for m, a in kept.items() if m == "token_vlm/plain"}) == {}
-
-
-# ---------------------------------------------------------------- captions of one's own
-
-
-@pytest.fixture(scope="module")
-def own():
-    sample = str(ROOT / "data/01_raw/captioned_sample/table.csv")
-    parameters = {"path": sample, "columns": {"caption": "text", "picture": "file", "group": "series"}}
-    return ingest(WorldConfig(world="captioned_files", parameters=parameters), "mine")
-
-
-def test_of_ones_own_captions_what_needs_no_scene_is_judged_and_nothing_else(own):
-    knowing = judged(own)
-    rows = {row["metric"] for row in knowing.rows}
-    assert rows == {
-        "retrieval_r1", "retrieval_of", "perplexity", "perplexity_per_byte", "prior_perplexity",
-        "prior_perplexity_per_byte", "frechet_pixels", "language_parameters", "text_parameters", "text_spread",
-        "text_rank", "collapsed",
-    }  # fmt: skip
-    assert value(knowing, "retrieval_r1") == 1.0
-    assert value(knowing, "frechet_pixels") == pytest.approx(0.0, abs=1e-6)
-    assert value(knowing, "perplexity") == pytest.approx(1.0)
-    assert value(knowing, "prior_perplexity") == pytest.approx(2.0)
-    captions = len(set(own["test"]["captions"].tolist()) | set(own["train"]["captions"].tolist()))
-    assert value(judged(own, deaf=True), "retrieval_r1") == pytest.approx(1.0 / value(knowing, "retrieval_of"))
-    assert value(knowing, "retrieval_of") <= min(100, captions + len(own["validation"]))
-    assert "said_right" not in knowing.arrays
-    assert texts_of(knowing.arrays["said"]) == own["test"]["captions"][:3].tolist()
-
-
-def test_questions_of_the_table_are_judged_beside(own):
-    asked = {}
-    for split, part in own.items():
-        count = len(part)
-        views = dict(part.views) | {
-            "questions": np.stack([part["questions"][:, 0], np.array(["which?"] * count)], 1),
-            "answers": np.stack([part["captions"], np.where(np.arange(count) % 2, "odd", "even")], 1),
-            "asked": np.tile([0, 1], (count, 1)),
-        }
-        asked[split] = world_of(part.spec).episodes(views, 1.0)
-    rows = {row["metric"] for row in judged(asked).rows}
-    assert {"answer_accuracy", "answer_own", "retrieval_r1"} <= rows
-    assert value(judged(asked), "answer_own") == 1.0
-    assert value(judged(asked, deaf=True), "answer_own") == pytest.approx(0.5, abs=0.1)
-
-
-class TextOnly(Knowing):
-    """The same, which never sees a frame."""
-
-    @classmethod
-    def observed(cls, spec, config):
-        return ("captions",)
-
-
-def test_who_learns_texts_alone_is_judged_by_their_likelihood_alone(own):
-    family = TextOnly(FamilyConfig(), own["train"].spec.showing(("frames", "captions")), [0, 1])
-    family.truth = own["test"]
-    plain = {s: Spec(p.spec.name, 1.0, {"captions": p.spec.views["captions"]}) for s, p in own.items()}
-    texts = {s: Episodes(plain[s], {"captions": p["captions"]}) for s, p in own.items()}
-    for episodes in (texts, {s: world_of(p.spec).episodes({k: p[k] for k in ("captions", "frames")}, 1.0)
-                             for s, p in own.items()}):  # fmt: skip
-        found = Language().judge(family, episodes, "test", Laws(), Language().config({}))
-        assert {row["metric"] for row in found.rows} == {"prior_perplexity", "prior_perplexity_per_byte"}
-
-
-# ---------------------------------------------------------------- clips whose captions change
-
-
-class Pointing(Knowing):
-    """Knows where the caption of every frame lies; ``stuck``, it expects all of them at one place."""
-
-    stuck = False
-
-    def embed_texts(self, texts, seed):
-        return torch.stack([_place(text) for text in texts_of(texts)])
-
-    def point_at(self, frames, questions, seed):
-        known = {}
-        for part in (self.truth, self.moving):
-            shape = part["frames"].shape[-3:]
-            known |= dict(
-                zip(map(bytes, part["frames"].reshape(-1, *shape)), part["captions"].ravel().tolist(), strict=True)
-            )
-        found = torch.stack([_place(known[bytes(frame)]) for frame in frames[:, 0].numpy()])[:, None]
-        return torch.ones_like(found) + 1e-3 * found if self.stuck else found
-
-
-def _place(text):
-    return torch.randn(16, generator=torch.Generator().manual_seed(hash_of(text)))
-
-
-def hash_of(text):
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
-
-
-def pointing(episodes, stuck=False, share=0.9):
-    family = Pointing(FamilyConfig(), episodes["train"].spec.showing(Language.shows), [0, 1])
-    family.truth, family.moving, family.stuck = episodes["test"], episodes["moving"], stuck
-    config = Language().config({"drawn": 4, "retrieved": 4, "retrieved_of": 1000, "selective_share": share})
-    return Language().judge(family, episodes, "test", laws_of(episodes["test"].spec), config)
-
-
-def test_who_sees_every_change_says_it_once(episodes):
-    found = pointing(episodes, share=1.0)
-    captions = episodes["moving"]["captions"][6:]  # the second half of the clips
-    changed = (captions[:, 1:] != captions[:, :-1]).sum()
-    assert changed > 3
-    assert value(found, "scene_changes") == pytest.approx(changed / (6 * 29))
-    assert value(found, "decodes_embedding") == pytest.approx((6 + changed) / (6 * 30))
-    for rule in ("embedding", "pixels", "stride"):
-        assert value(found, f"right_{rule}") == 1.0
-    assert value(found, "decodes_stride") == 1.0  # a change may come at any frame
-    assert value(found, "fewer_than_stride") == pytest.approx(6 * 30 / (6 + changed))
-    assert value(found, "fewer_than_pixels") > 1.0  # what drifts moves pixels, too
-    assert found.arrays["by_episode/decodes_embedding"].shape == (2, 6)
-    assert value(found, "collapsed") == 0
-
-
-def test_thresholds_are_taken_from_other_clips(episodes):
-    rows = pointing(episodes).rows
-    turned = dict(episodes)
-    moving = episodes["moving"]
-    order = [*range(6), *range(11, 5, -1)]  # the judged half in another order
-    turned["moving"] = replace(moving, views={name: view[order] for name, view in moving.views.items()})
-    assert [row["value"] for row in pointing(turned).rows] == pytest.approx([row["value"] for row in rows])
-
-
-def test_predictions_at_one_place_are_a_collapse_though_texts_lie_apart(episodes):
-    found = pointing(episodes, stuck=True)
-    assert value(found, "text_spread") > 0.9
-    assert value(found, "predicted_spread") < 0.01
-    assert value(found, "collapsed") == 1
-    assert value(pointing(episodes), "predicted_spread") > 0.9

@@ -139,6 +139,11 @@ class Family(nn.Module, ABC):
         del config
         return cls.shown(spec)
 
+    @property
+    def takes_actions(self) -> bool:
+        """Whether what it predicts depends on actions, in this world."""
+        return "actions" in self.spec.views and "actions" in self.observed(self.spec, self.config)
+
     @classmethod
     def unsuitable(cls, spec: Spec, config: Any) -> str | None:
         """Why this configuration cannot model that world, in a few words; None if it can.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,9 @@ class ParallelRunner(KedroParallelRunner):
         super()._run(pipeline, catalog, hook_manager, run_id)
 
     def _get_executor(self, max_workers: int) -> Executor:
-        return OrderedExecutor(super()._get_executor(max_workers), max_workers, self._ranks)
+        pool = super()._get_executor(max_workers)
+        pool.submit(int).result()  # processes are forked here, and not by the thread that hands in nodes later
+        return OrderedExecutor(pool, max_workers, self._ranks)
 
 
 class OrderedExecutor(Executor):
@@ -94,28 +96,24 @@ class OrderedExecutor(Executor):
                 _, _, task, outcome = heapq.heappop(self._waiting)
             try:
                 self._pool.submit(task).add_done_callback(partial(self._tell, outcome))
-            except BrokenProcessPool:
-                outcome.set_exception(UserError(_KILLED))
-                with self._lock:
-                    self._free += 1
-            except BaseException as error:  # the pool was shut down
-                outcome.set_exception(error)
-                with self._lock:
-                    self._free += 1
+            except BaseException as error:  # the pool is broken, or was shut down
+                self._end(outcome, error)
 
     def _tell(self, outcome: Future[Any], done: Future[Any]) -> None:
+        if done.cancelled():
+            self._end(outcome, CancelledError())
+        else:
+            self._end(outcome, done.exception(), done)
+        self._start()
+
+    def _end(self, outcome: Future[Any], error: BaseException | None, done: Future[Any] | None = None) -> None:
+        """Pass on what became of a node; its worker is free."""
         with self._lock:
             self._free += 1
-        error = None if done.cancelled() else done.exception()
-        if done.cancelled():
-            outcome.cancel()
-        elif isinstance(error, BrokenProcessPool):
-            outcome.set_exception(UserError(_KILLED))
-        elif error is not None:
-            outcome.set_exception(error)
-        else:
+        if error is not None:
+            outcome.set_exception(UserError(_KILLED) if isinstance(error, BrokenProcessPool) else error)
+        elif done is not None:
             outcome.set_result(done.result())
-        self._start()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Nothing that waits starts any more; what runs is waited for."""

@@ -24,7 +24,7 @@ end must not change its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -38,6 +38,7 @@ from wm_pipelines.blocks.flow_condition import Pixels
 from wm_pipelines.blocks.flow_sampling import Velocity, euler, euler_maruyama, guided, heun, path
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig, Imagined, Schedule, Views
+from wm_pipelines.families.flow.draws import Draw, Draws, noise_like
 from wm_pipelines.families.flow.networks import FrameVelocity, VelocityField
 from wm_pipelines.families.flow.post_training import (
     Frozen,
@@ -65,9 +66,6 @@ from wm_pipelines.spec import Spec
 _SETTLED = 0.5  # of the autoencoder's phase, after which its statistics of batches stay
 _AT_ONCE = 512  # observations encoded together
 _SIDE = 16  # of pixels that probes read
-
-Draw = Callable[[], Tensor]
-"""Standard normal ``[N, K D]``, new at every call."""
 
 
 class FlowConfig(TransitionConfig):
@@ -224,7 +222,7 @@ class Flow(TransitionFamily):
         An error of the data that are expected is one of v by ``1 / (1 - t)``: without w the last moments are all. With
         ``w = min(1, ((1 - t) / nearest)^2)`` it is ``|d - x_1|^2 / max(1 - t, nearest)^2``.
         """
-        draws, data = _Draws(u, generator), u.flatten(0, 1)
+        draws, data = Draws(u, generator), u.flatten(0, 1)
         x, _ = path(draws.normal(), data, t := draws.uniform())
         known = draws.uniform() >= self.config.dropout
         found = transition.data(x, t, transition.condition(condition.flatten(0, 1), known))
@@ -356,7 +354,7 @@ class Flow(TransitionFamily):
 
     def drawn(self, transition: Any, condition: Tensor, generator: torch.Generator) -> Tensor:
         """A sample."""
-        return self._sampled(transition, condition, _noise(condition, transition.size, generator))
+        return self._sampled(transition, condition, noise_like(condition, transition.size, generator))
 
     def velocity(self, transition: VelocityField, condition: Tensor) -> Velocity:
         """The velocity given conditions ``[N, ·]``, guided."""
@@ -403,10 +401,10 @@ class Flow(TransitionFamily):
     def _rolled(self, member: Any, belief: Tensor, actions: Tensor, generator: torch.Generator | None) -> Imagined:
         """Chunk by chunk; without a generator as `predicts` says."""
         c, size = self.config, member.transition.size
-        draw = None if generator is None else _noise(belief, size, generator)
+        draw = None if generator is None else noise_like(belief, size, generator)
         if generator is None and c.predicts == "sample":
-            draw = _noise(belief, size, torch.Generator().manual_seed(0), same=True)
-        steering = _noise(belief, size, torch.Generator().manual_seed(0), same=True) if c.best_of > 1 else None
+            draw = noise_like(belief, size, torch.Generator().manual_seed(0), same=True)
+        steering = noise_like(belief, size, torch.Generator().manual_seed(0), same=True) if c.best_of > 1 else None
         found: list[Tensor] = []
         rewards: list[Tensor] = []
         for action in actions.unbind(1)[:: c.chunk]:
@@ -423,30 +421,3 @@ class Flow(TransitionFamily):
                 found.append(z)
         steps = actions.shape[1]  # of the last chunk perhaps only a part was asked for
         return Imagined(torch.stack(found[:steps], 1), torch.stack(rewards[:steps], 1) if rewards else None)
-
-
-class _Draws:
-    """Random numbers of a training step for transitions ``u [B, R, ·]``, drawn for the global batch."""
-
-    def __init__(self, u: Tensor, generator: torch.Generator) -> None:
-        self.u, self.generator = u, generator
-
-    def normal(self) -> Tensor:
-        """Standard normal ``[B R, ·]``."""
-        return self._mine(torch.randn(self._shape(self.u.shape[2]), generator=self.generator))
-
-    def uniform(self) -> Tensor:
-        """Uniform in [0, 1), one for each transition: ``[B R, 1]``."""
-        return self._mine(torch.rand(self._shape(1), generator=self.generator))
-
-    def _shape(self, size: int) -> tuple[int, int, int]:
-        return workers.everyone(len(self.u)), self.u.shape[1], size
-
-    def _mine(self, drawn: Tensor) -> Tensor:
-        return workers.mine(drawn).to(self.u).flatten(0, 1)
-
-
-def _noise(like: Tensor, size: int, generator: torch.Generator, same: bool = False) -> Draw:
-    """Standard normal ``[N, size]`` for rows like those of ``like [N, …]``; the same for all of them, if so wished."""
-    shape = (1 if same else len(like), size)
-    return lambda: torch.randn(shape, generator=generator).to(like).expand(len(like), -1)

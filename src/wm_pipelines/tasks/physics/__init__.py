@@ -86,8 +86,8 @@ class Physics(Task):
 
     def refuses(self, model: Family, episodes: Episodes) -> str | None:
         """Actions, where a model takes none; another step than it was trained on, where it knows no other."""
-        learns = next(model.parameters(), None) is not None
-        if "actions" in episodes and learns and "actions" not in model.observed(model.spec, model.config):
+        learns = next(model.parameters(), None) is not None  # floor and ceiling stay
+        if "actions" in episodes and learns and not model.takes_actions:
             return "takes no actions, and these episodes were moved by some"
         if model.any_step or math.isclose(episodes.spec.step, model.spec.step):
             return None
