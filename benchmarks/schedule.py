@@ -292,7 +292,6 @@ def main() -> None:
     os.chdir(HERE.parent)
     found = results_of(given.data)
     bootstrap_project(HERE.parent)
-    logging.disable(logging.INFO)
     runners = {
         "SequentialRunner": overhead(SequentialRunner),
         "ParallelRunner": overhead(lambda: ParallelRunner(max_workers=2)),
