@@ -288,3 +288,24 @@ def test_the_whole_question_comes_first():
         asked = codes([["is it red?"], ["is it green?"]])
         answers[whole] = family.choose(torch.zeros(2), asked, codes(["yes", "no"]), 0).argmax(-1).flatten().tolist()
     assert answers == {False: [1, 1], True: [0, 1]}
+
+
+@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("steps", [1, 60])
+def test_the_best_of_many_texts_is_found_without_scoring_all(blind, steps):
+    family = trained(TokenVLM, steps=steps, blind=blind)
+    views = halves(30, seed=6)
+    alike = [*COLOURS, "a red left", "a red right", "a blue", "a blue left", "red left a", "left left left", "a"]
+    offered = codes([*SHORT, *alike])
+    scores = family.choose(views["frames"], views["questions"], offered, 0)
+    assert torch.equal(
+        family.choose_best(views["frames"], views["questions"], offered, 0), scores == scores.amax(-1, keepdim=True)
+    )
+    assert len(scores.argmax(-1).unique()) > 1 or steps == 1
+
+
+def test_texts_that_read_alike_are_the_best_together():
+    family = trained(TokenVLM, steps=5)
+    views = halves(4, seed=6)
+    best = family.choose_best(views["frames"], views["questions"], codes(["unheard", "unknown", "unread"]), 0)
+    assert best.all()

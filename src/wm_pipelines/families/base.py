@@ -383,6 +383,14 @@ class Answers(Protocol):
 
 
 @runtime_checkable
+class ChoosesBest(Answers, Protocol):
+    """A family that knows the best answer without looking at all."""
+
+    def choose_best(self, frames: Tensor, questions: Tensor, candidates: Tensor, seed: int) -> Tensor:
+        """Whether a candidate has the largest of the values that `choose` gives, ``[N, Q, C]``, bool."""
+
+
+@runtime_checkable
 class Describes(Protocol):
     """A family that answers in words of its own."""
 

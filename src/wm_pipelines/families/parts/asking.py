@@ -131,6 +131,15 @@ class AskedFamily(MemberFamily):
     def scores(self, member: Any, seen: Tensor, questions: Tensor, candidates: Tensor) -> Tensor:
         """How well candidates ``[C, L]`` answer questions ``[B, Q, L]``, ``[B, Q, C]``; the largest is the answer."""
 
+    def are_best(self, member: Any, seen: Tensor, questions: Tensor, candidates: Tensor) -> Tensor:
+        """Whether they have the largest score, ``[B, Q, C]``; for subclasses that know it without all scores."""
+        found = self.scores(member, seen, questions, candidates)
+        return found == found.amax(-1, keepdim=True)
+
+    def sees(self) -> bool:
+        """Whether answers depend on what is seen; else there is no encoder to train."""
+        return True
+
     # ------------------------------------------------------------------------------------------------------- training
 
     def make_member(self) -> nn.Module:
@@ -169,7 +178,7 @@ class AskedFamily(MemberFamily):
         self, member: Any, batch: Views, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """First of the encoder alone, then of answers."""
-        learns_to_see = progress < self.config.encoder_share
+        learns_to_see = self.sees() and progress < self.config.encoder_share
         member.eye.train(learns_to_see and self.training)
         if learns_to_see:
             return self._seeing_loss(member.eye, batch["episode"], generator)
@@ -191,7 +200,9 @@ class AskedFamily(MemberFamily):
         return (1 - share) * error + share * apart, {"prediction": error, "sigreg": apart}
 
     def _seen(self, member: Any, episode: Tensor) -> Tensor:
-        """Features of training episodes; of a frozen encoder they are found once."""
+        """Features of training episodes, none where nothing is seen; of a frozen encoder they are found once."""
+        if not self.sees():
+            return self.scaled(self._frames[episode, :0])
         if self.config.encoder_rate:
             return member.eye(self.scaled(self._frames[episode]))
         if id(member) not in self._coded:
@@ -200,24 +211,39 @@ class AskedFamily(MemberFamily):
 
     @torch.no_grad()
     def seen(self, member: Any, frames: Tensor) -> Tensor:
-        """Features ``[E, T, N, D]`` of frames uint8."""
+        """Features ``[E, T, N, D]`` of frames uint8; none where nothing is seen."""
+        if not self.sees():
+            return self.scaled(frames[:, :0])
         member.eye.eval()
         return torch.cat([member.eye(self.scaled(p)) for p in frames.split(max(1, _AT_ONCE // frames.shape[1]))])
 
     # ------------------------------------------------------------------------------------------------------------- use
 
-    @torch.no_grad()
     def choose(self, frames: Tensor, questions: Tensor, candidates: Tensor, seed: int) -> Tensor:
         """See `Answers`.
 
         Raises:
             UserError: a text has more words than the model takes.
         """
+        return self._asked(self.scores, frames, questions, candidates, seed)
+
+    def choose_best(self, frames: Tensor, questions: Tensor, candidates: Tensor, seed: int) -> Tensor:
+        """See `ChoosesBest`.
+
+        Raises:
+            UserError: a text has more words than the model takes.
+        """
+        return self._asked(self.are_best, frames, questions, candidates, seed)
+
+    @torch.no_grad()
+    def _asked(
+        self, judge: Callable[..., Tensor], frames: Tensor, questions: Tensor, candidates: Tensor, seed: int
+    ) -> Tensor:
         member = self.members[seed].eval()
         assert isinstance(member, AskedMember)
         asked, offered = tokens_of(member.words, questions), trimmed(tokens_of(member.words, candidates))
         parts = zip(frames.split(_ASKED_AT_ONCE), asked.split(_ASKED_AT_ONCE), strict=True)
-        return torch.cat([self.scores(member, self.seen(member, f), trimmed(q), offered) for f, q in parts])
+        return torch.cat([judge(member, self.seen(member, f), trimmed(q), offered) for f, q in parts])
 
     @torch.no_grad()
     def pointed(

@@ -6,11 +6,12 @@ cross-entropy of the answer's tokens and its end. The reference for `vljepa`, on
 (`parts.asking`).
 
 Candidates are scored by their likelihood; image and question are read once, and their keys and values kept.
-``blind`` sees no image: the text-only prior.
+``blind`` sees no image: the text-only prior. It has no encoder to train, and learns questions in all steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,7 @@ from wm_pipelines.blocks.workers import ratio
 from wm_pipelines.families import register
 from wm_pipelines.families.base import FamilyConfig
 from wm_pipelines.families.parts.asking import AskedConfig, AskedFamily, Sight, read_images, tokens_of
+from wm_pipelines.families.token_vlm.search import Search, levels
 
 _AT_ONCE = 256  # frames described together
 _ROWS = 4096  # questions times candidates' tokens scored together
@@ -116,9 +118,37 @@ class TokenVLM(AskedFamily):
         loss = ratio(nats.sum(), count.to(nats))
         return loss, {"cross_entropy": loss}
 
+    def sees(self) -> bool:
+        """Not if it is blind."""
+        return not self.config.blind
+
     def scores(self, member: Any, seen: Tensor, questions: Tensor, candidates: Tensor) -> Tensor:
         """Logarithms of the candidates' likelihoods, by groups of candidates with as many words."""
+        return self._once(questions, lambda asked: self._scores(member.network, seen, asked, candidates))
+
+    def are_best(self, member: Any, seen: Tensor, questions: Tensor, candidates: Tensor) -> Tensor:
+        """Candidates of the largest likelihood: most are ruled out by how they begin (`search`)."""
         network = member.network
+
+        def say(last: Tensor, place: int, kept: list[Kept], there: Tensor) -> tuple[Tensor, list[Kept], Tensor]:
+            back = network.words[last] if place else network.begin.expand(len(there), -1)
+            logits, kept, there = network.go_on((back + network.said[place])[:, None], kept, there)
+            return logits[:, 0].log_softmax(-1), kept, there
+
+        search = Search(say, levels(candidates, END), END, len(candidates))
+        return self._once(
+            questions, lambda asked: search.best(*network.read(seen, asked)).unflatten(0, asked.shape[:2])
+        )
+
+    def _once(self, questions: Tensor, found: Callable[[Tensor], Tensor]) -> Tensor:
+        """What is found of questions ``[B, Q, L]``; who sees nothing is asked every one of them once."""
+        if self.sees():
+            return found(questions)
+        asked, which = questions.flatten(0, 1).unique(dim=0, return_inverse=True)
+        return found(asked[None])[0, which].unflatten(0, questions.shape[:2])
+
+    def _scores(self, network: Any, seen: Tensor, questions: Tensor, candidates: Tensor) -> Tensor:
+        """``[B, Q, C]``."""
         kept, there = network.read(seen, questions)
         found = there.new_empty(len(there), len(candidates), dtype=kept[0][0].dtype)
         lengths = (candidates != PADDING).sum(1)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes, codec_of, utf8
-from wm_pipelines.families.base import Answers, EmbedsTexts, Family, PointsAtTexts
+from wm_pipelines.families.base import Answers, ChoosesBest, EmbedsTexts, Family, PointsAtTexts
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.representation import effective_rank, is_collapsed, relative_spread
 from wm_pipelines.metrics.retrieval import distinct, right_first, swapped
@@ -163,7 +163,8 @@ def _add_first(
 ) -> None:
     texts = torch.tensor(utf8(offered))
     wanted = np.array([offered.index(text) for text in captions.tolist()])
-    scores = [family.choose(frames, prompts, texts, k)[:, 0].double().numpy() for k in range(len(judged.seeds))]
+    choose = family.choose_best if isinstance(family, ChoosesBest) else family.choose
+    scores = [choose(frames, prompts, texts, k)[:, 0].double().numpy() for k in range(len(judged.seeds))]
     judged.add(metric, np.stack([right_first(one, wanted) for one in scores]), "1")
 
 
