@@ -137,6 +137,24 @@ def test_padding_changes_nothing_but_rounding():
         torch.testing.assert_close(together[k, : len(alone)], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_what_is_said_of_a_patch_scales_and_shifts_its_own_positions_at_every_level(depth):
+    made, level = stem("unet", (3, 32, 32), 8, 12, 4), torch.zeros(1, 12)
+    with torch.no_grad():
+        made.up[depth].weight.zero_()  # nothing but the modulation tells this level what was said
+        for part in made.outward:
+            part.second.weight.normal_()
+    _, kept = made.embed(torch.randn(1, 3, 32, 32), level)
+    said, other = torch.randn(2, 1, 16, 12)
+    other[:, 1:] = said[:, 1:]  # the patch at the top left says something else
+    assert torch.equal(made.images(said, level, kept), made.images(other, level, kept))  # not at first
+    with torch.no_grad():
+        made.told[depth].weight.normal_()
+    changed = (made.images(said, level, kept) - made.images(other, level, kept)).abs().sum(1)[0] > 0
+    assert changed[:8, :8].all()
+    assert not changed[24:, 24:].any()  # convolutions carry it further, not over the image
+
+
 # ---------------------------------------------------------------- equal to what is known
 
 

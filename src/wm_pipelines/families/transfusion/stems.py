@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle, silu
 
 from wm_pipelines.errors import UserError
 
@@ -84,6 +84,10 @@ class UNetStem(Stem):
     everything, as much of it as suits the level of noise (a learned gate, closed at first), as in Karras et al.,
     *Elucidating the design space of diffusion-based generative models*, NeurIPS 2022, section 5.
 
+    On the way up, what the transformer says of a patch also scales and shifts the channels within it (Park et al.,
+    *Semantic image synthesis with spatially-adaptive normalization*, CVPR 2019): else fine levels draw by what they
+    see in the noise around them, and a circle that was asked for gets a square's corner.
+
     Raises:
         UserError: the patch is no power of two from 4 on.
     """
@@ -101,8 +105,11 @@ class UNetStem(Stem):
         pairs = list(pairwise([*widths, width]))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
+        self.told = nn.ModuleList(nn.Conv2d(width, 2 * w, 1) for w in widths)
         self.leave = nn.Conv2d(channels, pixels, 3, padding=1)
         self.around = nn.Linear(width, 1)
+        for told in self.told:
+            nn.init.zeros_(told.get_parameter("weight"))
         nn.init.zeros_(self.around.weight)
         nn.init.zeros_(self.around.bias)
 
@@ -116,11 +123,11 @@ class UNetStem(Stem):
 
     def images(self, h: Tensor, level: Tensor, kept: Kept) -> Tensor:
         """Features of patches ``[M, P, D]`` and what was kept -> images ``[M, C, H, W]``."""
-        h = h.transpose(1, 2).unflatten(2, (self.rows, -1))
+        said = h = h.transpose(1, 2).unflatten(2, (self.rows, -1))
         x, *inner = kept
         for depth in reversed(range(len(inner))):
             h = self.join[depth](torch.cat([self.up[depth](h), inner[depth]], 1))
-            h = self.outward[depth](h, level)
+            h = self.outward[depth](h, level, interpolate(self.told[depth](said), h.shape[2:]))
         return pixel_shuffle(self.leave(silu(h)), _FINE) + self.around(level)[:, :, None, None] * x
 
 
@@ -135,9 +142,10 @@ class Residual(nn.Module):
         self.modulation = nn.Linear(width, 2 * channels)
         nn.init.zeros_(self.second.weight)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """``[M, channels, h, w]``, embedded levels ``[M, D]`` -> ``[M, channels, h, w]``."""
-        scale, shift = self.modulation(level)[:, :, None, None].chunk(2, 1)
+    def forward(self, x: Tensor, level: Tensor, told: Tensor | None = None) -> Tensor:
+        """``[M, channels, h, w]``, embedded levels ``[M, D]``, what is told ``[M, 2 channels, h, w]`` -> as x."""
+        modulation = self.modulation(level)[:, :, None, None]
+        scale, shift = (modulation if told is None else modulation + told).chunk(2, 1)
         h = _normalised(self.first(silu(self.gain * _normalised(x))))
         return x + self.second(silu(h * (1.0 + scale) + shift))
 
