@@ -33,6 +33,25 @@ _PARTIAL, _WAITING = ".partial-", ".next-"
 # ---------------------------------------------------------------- one file
 
 
+def checked_file(path: StrPath, sha256: str, wanted: str) -> Path:
+    """The path of a file that was made elsewhere, if it is the one that was meant.
+
+    Args:
+        path: of the file. sha256: hexadecimal digits of its checksum. wanted: what it should be, and where it is from.
+
+    Raises:
+        UserError: it is missing, or another one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"'{path}' is no file: {wanted}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256.strip().lower():
+        raise UserError(f"'{path}' has SHA-256 {found}, expected {sha256}: {wanted}, or correct the checksum")
+    return path
+
+
 @contextmanager
 def atomic_path(path: StrPath) -> Iterator[Path]:
     """Yield a temporary path of the same name to write to; when the block ends without an error, it becomes ``path``.

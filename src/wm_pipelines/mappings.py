@@ -17,6 +17,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class Checked(Settings):
+    """A file that was made elsewhere, and the SHA-256 of its content: what is read is what was meant."""
+
+    path: str
+    sha256: str = Field(pattern=r"^\s*[0-9a-fA-F]{64}\s*$")
+
+
 def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """``overlay`` on ``base``: mappings are merged key by key, everything else is replaced."""
     merged = dict(base)

@@ -5,6 +5,7 @@ import torch
 
 from tests.families.images import resumes, seeds_are_independent
 from tests.families.scenes import ASKED, COLOURS, SCENES, SIDES, SIZE, codes, halves
+from tests.families.trained_encoders import stored_ijepa
 from tests.specs import LEARNING
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Answers, Describes, EmbedsTexts, PointsAtTexts
@@ -288,6 +289,49 @@ def test_the_whole_question_comes_first():
         asked = codes([["is it red?"], ["is it green?"]])
         answers[whole] = family.choose(torch.zeros(2), asked, codes(["yes", "no"]), 0).argmax(-1).flatten().tolist()
     assert answers == {False: [1, 1], True: [0, 1]}
+
+
+@every_kind
+def test_the_encoder_may_be_one_that_was_trained_before(kind, tmp_path):
+    views = halves(64)
+    ijepa, file = stored_ijepa(tmp_path, SCENES, views["frames"], (0, 1))
+    frozen = trained(kind, seeds=(0, 1, 2), encoder=file, encoder_rate=0.0)
+    for member, of in zip(frozen.members, (0, 1, 0), strict=True):
+        own, theirs = member.eye.encoder.state_dict(), ijepa.members[of].encoder.state_dict()
+        assert all(torch.equal(own[name], theirs[name]) for name in theirs)
+    tuned = trained(kind, encoder=file, encoder_rate=0.5)
+    own, theirs = tuned.members[0].eye.encoder.state_dict(), ijepa.members[0].encoder.state_dict()
+    assert not all(torch.equal(own[name], theirs[name]) for name in theirs)
+
+
+def test_encoders_that_do_not_fit_are_refused_in_one_line(tmp_path):
+    frames = halves(20)["frames"]
+    wide, flat, none = tmp_path / "wide", tmp_path / "flat", tmp_path / "none"
+    for folder in (wide, flat, none):
+        folder.mkdir()
+    _, wider = stored_ijepa(wide, SCENES, frames, stem=(8, 16))
+    _, patches = stored_ijepa(flat, SCENES, frames, stem=None, patch=4)
+    _, alone = stored_ijepa(none, SCENES, frames)
+    (none / "sigreg.json").unlink()
+    missing = alone.model_copy(update={"path": str(none / "no.safetensors")})
+    for file, message in (
+        (wider, "set stem and features"),
+        (patches, "is VisionTransformer"),
+        (alone, "are no model"),
+        (missing, "is no file"),
+        (alone.model_copy(update={"sha256": "0" * 64}), "has SHA-256"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            trained(VLJEPA, encoder=file)
+        assert "\n" not in str(error.value)
+
+
+def test_who_sees_nothing_has_no_encoder_and_no_features():
+    blind = trained(TokenVLM, blind=True)
+    assert not [name for name, _ in blind.named_parameters() if ".eye." in name]
+    assert not blind.monitor()
+    with pytest.raises(UserError, match="sees nothing"):
+        blind.encode({"frames": halves(3)["frames"]})
 
 
 @pytest.mark.parametrize("blind", [False, True])

@@ -1,15 +1,11 @@
-import hashlib
-
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.linalg import sqrtm
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from wm_pipelines.errors import UserError
 from wm_pipelines.metrics import distances as d
 
 SAMPLES = arrays(np.float64, (7, 3), elements=st.floats(-5, 5))
@@ -125,96 +121,6 @@ def test_distances_of_what_is_not_finite_are_infinite_and_of_the_wrong_shape_ref
             distance(a, a[:1])
     with pytest.raises(ValueError, match="degree 1 or more"):
         d.mmd(a, a, degree=0)
-
-
-# ---------------------------------------------------------------- FVD
-
-
-class StandIn(torch.nn.Module):
-    """Called as the published I3D is; its 400 numbers are means of channels, frames and corners."""
-
-    def __init__(self, size: int = 400):
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
-        assert not rescale
-        assert not resize
-        assert return_features
-        assert x.shape[1] == 3
-        assert x.shape[3] == 224
-        assert x.shape[4] == 224
-        channels = x.mean(dim=[2, 3, 4])
-        frames = x.mean(dim=[1, 3, 4])[:, :10]
-        corners = torch.stack([x[:, 0, 0, 0, 0], x[:, 0, 0, 0, -1]], dim=1)
-        found = torch.cat([channels, frames, corners], dim=1)
-        return torch.nn.functional.pad(found, [0, self.size - found.shape[1]])
-
-
-@pytest.fixture(scope="module")
-def i3d(tmp_path_factory):
-    path = tmp_path_factory.mktemp("i3d") / "i3d.pt"
-    torch.jit.script(StandIn()).save(str(path))
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_i3d_sees_resized_clips_from_minus_one_to_one(i3d):
-    features = d.I3DFeatures(*i3d, batch=2)
-    rng = np.random.default_rng(5)
-    clips = rng.integers(0, 256, (3, 10, 8, 8, 3), dtype=np.uint8)
-    found = features(clips)
-    assert found.shape == (3, 400)
-    assert found.dtype == np.float64
-    scaled = 2 * (clips / 255.0) - 1
-    np.testing.assert_allclose(found[:, :3], scaled.mean(axis=(1, 2, 3)), atol=1e-5)  # 224 is a multiple of 8
-    np.testing.assert_allclose(found[:, 3:13], scaled.mean(axis=(2, 3, 4)), atol=1e-5)
-    np.testing.assert_allclose(found[:, 13:15], scaled[:, 0, 0, [0, -1], 0], atol=1e-5)
-    np.testing.assert_allclose(features(clips / 255.0), found, atol=1e-5)
-    grey = features(clips[..., :1])
-    np.testing.assert_allclose(grey[:, :3], found[:, :1].repeat(3, axis=1), atol=1e-5)
-
-
-def test_fvd_of_brighter_clips_is_the_squared_shift_of_the_features(i3d):
-    features = d.I3DFeatures(*i3d)
-    clips = np.random.default_rng(6).uniform(0, 0.5, (4, 10, 8, 8, 1))
-    assert d.fvd(clips, clips[::-1], features) < 1e-9
-    np.testing.assert_allclose(d.fvd(clips, clips + 0.25, features), (3 + 10 + 2) * 0.5**2, rtol=1e-5)
-    with pytest.raises(ValueError, match="one length and size"):
-        d.fvd(clips, clips[:, :9], features)
-
-
-def test_the_wrong_file_is_refused_in_one_line(i3d, tmp_path):
-    path, checksum = i3d
-    junk = tmp_path / "junk.pt"
-    junk.write_bytes(b"not a network")
-    small = tmp_path / "small.pt"
-    torch.jit.script(StandIn(16)).save(str(small))
-    cases = [
-        (tmp_path / "none.pt", checksum, "is no file: take i3d_torchscript.pt"),
-        (path, "0" * 64, "has SHA-256 .* expected 000"),
-        (junk, hashlib.sha256(junk.read_bytes()).hexdigest(), "is no TorchScript module"),
-    ]
-    for file, sha256, message in cases:
-        with pytest.raises(UserError, match=message) as error:
-            d.I3DFeatures(file, sha256)
-        assert "\n" not in str(error.value)
-    other = d.I3DFeatures(small, hashlib.sha256(small.read_bytes()).hexdigest().upper())
-    with pytest.raises(ValueError, match="not the 400 of I3D"):
-        other(np.zeros((1, 10, 8, 8, 3)))
-
-
-def test_clips_that_i3d_cannot_take_are_refused(i3d):
-    features = d.I3DFeatures(*i3d)
-    cases = [
-        (np.zeros((10, 8, 8, 3)), "takes clips"),
-        (np.zeros((1, 10, 8, 8, 2)), "takes clips"),
-        (np.zeros((1, 9, 8, 8, 3)), "at least 10 frames, got 9"),
-        (np.full((1, 10, 8, 8, 3), 255.0), r"lie in \[0, 1\], got 255"),
-        (np.zeros((1, 10, 8, 8, 3), int), "uint8 or floating point, got int64"),
-    ]
-    for clips, message in cases:
-        with pytest.raises(ValueError, match=message):
-            features(clips)
 
 
 # ---------------------------------------------------------------- estimates of few examples

@@ -26,7 +26,7 @@ from wm_pipelines.mappings import deep_merge
 from wm_pipelines.pipelines import combinations
 
 ROOT = Path(__file__).parents[2]
-MEASURED = ("train_seconds", "step_ms", "decision_ms", "peak_memory_mb")
+MEASURED = ("train_seconds", "step_ms", "decision_ms", "ms_per_answer", "ms_per_caption", "peak_memory_mb")
 """Wall-clock measurements: the only numbers that two runs of one seed may differ in."""
 
 

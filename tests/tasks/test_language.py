@@ -1,9 +1,12 @@
 """Judging captions and frames: families whose answers are known."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
+from tests.families.trained_encoders import stored_ijepa
 from tests.tasks.knowing import FEW, Knowing, judged, value
 from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
@@ -14,6 +17,7 @@ from wm_pipelines.laws import Laws, laws_of, world_of
 from wm_pipelines.learning.config import LearningConfig
 from wm_pipelines.learning.fitting import as_tensors
 from wm_pipelines.learning.loop import train
+from wm_pipelines.metrics.distances import frechet_distance
 from wm_pipelines.spec import Spec
 from wm_pipelines.tasks.base import Results
 from wm_pipelines.tasks.judgement import Judgement, cost_rows, table
@@ -44,6 +48,30 @@ def test_who_knows_is_right_in_everything(episodes):
     sizes = [len(text.encode()) for text in episodes["test"]["captions"].tolist()]
     assert value(found, "prior_perplexity_per_byte") == pytest.approx(2 ** (10 * 60 / sum(sizes)))
     assert value(found, "frechet_pixels") < 1e-6
+
+
+def test_frames_are_compared_by_features_of_networks_that_were_trained_elsewhere(episodes, tmp_path):
+    class Means(torch.nn.Module):
+        def forward(self, x: torch.Tensor, return_features: bool) -> torch.Tensor:
+            return torch.nn.functional.pad(x.float().mean(dim=[2, 3]), [0, 2045])
+
+    script = tmp_path / "inception.pt"
+    torch.jit.script(Means()).save(str(script))
+    inception = {"path": str(script), "sha256": hashlib.sha256(script.read_bytes()).hexdigest()}
+    shown = torch.tensor(episodes["train"]["frames"])
+    ijepa, encoder = stored_ijepa(tmp_path, episodes["train"].spec, shown, stem=(8, 8, 8))
+    found = judged(episodes, inception=inception, encoder=encoder.model_dump())
+    assert value(found, "fid") < 1e-6
+    assert value(found, "frechet_encoder") < 1e-6
+    config = {"drawn": 40, "shown": 40, "inception": inception, "encoder": encoder.model_dump()}
+    laws = laws_of(episodes["test"].spec)
+    floor = Language().judge(copies(episodes), episodes, "test", laws, Language().config(config))
+    true, copied = (torch.tensor(f) for f in (episodes["test"]["frames"][:40], floor.arrays["drawn"][:, None]))
+    a, b = (ijepa.encode({"frames": f}).pooled[0].flatten(1).double().numpy() for f in (true, copied))
+    assert value(floor, "frechet_encoder") == pytest.approx(frechet_distance(b, a), rel=1e-3)
+    assert value(floor, "fid") > 0
+    with pytest.raises(UserError, match="SHA-256"):
+        judged(episodes, inception=inception | {"sha256": "0" * 64})
 
 
 def test_who_knows_answers_everything_and_finds_every_caption(episodes):

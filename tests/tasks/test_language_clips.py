@@ -75,7 +75,8 @@ def test_thresholds_are_taken_from_other_clips(episodes):
     moving = episodes["moving"]
     order = [*range(6), *range(11, 5, -1)]  # the judged half in another order
     turned["moving"] = replace(moving, views={name: view[order] for name, view in moving.views.items()})
-    assert [row["value"] for row in pointing(turned).rows] == pytest.approx([row["value"] for row in rows])
+    found = [[row["value"] for row in one if row["unit"] != "ms"] for one in (pointing(turned).rows, rows)]
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_predictions_at_one_place_are_a_collapse_though_texts_lie_apart(episodes):

@@ -26,7 +26,7 @@ def test_of_ones_own_captions_what_needs_no_scene_is_judged_and_nothing_else(own
     assert rows == {
         "retrieval_r1", "retrieval_of", "perplexity", "perplexity_per_byte", "prior_perplexity",
         "prior_perplexity_per_byte", "frechet_pixels", "language_parameters", "text_parameters", "text_spread",
-        "text_rank", "collapsed",
+        "text_rank", "collapsed", "ms_per_caption",
     }  # fmt: skip
     assert value(knowing, "retrieval_r1") == 1.0
     assert value(knowing, "frechet_pixels") == pytest.approx(0.0, abs=1e-6)

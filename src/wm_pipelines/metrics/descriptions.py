@@ -131,6 +131,12 @@ LANGUAGE_METRICS: dict[str, Described] = {
         "1", True, "Frechet distance of drawn and held-out frames, pixels averaged to 8 by 8. Compare it with that of "
         "random training frames, which is real beside real."
     ),
+    "frechet_encoder": Described(
+        "1", True, "Frechet distance of drawn and held-out frames, of features of a trained encoder that parameters "
+        "name. Compare it with that of random training frames."
+    ),
+    "ms_per_answer": Described("ms", True, "Time of a core that an answer takes, many asked together."),
+    "ms_per_caption": Described("ms", True, "Time of a core that a caption takes, many written together."),
     "answer_accuracy": Described(
         "1", False, "Share of questions answered right, of all kinds: the best of all answers that training gives to "
         "questions of that kind."

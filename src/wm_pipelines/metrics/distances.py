@@ -7,19 +7,14 @@ gives a distance in the manner of JEDi, those of random convolutions (`VideoFeat
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_pipelines.errors import UserError
-
 Float = NDArray[np.float64]
 
-I3D_SIDE, I3D_LOGITS, I3D_SHORTEST = 224, 400, 10
 _ROWS = 1024
 _CHANNELS, _CLIPS = (32, 64), 64
 
@@ -235,94 +230,13 @@ def _two_samples(a: Float, b: Float, at_least: int) -> tuple[Float, Float]:
     return a, b
 
 
-class I3DFeatures:
-    """Features of the FVD: logits of I3D trained on Kinetics-400, clips ``[N, T, H, W, 1 | 3]`` -> ``[N, 400]``.
-
-    Takes the TorchScript export that StyleGAN-V published as ``i3d_torchscript.pt``, which reproduces the TensorFlow
-    Hub network of Unterthiner et al., *Towards Accurate Generative Models of Video: A New Metric & Challenges* (2018),
-    and is called as ``network(x, rescale=False, resize=False, return_features=True)`` with ``x [N, 3, T, 224, 224]`` in
-    [-1, 1]. Frames are resized here, bilinearly, to 224 × 224 pixels (not cropped: the whole frame counts), and scaled
-    here.
-
-    TorchScript is code. The checksum is compared before the file is loaded, so that what runs is what was meant.
-
-    Args:
-        path: of the file.
-        sha256: 64 hexadecimal digits of its checksum.
-        device: where the network runs.
-        batch: clips at a time.
-
-    Raises:
-        UserError: the file is missing, is another one, or is no TorchScript.
-    """
-
-    def __init__(self, path: str | Path, sha256: str, device: str = "cpu", batch: int = 8) -> None:
-        self.path, self.device, self.batch = Path(path), device, batch
-        source = "take i3d_torchscript.pt, which the StyleGAN-V project publishes for its FVD"
-        if not self.path.is_file():
-            raise UserError(f"FVD needs the I3D network as TorchScript, and '{path}' is no file: {source}")
-        found = _sha256(self.path)
-        if found != sha256.strip().lower():
-            raise UserError(f"'{path}' has SHA-256 {found}, expected {sha256}: {source}, or correct the checksum")
-        import torch
-
-        try:
-            self._network: Any = torch.jit.load(str(self.path), map_location=device).eval()
-        except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"'{path}' is no TorchScript module ({reason}): {source}") from None
-
-    def __call__(self, clips: NDArray[Any]) -> Float:
-        """Features of clips of at least 10 frames, uint8 or floating point in [0, 1]; ``[N, T, H, W, C] -> [N, 400]``.
-
-        Raises:
-            ValueError: the clips have another shape, type or range, or are too short for the network.
-        """
-        import torch
-
-        clips = np.ascontiguousarray(clips)
-        if clips.ndim != 5 or clips.shape[-1] not in (1, 3) or clips.size == 0:
-            raise ValueError(f"I3D takes clips [N, T, H, W, 1 | 3], got {clips.shape}")
-        if clips.shape[1] < I3D_SHORTEST:
-            raise ValueError(f"I3D needs clips of at least {I3D_SHORTEST} frames, got {clips.shape[1]}")
-        with torch.inference_mode():
-            found = [
-                self._network(self._input(clips[i : i + self.batch]), rescale=False, resize=False, return_features=True)
-                for i in range(0, len(clips), self.batch)
-            ]
-        features = torch.cat(found).double().cpu().numpy()
-        if features.shape != (len(clips), I3D_LOGITS):
-            raise ValueError(f"'{self.path}' gives features {features.shape[1:]} per clip, not the {I3D_LOGITS} of I3D")
-        return features
-
-    def _input(self, clips: NDArray[Any]) -> Any:
-        """``[B, T, H, W, C]`` -> ``[B, 3, T, 224, 224]`` in [-1, 1]."""
-        import torch
-        from torch.nn.functional import interpolate
-
-        if clips.dtype == np.uint8:
-            pixels = torch.as_tensor(clips, device=self.device).float() / 255
-        elif np.issubdtype(clips.dtype, np.floating):
-            if clips.min() < -1e-3 or clips.max() > 1 + 1e-3:
-                raise ValueError(
-                    f"clips of floats lie in [0, 1], got {clips.min():g} … {clips.max():g}: clip or scale them"
-                )
-            pixels = torch.as_tensor(clips, dtype=torch.float32, device=self.device)
-        else:
-            raise ValueError(f"clips are uint8 or floating point, got {clips.dtype}")
-        n, steps = clips.shape[:2]
-        frames = pixels.flatten(0, 1).movedim(-1, 1)  # [B T, C, H, W]
-        frames = interpolate(frames, size=(I3D_SIDE, I3D_SIDE), mode="bilinear", align_corners=False)
-        return (2 * frames - 1).expand(-1, 3, -1, -1).unflatten(0, (n, steps)).movedim(2, 1).contiguous()
-
-
 def fvd(real: NDArray[Any], generated: NDArray[Any], features: Callable[[NDArray[Any]], Float]) -> float:
     """Fréchet video distance of clips ``[N, T, H, W, C]`` and ``[M, T, H, W, C]``, by `frechet_distance`.
 
     Args:
         real: uint8, or floating point in [0, 1].
         generated: likewise; the number of clips need not be the same, their length must be.
-        features: clips -> ``[N, D]``, an `I3DFeatures` for the FVD proper.
+        features: clips -> ``[N, D]``, a `pretrained.I3DFeatures` for the FVD proper.
 
     Raises:
         ValueError: clips of different length or size, or fewer than two.
@@ -330,8 +244,3 @@ def fvd(real: NDArray[Any], generated: NDArray[Any], features: Callable[[NDArray
     if real.shape[1:] != generated.shape[1:]:
         raise ValueError(f"clips must have one length and size, got {real.shape[1:]} and {generated.shape[1:]}")
     return frechet_distance(features(real), features(generated))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

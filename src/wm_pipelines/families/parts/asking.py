@@ -3,7 +3,7 @@
 Each sees through an encoder of its own that is trained first, as `ijepa` is: what is seen in masked views predicts what
 is seen in the whole image, and SIGReg keeps features apart (Balestriero & LeCun 2025, LeJEPA). The same seed, data and
 schedule give the same encoder to the bit. Then it is frozen, or tuned at a rate of its own, and questions are learned
-on what it sees.
+on what it sees. With ``encoder`` it is that of an `ijepa` which was trained before, and questions take all steps.
 
 Shapes: ``E`` episodes, ``T`` rows (1: images), ``Q`` questions of an episode, ``L`` tokens, ``N`` positions of a frame,
 ``D`` features, ``M`` tokens that a network sees.
@@ -28,9 +28,11 @@ from wm_pipelines.blocks.stem import StemmedTransformer
 from wm_pipelines.blocks.view_prediction import seen_in_views
 from wm_pipelines.blocks.words import PADDING, Words
 from wm_pipelines.blocks.workers import everyone, mine
+from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Schedule, TrainedConfig, Views
 from wm_pipelines.families.parts.members import MemberFamily
-from wm_pipelines.mappings import Positive
+from wm_pipelines.families.parts.stored import stored_encoder
+from wm_pipelines.mappings import Checked, Positive
 
 _AT_ONCE = 512  # frames encoded together
 _ASKED_AT_ONCE = 128  # episodes asked together
@@ -48,6 +50,9 @@ class AskedConfig(TrainedConfig):
     encoder_share: float = Field(0.3, gt=0, lt=1, description="of training, for the encoder alone")
     encoder_rate: float = Field(
         0.0, ge=0, le=1, description="of the learning rate, for the encoder afterwards; 0: frozen"
+    )
+    encoder: Checked | None = Field(
+        None, description="weights of a trained ijepa, path and SHA-256, whose encoder it is; null: trained first"
     )
     stem: tuple[Positive, ...] = Field((24, 48, 96), min_length=1, description="channels of convolutions that halve")
     features: int = Field(48, ge=2, description="D, of a position of the last map")
@@ -102,9 +107,9 @@ class Sight(nn.Module):
 
 
 class AskedMember(nn.Module):
-    """What one seed has."""
+    """What one seed has; no eye where nothing is seen."""
 
-    def __init__(self, words: Words, eye: Eye, network: nn.Module) -> None:
+    def __init__(self, words: Words, eye: Eye | None, network: nn.Module) -> None:
         super().__init__()
         self.words, self.eye, self.network = words, eye, network
 
@@ -147,15 +152,19 @@ class AskedFamily(MemberFamily):
         c, (height, width, channels) = self.config, self.space.shape
         eye = Eye((height, width), channels, c)
         sight = Sight(self.spec.rows, eye.encoder.tokens, c.features, c.width)
-        return AskedMember(Words(c.vocabulary, c.words), eye, self.make_network(sight))
+        return AskedMember(Words(c.vocabulary, c.words), eye if self.sees() else None, self.make_network(sight))
 
     def examples(self, episodes: Views) -> Views:
         """Numbers of episodes, by which frames are found, and tokens of questions and answers ``[E, Q, L]``.
 
         Raises:
-            UserError: more words, or longer texts, than there is room for.
+            UserError: more words, or longer texts, than there is room for; see `stored_encoder`.
         """
         examples = dict(super().examples(episodes))
+        if self.config.encoder is not None and self.sees():
+            for seed, member in enumerate(self.members):
+                eye: Any = member.eye
+                eye.encoder.load_state_dict(stored_encoder(self.config.encoder, seed, eye.encoder).state_dict())
         texts = torch.cat([padded(examples[name].flatten(0, 1), self._longest(examples)) for name in _TEXTS])
         for member in self.members:
             assert isinstance(member, AskedMember)
@@ -172,14 +181,19 @@ class AskedFamily(MemberFamily):
 
     def rate_factors(self, progress: float) -> Mapping[str, float]:
         """The encoder's own, once it is trained."""
-        return {"eye": 1.0 if progress < self.config.encoder_share else self.config.encoder_rate}
+        return {"eye": 1.0 if self._learns_to_see(progress) else self.config.encoder_rate}
+
+    def _learns_to_see(self, progress: float) -> bool:
+        c = self.config
+        return self.sees() and c.encoder is None and progress < c.encoder_share
 
     def member_loss(
         self, member: Any, batch: Views, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """First of the encoder alone, then of answers."""
-        learns_to_see = self.sees() and progress < self.config.encoder_share
-        member.eye.train(learns_to_see and self.training)
+        learns_to_see = self._learns_to_see(progress)
+        if member.eye is not None:
+            member.eye.train(learns_to_see and self.training)
         if learns_to_see:
             return self._seeing_loss(member.eye, batch["episode"], generator)
         count, asked = batch["questions"].shape[:2]
@@ -263,8 +277,18 @@ class AskedFamily(MemberFamily):
         count = [0 if part is None else sum(p.numel() for p in part.parameters()) for part in (network, tower)]
         return {"language": count[0], "text": count[1]}
 
+    def monitor(self) -> Views:
+        """See `MemberFamily`; nothing where nothing is seen."""
+        return super().monitor() if self.sees() else {}
+
     def member_encode(self, member: Any, views: Views) -> tuple[Tensor, Tensor | None]:
-        """What the encoder sees, frame by frame: the mean over positions, and all of them."""
+        """What the encoder sees, frame by frame: the mean over positions, and all of them.
+
+        Raises:
+            UserError: nothing is seen.
+        """
+        if not self.sees():
+            raise UserError(f"this {self.name} sees nothing and has no features")
         features = member.eye(self.scaled(views["frames"]))
         return features.mean(2), features
 

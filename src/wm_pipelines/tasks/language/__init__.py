@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from wm_pipelines.mappings import Checked
 from wm_pipelines.tasks import register
 from wm_pipelines.tasks.base import Results, Task, TaskConfig
 
@@ -28,6 +29,13 @@ class LanguageConfig(TaskConfig):
     retrieved_of: int = Field(1000, ge=2, description="different captions that they look among")
     selective_share: float = Field(
         0.95, gt=0, le=1, description="of the accuracy of a caption per frame, that fewer captions have to reach"
+    )
+    inception: Checked | None = Field(
+        None, description="TorchScript InceptionV3 for the FID of drawn frames: path and SHA-256"
+    )
+    encoder: Checked | None = Field(
+        None,
+        description="weights of a trained model of images, for a distance of features: path and SHA-256",
     )
     shown: int = Field(8, ge=1, description="examples kept for the report")
 

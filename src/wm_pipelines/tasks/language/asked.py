@@ -8,6 +8,7 @@ models. The unit of intervals is the episode.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +62,9 @@ def _add_accuracies(
     fits: NDArray[np.bool_],
     config: LanguageConfig,
 ) -> None:
+    began = process_time()
     right, chosen = _right(judged, family, part, candidates, fits)
+    add_ms(judged, "ms_per_answer", began, right.size)
     asked = part["asked"]
     judged_kinds = [k for k, kind in enumerate(kinds) if kind != _DESCRIPTION]
     counted = np.isin(asked, judged_kinds)
@@ -75,6 +78,11 @@ def _add_accuracies(
     judged.arrays["chosen"] = utf8(np.array(candidates)[chosen[0, :few].ravel()])
     judged.arrays["chosen_right"] = right[0, :few].ravel() > 0
     judged.arrays["chosen_counts"] = counted[:few].ravel()
+
+
+def add_ms(judged: Judgement, metric: str, began: float, count: int) -> None:
+    """Milliseconds of a core that one of ``count`` answers or captions took, all asked together, all seeds alike."""
+    judged.add(metric, np.full(len(judged.seeds), 1e3 * (process_time() - began) / count), "ms", count)
 
 
 def answers_of(train: Episodes, kinds: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:

@@ -11,6 +11,7 @@ distance of drawn frames from true ones remain.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,15 +20,17 @@ from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes, codec_of, utf8
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Captions, Describes, Family, Generates, ScoresText
+from wm_pipelines.families.base import Captions, Describes, Encodes, Family, Generates, ScoresText
+from wm_pipelines.families.parts.stored import stored
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.captions import captions_right, others_of_their_kind, perplexity
 from wm_pipelines.metrics.distances import frechet_distance
+from wm_pipelines.metrics.pretrained import InceptionFeatures
 from wm_pipelines.metrics.ranges import RATE
 from wm_pipelines.metrics.scene_parser import Look, Scenes, attributes_right, parse
 from wm_pipelines.metrics.statistics import Summary, summarise
 from wm_pipelines.tasks.judgement import Judgement
-from wm_pipelines.tasks.language.asked import add_answers, can_be_asked, prompts_of
+from wm_pipelines.tasks.language.asked import add_answers, add_ms, can_be_asked, prompts_of
 
 if TYPE_CHECKING:
     from wm_pipelines.tasks.language import LanguageConfig
@@ -59,8 +62,11 @@ def judge(
     judged = Judgement(family.seeds, split)
     if asked:
         add_answers(judged, family, episodes, split, laws, config)
-    if said_there and shown and (said := _captions_by(family, part, laws, config, len(judged.seeds))):
-        _add_captions(judged, said, part, read, config)
+    if said_there and shown:
+        began = process_time()
+        if said := _captions_by(family, part, laws, config, len(judged.seeds)):
+            add_ms(judged, "ms_per_caption", began, sum(map(len, said)))
+            _add_captions(judged, said, part, read, config)
     if isinstance(family, ScoresText) and said_there:
         _add_perplexities(judged, family, part, shown)
     if isinstance(family, Generates) and said_there and shown:
@@ -148,11 +154,39 @@ def _add_frames(judged: Judgement, family: Any, part: Episodes, look: Look | Non
         family.generate(captions, k, torch.Generator().manual_seed(seed)).double().numpy()
         for k, seed in enumerate(judged.seeds)
     ]
-    real = coarse(part["frames"][:, 0] / 255.0)
-    judged.add("frechet_pixels", np.array([frechet_distance(coarse(f), real) for f in drawn]), "1", n=len(real))
+    for name, features in _features_of(config).items():
+        real = features(part["frames"][:, 0] / 255.0)
+        judged.add(name, np.array([frechet_distance(features(f), real) for f in drawn]), "1", n=len(real))
     judged.arrays["drawn"] = np.rint(255 * drawn[0][: config.shown]).astype(np.uint8)
     if look is not None:
         _add_read_frames(judged, drawn, part["scenes"], look, config)
+
+
+def _features_of(config: LanguageConfig) -> dict[str, Callable[[Float], Float]]:
+    """By metric, features of frames ``[N, H, W, C]`` in [0, 1] that Fréchet distances are taken of."""
+    found: dict[str, Callable[[Float], Float]] = {"frechet_pixels": coarse}
+    if config.encoder is not None:
+        found["frechet_encoder"] = _encoded_by(stored(config.encoder))
+    if config.inception is not None:
+        found["fid"] = InceptionFeatures(config.inception.path, config.inception.sha256)
+    return found
+
+
+def _encoded_by(family: Any) -> Callable[[Float], Float]:
+    """Pooled features of the first seed's encoder.
+
+    Raises:
+        UserError: the family does not encode.
+    """
+    if not isinstance(family, Encodes):
+        raise UserError(f"language.encoder: '{family.name}' has no features of frames: give an ijepa, for example")
+
+    def features(frames: Float) -> Float:
+        shown = torch.tensor(np.rint(255 * frames.clip(0, 1)).astype(np.uint8))[:, None]
+        with torch.no_grad():
+            return np.asarray(family.encode({"frames": shown}).pooled[0].flatten(1).double().numpy())
+
+    return features
 
 
 def _add_read_frames(

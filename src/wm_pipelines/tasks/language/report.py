@@ -40,8 +40,9 @@ _TITLE = "From images to text, from text to images, answers to questions"
 _MAIN = (
     "caption_exact_one", "caption_exact_up_to_two", "caption_exact", "caption_exact_chance", "frame_exact_one",
     "frame_exact_two", "frame_exact", "frame_exact_chance", "perplexity", "perplexity_per_byte", "prior_perplexity",
-    "prior_perplexity_per_byte", "frechet_pixels", "answer_accuracy", "retrieval_r1", "swapped_attribute",
-    "swapped_relation", "collapsed", "train_seconds", "parameters", "language_parameters", "text_parameters",
+    "prior_perplexity_per_byte", "frechet_pixels", "frechet_encoder", "fid", "answer_accuracy", "retrieval_r1",
+    "swapped_attribute", "swapped_relation", "collapsed", "ms_per_answer", "ms_per_caption", "train_seconds",
+    "parameters", "language_parameters", "text_parameters",
 )  # fmt: skip
 _FINDINGS = {
     "caption_exact_one": "captions of one object are right in everything for {} of the held-out scenes",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from wm_pipelines.mappings import Settings
+from wm_pipelines.mappings import Checked
 from wm_pipelines.tasks import register
 from wm_pipelines.tasks._pixels import PixelConfig
 from wm_pipelines.tasks.base import Results, Task, TaskConfig
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from wm_pipelines.families.base import Family
     from wm_pipelines.laws import Laws
     from wm_pipelines.tasks.judgement import Judgement
-
-
-class Checked(Settings):
-    """A file of weights and its checksum."""
-
-    path: str
-    sha256: str
 
 
 class VideosConfig(PixelConfig):

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import RoundTrips
-from wm_pipelines.metrics.distances import I3DFeatures, fvd
+from wm_pipelines.metrics.distances import fvd
 from wm_pipelines.metrics.perception import frame_mse, lpips, psnr, ssim
+from wm_pipelines.metrics.pretrained import I3DFeatures
 from wm_pipelines.tasks._pixels.features import Float, Frames, encode
 from wm_pipelines.tasks.judgement import COST_UNITS, Judgement
 
