@@ -107,7 +107,9 @@ def _section(results: Results, world: str, anchor: str, table: pd.DataFrame, pal
         "findings": _findings(main),
         "table": frame.numbers(main, [m for m in _MAIN if m in set(main["metric"])]),
         "attributes": [
-            (words, frame.numbers(main, found)) for words, start in _KINDS if (found := _attributes(main, start))
+            (words, frame.numbers(main[_has_any(main, found)], found))
+            for words, start in _KINDS
+            if (found := _attributes(main, start))
         ],
         "composition": composition(own),
         "beside": beside_reference(kept, _values(main, "language_parameters")),
@@ -133,6 +135,12 @@ def _of_test(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 def _attributes(main: pd.DataFrame, start: tuple[str, ...]) -> list[str]:
     return [m for m in metric_order(main["metric"].unique()) if m.startswith(start) and m not in _MAIN]
+
+
+def _has_any(main: pd.DataFrame, metrics: list[str]) -> pd.Series:
+    """Rows of models that have any of the metrics."""
+    models = main["family"] + "/" + main["variant"]
+    return models.isin(models[main["metric"].isin(metrics)])
 
 
 def _findings(main: pd.DataFrame) -> list[str]:
