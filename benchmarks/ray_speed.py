@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,16 +30,16 @@ RUNNERS = {"sequential": "SequentialRunner", "ray": "wm_pipelines.runners.RayRun
 
 def project(folder: Path) -> Path:
     """A folder with this project's code, settings and raw data, and results of its own."""
-    (folder / "data").mkdir(parents=True)
-    for name in ("src", "conf", "pyproject.toml", "data/01_raw"):
-        (folder / name).symlink_to(ROOT / name)
+    for name in ("src", "conf", "data/01_raw"):  # copies: Kedro wants its code below the project's folder
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 
 
 def run(folder: Path, env: str, pipeline: str, runner: str) -> dict[str, Any]:
     """Seconds by the clock of one run, and how busy the machine was before."""
     command = [sys.executable, "-m", "kedro", "run", f"--env={env}", f"--pipeline={pipeline}", f"--runner={runner}"]
-    own = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1"}
+    own = {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1"}
     load, start = os.getloadavg()[0], time.perf_counter()
     subprocess.run(command, cwd=folder, env={**os.environ, **own}, check=True)
     return {"seconds": time.perf_counter() - start, "load_before": load}
