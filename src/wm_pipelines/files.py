@@ -33,21 +33,33 @@ _PARTIAL, _WAITING = ".partial-", ".next-"
 # ---------------------------------------------------------------- one file
 
 
+def project_path(path: str) -> Path:
+    """A relative path starts at the project's root: the nearest directory upwards that has a pyproject.toml."""
+    here = Path.cwd()
+    root = next((d for d in (here, *here.parents) if (d / "pyproject.toml").is_file()), here)
+    return root / Path(path).expanduser()
+
+
 def checked_file(path: StrPath, sha256: str, wanted: str) -> Path:
     """The path of a file that was made elsewhere, if it is the one that was meant.
 
     Args:
-        path: of the file. sha256: hexadecimal digits of its checksum. wanted: what it should be, and where it is from.
+        path: of the file, relative to the project. sha256: hexadecimal digits of its checksum. wanted: what it should
+            be, and where it is from.
 
     Raises:
         UserError: it is missing, or another one.
     """
-    path = Path(path)
-    if not path.is_file():
+    path, sha256 = project_path(os.fspath(path)), sha256.strip().lower()
+    try:
+        there = path.is_file()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         raise UserError(f"'{path}' is no file: {wanted}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256.strip().lower():
+    if found != sha256:
         raise UserError(f"'{path}' has SHA-256 {found}, expected {sha256}: {wanted}, or correct the checksum")
     return path
 

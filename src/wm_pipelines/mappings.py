@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Positive = Annotated[int, Field(ge=1)]
 """A width, a number of channels: an item of a list in parameter files."""
@@ -21,7 +22,15 @@ class Checked(Settings):
     """A file that was made elsewhere, and the SHA-256 of its content: what is read is what was meant."""
 
     path: str
-    sha256: str = Field(pattern=r"^\s*[0-9a-fA-F]{64}\s*$")
+    sha256: str
+
+    @field_validator("sha256")
+    @classmethod
+    def _digits(cls, value: str) -> str:
+        value = value.strip().lower()
+        if not re.fullmatch("[0-9a-f]{64}", value):
+            raise ValueError(f"64 hexadecimal digits are a SHA-256, got {len(value)} characters")
+        return value
 
 
 def deep_merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

@@ -312,11 +312,15 @@ def test_encoders_that_do_not_fit_are_refused_in_one_line(tmp_path):
     _, wider = stored_ijepa(wide, SCENES, frames, stem=(8, 16))
     _, patches = stored_ijepa(flat, SCENES, frames, stem=None, patch=4)
     _, alone = stored_ijepa(none, SCENES, frames)
+    large = Spec("large", 1.0, {"frames": Space("frames", (16, 16, 3), "uint8")})
+    (tmp_path / "large").mkdir()
+    _, larger = stored_ijepa(tmp_path / "large", large, frames.repeat(1, 1, 2, 2, 1))
     (none / "sigreg.json").unlink()
     missing = alone.model_copy(update={"path": str(none / "no.safetensors")})
     for file, message in (
         (wider, "set stem and features"),
-        (patches, "is VisionTransformer"),
+        (larger, r"has seen frames \[16, 16, 3\]"),
+        (patches, "has no encoder of convolutions"),
         (alone, "are no model"),
         (missing, "is no file"),
         (alone.model_copy(update={"sha256": "0" * 64}), "has SHA-256"),

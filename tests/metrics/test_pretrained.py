@@ -82,7 +82,7 @@ def test_the_wrong_file_is_refused_in_one_line(i3d, tmp_path):
             I3DFeatures(file, sha256)
         assert "\n" not in str(error.value)
     other = I3DFeatures(small, hashlib.sha256(small.read_bytes()).hexdigest().upper())
-    with pytest.raises(ValueError, match="not the 400 of I3D"):
+    with pytest.raises(UserError, match="not the 400 features of I3D"):
         other(np.zeros((1, 10, 8, 8, 3)))
 
 
@@ -149,3 +149,36 @@ def test_images_and_files_that_inception_cannot_take_are_refused(inception, tmp_
         InceptionFeatures(tmp_path / "none.pt", inception[1])
     with pytest.raises(UserError, match=r"has SHA-256 .* expected 000"):
         InceptionFeatures(inception[0], "0" * 64)
+
+
+class Other(torch.nn.Module):
+    """Somebody's network: of another size, not finite, or not to be called like this."""
+
+    def __init__(self, size: int, value: float):
+        super().__init__()
+        self.size, self.value = size, value
+
+    def forward(self, x: torch.Tensor, return_features: bool) -> torch.Tensor:
+        return torch.full([x.shape[0], self.size], self.value)
+
+
+class Alone(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Other(100, 0.0), r"gives \[100\] of each, not the 2048"),
+        (Other(2048, float("nan")), "not finite"),
+        (Alone(), "cannot be called as the published one"),
+    ],
+)
+def test_another_network_is_told_in_one_line(module, message, tmp_path):
+    path = tmp_path / "other.pt"
+    torch.jit.script(module).save(str(path))
+    features = InceptionFeatures(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(UserError, match=message) as error:
+        features(np.zeros((2, 8, 8, 3)))
+    assert "\n" not in str(error.value)

@@ -71,7 +71,11 @@ def test_frames_are_compared_by_features_of_networks_that_were_trained_elsewhere
     assert value(floor, "frechet_encoder") == pytest.approx(frechet_distance(b, a), rel=1e-3)
     assert value(floor, "fid") > 0
     with pytest.raises(UserError, match="SHA-256"):
-        judged(episodes, inception=inception | {"sha256": "0" * 64})
+        Language().check(Language().config({"inception": inception | {"sha256": "0" * 64}}))
+    with pytest.raises(UserError, match="is no file"):
+        Language().check(Language().config({"encoder": {"path": str(tmp_path / "no"), "sha256": "0" * 64}}))
+    with pytest.raises(UserError, match="64 hexadecimal digits"):
+        Language().config({"encoder": {"path": "x", "sha256": "0" * 63}})
 
 
 def test_who_knows_answers_everything_and_finds_every_caption(episodes):

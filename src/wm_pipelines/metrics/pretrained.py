@@ -49,7 +49,8 @@ class I3DFeatures:
         """Features of clips of at least 10 frames, uint8 or floating point in [0, 1]; ``[N, T, H, W, C] -> [N, 400]``.
 
         Raises:
-            ValueError: the clips have another shape, type or range, or are too short for the network.
+            ValueError: the clips have another shape, type or range, or are too short for the network. UserError: the
+            network is another one.
         """
         import torch
 
@@ -60,13 +61,10 @@ class I3DFeatures:
             raise ValueError(f"I3D needs clips of at least {I3D_SHORTEST} frames, got {clips.shape[1]}")
         with torch.inference_mode():
             found = [
-                self._network(self._input(clips[i : i + self.batch]), rescale=False, resize=False, return_features=True)
-                for i in range(0, len(clips), self.batch)
+                _called(self.path, self._network, self._input(part), rescale=False, resize=False, return_features=True)
+                for part in (clips[i : i + self.batch] for i in range(0, len(clips), self.batch))
             ]
-        features = torch.cat(found).double().cpu().numpy()
-        if features.shape != (len(clips), I3D_LOGITS):
-            raise ValueError(f"'{self.path}' gives features {features.shape[1:]} per clip, not the {I3D_LOGITS} of I3D")
-        return features
+        return _features(self.path, found, len(clips), I3D_LOGITS, "I3D")
 
     def _input(self, clips: NDArray[Any]) -> Any:
         """``[B, T, H, W, C]`` -> ``[B, 3, T, 224, 224]`` in [-1, 1]."""
@@ -106,7 +104,7 @@ class InceptionFeatures:
         """Features of images, uint8 or floating point in [0, 1].
 
         Raises:
-            ValueError: the images have another shape, type or range, or the network gives something else.
+            ValueError: the images have another shape, type or range. UserError: the network is another one.
         """
         import torch
 
@@ -117,11 +115,8 @@ class InceptionFeatures:
             for i in range(0, len(images), self.batch):
                 part = np.rint(255 * _pixels(images[i : i + self.batch], "images")).clip(0, 255).astype(np.uint8)
                 x = torch.as_tensor(part, device=self.device).movedim(-1, 1).expand(-1, 3, -1, -1)
-                found.append(self._network(x.contiguous(), return_features=True))
-        features: Float = torch.cat(found).double().cpu().numpy()
-        if features.shape != (len(images), INCEPTION_FEATURES):
-            raise ValueError(f"'{self.path}' gives features {features.shape[1:]}, not the 2048 of Inception")
-        return features
+                found.append(_called(self.path, self._network, x.contiguous(), return_features=True))
+        return _features(self.path, found, len(images), INCEPTION_FEATURES, "Inception")
 
 
 def _script(path: str | Path, sha256: str, device: str, source: str) -> Any:
@@ -134,6 +129,28 @@ def _script(path: str | Path, sha256: str, device: str, source: str) -> Any:
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"'{path}' is no TorchScript module ({reason}): {source}") from None
+
+
+def _called(path: Path, network: Any, x: Any, **how: bool) -> Any:
+    """What a script says, which may be anyone's."""
+    try:
+        return network(x, **how)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"'{path}' is another network, it cannot be called as the published one ({reason})") from None
+
+
+def _features(path: Path, found: list[Any], count: int, size: int, name: str) -> Float:
+    """All that was said, ``[count, size]``."""
+    import torch
+
+    if not all(isinstance(part, torch.Tensor) and part.ndim == 2 and part.shape[1] == size for part in found):
+        given = list(found[0].shape[1:]) if isinstance(found[0], torch.Tensor) else type(found[0]).__name__
+        raise UserError(f"'{path}' is another network: it gives {given} of each, not the {size} features of {name}")
+    features: Float = torch.cat(found).double().cpu().numpy()
+    if features.shape != (count, size) or not np.isfinite(features).all():
+        raise UserError(f"'{path}' gives {name}'s features that are not finite, or not one row of each")
+    return features
 
 
 def _pixels(values: NDArray[Any], what: str) -> NDArray[np.float32]:

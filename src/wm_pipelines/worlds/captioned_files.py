@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
+from wm_pipelines.files import project_path
 from wm_pipelines.laws import Laws
 from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds import register
@@ -21,7 +22,6 @@ from wm_pipelines.worlds.base import World, WorldParameters, check_shares
 from wm_pipelines.worlds.parts.captioned_rows import KINDS, given_splits, linked, shared_out, text_views
 from wm_pipelines.worlds.parts.pictures import picture
 from wm_pipelines.worlds.parts.text_tables import read_texts
-from wm_pipelines.worlds.parts.trajectories import project_path
 from wm_pipelines.worlds.parts.video_files import Cut, UnusableVideoError, check_memory, cut_clips, plan_clips
 from wm_pipelines.worlds.parts.video_lists import exists, is_film
 

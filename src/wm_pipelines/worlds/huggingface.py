@@ -23,13 +23,13 @@ from pydantic import Field, model_validator
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError, did_you_mean
+from wm_pipelines.files import project_path
 from wm_pipelines.laws import Laws
 from wm_pipelines.mappings import Settings
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import World, WorldParameters, check_splits
 from wm_pipelines.worlds.parts.captioned_rows import KINDS, passages, text_views
 from wm_pipelines.worlds.parts.pictures import fitted
-from wm_pipelines.worlds.parts.trajectories import project_path
 from wm_pipelines.worlds.parts.video_files import Cut, check_memory
 
 

@@ -19,12 +19,12 @@ from pydantic import Field, model_validator
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
+from wm_pipelines.files import project_path
 from wm_pipelines.laws import Laws
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import Array, Float, SimulatedWorld, WorldParameters, stream
 from wm_pipelines.worlds.mnist import chosen, read_digits
 from wm_pipelines.worlds.parts import captions
-from wm_pipelines.worlds.parts.trajectories import project_path
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
+from wm_pipelines.files import project_path
 from wm_pipelines.formulas import Formula
 from wm_pipelines.integrators import hamiltonian_field
 from wm_pipelines.laws import Laws
@@ -38,7 +39,6 @@ from wm_pipelines.worlds.parts.table_smoothing import TableSmoothing
 from wm_pipelines.worlds.parts.trajectories import (
     Trajectory,
     check_resampling,
-    project_path,
     read_trajectories,
     regular_step,
     resampled,

@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
+from wm_pipelines.files import project_path
 from wm_pipelines.worlds import register
 from wm_pipelines.worlds.base import World, WorldParameters, check_shares, stream
 from wm_pipelines.worlds.parts.captioned_rows import passages
-from wm_pipelines.worlds.parts.trajectories import project_path
 
 
 class TextFileParameters(WorldParameters):

@@ -164,7 +164,8 @@ class AskedFamily(MemberFamily):
         if self.config.encoder is not None and self.sees():
             for seed, member in enumerate(self.members):
                 eye: Any = member.eye
-                eye.encoder.load_state_dict(stored_encoder(self.config.encoder, seed, eye.encoder).state_dict())
+                found = stored_encoder(self.config.encoder, seed, eye.encoder, self.space.shape)
+                eye.encoder.load_state_dict(found.state_dict())
         texts = torch.cat([padded(examples[name].flatten(0, 1), self._longest(examples)) for name in _TEXTS])
         for member in self.members:
             assert isinstance(member, AskedMember)

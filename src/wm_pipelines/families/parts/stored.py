@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
@@ -33,35 +35,39 @@ def stored(file: Checked) -> Family:
         family: Family = build(kind, kind.Config(**card["config"]), Spec.from_json(card["spec"]), card["seeds"])
         family.to(type(family).dtype)
         family.load_state_dict(tensors)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as problem:
-        reason = str(problem).strip().partition("\n")[0]
+    except (OSError, AttributeError, LookupError, ValueError, TypeError, RuntimeError, SafetensorError) as problem:
+        reason = " ".join(str(problem).split())[:200]
         raise UserError(f"'{path}' and the card beside it are no model ({reason}): give {_WANTED}") from None
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
+        raise UserError(f"'{path}' holds weights that are not finite: its training failed")
     return family.eval()
 
 
-def stored_encoder(file: Checked, seed: int, like: nn.Module) -> nn.Module:
+def stored_encoder(file: Checked, seed: int, like: nn.Module, shape: Sequence[int]) -> nn.Module:
     """The encoder of one seed's networks; with fewer seeds than asked for they are taken in turn.
 
     Args:
         file: of a family whose networks have an encoder, such as `ijepa`. seed: its number. like: of the same kind
-            and size.
+            and size. shape: of the frames that it will see, ``(H, W, C)``.
 
     Raises:
-        UserError: see `stored`; it has no such encoder.
+        UserError: see `stored`; it has no such encoder, or has seen frames of another shape.
     """
     family = stored(file)
     members = list(getattr(family, "members", []))
     encoder = getattr(members[seed % len(members)], "encoder", None) if members else None
     if type(encoder) is not type(like):
         raise UserError(
-            f"'{file.path}' has no encoder of convolutions (that of {family.name} is "
-            f"{type(encoder).__name__}): give an ijepa with a stem, such as its variant sigreg"
+            f"'{file.path}' ({family.name}) has no encoder of convolutions: give an ijepa with a stem, such as sigreg"
         )
+    seen = family.spec.views["frames"].shape
+    if tuple(seen) != tuple(shape):
+        raise UserError(f"'{file.path}' has seen frames {list(seen)}, these are {list(shape)}: train it on such frames")
     own, theirs = ({name: list(t.shape) for name, t in part.state_dict().items()} for part in (like, encoder))
     if own != theirs:
         differs = next(name for name in {**own, **theirs} if own.get(name) != theirs.get(name))
         raise UserError(
             f"the encoder of '{file.path}' differs from the one that is asked for ({differs}: {theirs.get(differs)}, "
-            f"wanted {own.get(differs)}): set stem and features to its stem and width, depth to 0"
+            f"wanted {own.get(differs)}): set stem and features to its stem and width; its depth has to be 0"
         )
     return encoder

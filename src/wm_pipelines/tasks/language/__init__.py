@@ -56,6 +56,21 @@ class Language(Task):
         "fewer_than_stride", "fewer_than_pixels", "perplexity_per_byte", "prior_perplexity_per_byte", "train_seconds",
     )  # fmt: skip
 
+    def check(self, config: LanguageConfig) -> None:
+        """Networks that were trained elsewhere are there, and can be read.
+
+        Raises:
+            UserError: one of them is not.
+        """
+        if config.encoder is not None:
+            from wm_pipelines.tasks.language.judge import encoder_of
+
+            encoder_of(config.encoder)
+        if config.inception is not None:
+            from wm_pipelines.metrics.pretrained import InceptionFeatures
+
+            InceptionFeatures(config.inception.path, config.inception.sha256)
+
     def judge(
         self,
         model: Family,

@@ -121,7 +121,7 @@ def accuracy_over_parameters(main: pd.DataFrame, palette: Palette) -> Figure | N
                 marker={"color": palette.colour(model), "size": 10, "symbol": palette.marker(model)},
             )
         )
-    caption = "Text towers are counted; encoders are alike and left out. Whiskers are 95 % intervals."
+    caption = "Text towers are counted, encoders of what is seen are not. Whiskers are 95 % intervals."
     return Figure(figure, "Answers over parameters", caption) if both else None
 
 

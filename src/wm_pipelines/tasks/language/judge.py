@@ -23,6 +23,7 @@ from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Captions, Describes, Encodes, Family, Generates, ScoresText
 from wm_pipelines.families.parts.stored import stored
 from wm_pipelines.laws import Laws
+from wm_pipelines.mappings import Checked
 from wm_pipelines.metrics.captions import captions_right, others_of_their_kind, perplexity
 from wm_pipelines.metrics.distances import frechet_distance
 from wm_pipelines.metrics.pretrained import InceptionFeatures
@@ -166,22 +167,32 @@ def _features_of(config: LanguageConfig) -> dict[str, Callable[[Float], Float]]:
     """By metric, features of frames ``[N, H, W, C]`` in [0, 1] that Fréchet distances are taken of."""
     found: dict[str, Callable[[Float], Float]] = {"frechet_pixels": coarse}
     if config.encoder is not None:
-        found["frechet_encoder"] = _encoded_by(stored(config.encoder))
+        found["frechet_encoder"] = _encoded_by(encoder_of(config.encoder))
     if config.inception is not None:
         found["fid"] = InceptionFeatures(config.inception.path, config.inception.sha256)
     return found
 
 
-def _encoded_by(family: Any) -> Callable[[Float], Float]:
-    """Pooled features of the first seed's encoder.
+def encoder_of(file: Checked) -> Any:
+    """A trained model of frames.
 
     Raises:
-        UserError: the family does not encode.
+        UserError: see `stored`; it has no features of frames that were learned.
     """
-    if not isinstance(family, Encodes):
-        raise UserError(f"language.encoder: '{family.name}' has no features of frames: give an ijepa, for example")
+    family = stored(file)
+    sees_frames = any("frames" in need.split("|") for need in family.needs)
+    if not (isinstance(family, Encodes) and family.learned_features and sees_frames):
+        raise UserError(f"'{file.path}' ({family.name}) has no learned features of frames: give an ijepa, for example")
+    return family
+
+
+def _encoded_by(family: Any) -> Callable[[Float], Float]:
+    """Pooled features of the first seed's encoder, ``[N, D]``."""
 
     def features(frames: Float) -> Float:
+        shape, seen = frames.shape[1:], family.spec.views["frames"].shape
+        if shape != tuple(seen):
+            raise UserError(f"language.encoder: {family.name} has seen frames {list(seen)}, these are {list(shape)}")
         shown = torch.tensor(np.rint(255 * frames.clip(0, 1)).astype(np.uint8))[:, None]
         with torch.no_grad():
             return np.asarray(family.encode({"frames": shown}).pooled[0].flatten(1).double().numpy())

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wm_pipelines.errors import UserError
-from wm_pipelines.worlds.parts.trajectories import project_path
+from wm_pipelines.files import project_path
 
 FILES = {
     "train": {"images": "train-images-idx3-ubyte", "labels": "train-labels-idx1-ubyte"},

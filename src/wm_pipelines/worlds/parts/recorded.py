@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 from wm_pipelines import __version__
 from wm_pipelines.episodes import Episodes
 from wm_pipelines.errors import UserError
+from wm_pipelines.files import project_path
 from wm_pipelines.worlds.base import Float, World, WorldParameters, check_shares, stream
 from wm_pipelines.worlds.parts.recorded_actions import between_rows, scaled
-from wm_pipelines.worlds.parts.trajectories import project_path
 
 logger = logging.getLogger(__name__)
 

@@ -166,13 +166,6 @@ class Trajectory:
         return replace(self, **rows)
 
 
-def project_path(path: str) -> Path:
-    """A relative path starts at the project's root: the nearest directory upwards that has a pyproject.toml."""
-    here = Path.cwd()
-    root = next((d for d in (here, *here.parents) if (d / "pyproject.toml").is_file()), here)
-    return root / Path(path).expanduser()
-
-
 def read_trajectories(
     path: Path, columns: Columns, fewest: int = 2, header: Sequence[str] | None = None
 ) -> list[Trajectory]:
