@@ -49,7 +49,7 @@ ABILITIES = {
     "choose": "chooses answers", "describe": "writes answers", "derivatives": "solves for fields",
     "discover": "discovers actions",
 }  # fmt: skip
-"""Methods of the protocols of `families.base`, and what they mean."""
+"""Methods of the protocols of `families.base` and `families.parts.language`, and what they mean."""
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from tests.families.scenes import ASKED, COLOURS, SCENES, SIDES, SIZE, codes, ha
 from tests.families.trained_encoders import stored_ijepa
 from tests.specs import LEARNING
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Answers, Describes, EmbedsTexts, PointsAtTexts
 from wm_pipelines.families.dual_encoder import DualEncoder, joined, known
 from wm_pipelines.families.frequent_answer import FrequentAnswer, FrequentAnswerConfig
 from wm_pipelines.families.parts.asking import Sight, tokens_of
+from wm_pipelines.families.parts.language import Answers, Describes, EmbedsTexts, PointsAtTexts
 from wm_pipelines.families.token_vlm import TokenVLM
 from wm_pipelines.families.vljepa import VLJEPA
 from wm_pipelines.families.vljepa.family import alike

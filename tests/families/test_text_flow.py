@@ -10,7 +10,8 @@ from tests.specs import LEARNING
 from wm_pipelines.blocks.flow_sampling import heun, heun_through
 from wm_pipelines.blocks.words import UNKNOWN, Words
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Family, Generates
+from wm_pipelines.families.base import Family
+from wm_pipelines.families.parts.language import Generates
 from wm_pipelines.families.text_flow import TextFlow, TextFlowConfig
 from wm_pipelines.families.text_flow.family import shifted
 from wm_pipelines.families.text_flow.networks import FrameVelocity, Reader

@@ -10,7 +10,8 @@ from tests.families.scenes import SCENES, codes, halves
 from tests.families.transfused import FLOAT32, PATCHES, SMALL, built, generator, trained
 from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Captions, Family, Generates, ScoresText
+from wm_pipelines.families.base import Family
+from wm_pipelines.families.parts.language import Captions, Generates, ScoresText
 from wm_pipelines.families.transfusion import Transfusion, TransfusionConfig
 from wm_pipelines.families.transfusion.autoencoder import Autoencoder
 from wm_pipelines.families.transfusion.layout import TEXT, Image, lay_out

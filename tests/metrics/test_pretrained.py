@@ -34,11 +34,16 @@ class I3D(torch.nn.Module):
         return torch.nn.functional.pad(found, [0, self.size - found.shape[1]])
 
 
+def scripted(module, folder):
+    """A module as a file, and its checksum."""
+    path = folder / "network.pt"
+    torch.jit.script(module).save(str(path))
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @pytest.fixture(scope="module")
 def i3d(tmp_path_factory):
-    path = tmp_path_factory.mktemp("i3d") / "i3d.pt"
-    torch.jit.script(I3D()).save(str(path))
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+    return scripted(I3D(), tmp_path_factory.mktemp("i3d"))
 
 
 def test_i3d_sees_resized_clips_from_minus_one_to_one(i3d):
@@ -70,8 +75,7 @@ def test_the_wrong_file_is_refused_in_one_line(i3d, tmp_path):
     path, checksum = i3d
     junk = tmp_path / "junk.pt"
     junk.write_bytes(b"not a network")
-    small = tmp_path / "small.pt"
-    torch.jit.script(I3D(16)).save(str(small))
+    small, checksum_of_small = scripted(I3D(16), tmp_path)
     cases = [
         (tmp_path / "none.pt", checksum, "is no file: take i3d_torchscript.pt"),
         (path, "0" * 64, "has SHA-256 .* expected 000"),
@@ -81,8 +85,8 @@ def test_the_wrong_file_is_refused_in_one_line(i3d, tmp_path):
         with pytest.raises(UserError, match=message) as error:
             I3DFeatures(file, sha256)
         assert "\n" not in str(error.value)
-    other = I3DFeatures(small, hashlib.sha256(small.read_bytes()).hexdigest().upper())
-    with pytest.raises(UserError, match="not the 400 features of I3D"):
+    other = I3DFeatures(small, checksum_of_small.upper())
+    with pytest.raises(UserError, match="does not give the 400 features of I3D"):
         other(np.zeros((1, 10, 8, 8, 3)))
 
 
@@ -116,9 +120,7 @@ class Inception(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
-    path = tmp_path_factory.mktemp("inception") / "inception.pt"
-    torch.jit.script(Inception()).save(str(path))
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+    return scripted(Inception(), tmp_path_factory.mktemp("inception"))
 
 
 def test_inception_sees_whole_numbers_of_three_channels(inception):
@@ -170,15 +172,13 @@ class Alone(torch.nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Other(100, 0.0), r"gives \[100\] of each, not the 2048"),
+        (Other(100, 0.0), "does not give the 2048 features of Inception"),
         (Other(2048, float("nan")), "not finite"),
         (Alone(), "cannot be called as the published one"),
     ],
 )
 def test_another_network_is_told_in_one_line(module, message, tmp_path):
-    path = tmp_path / "other.pt"
-    torch.jit.script(module).save(str(path))
-    features = InceptionFeatures(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    features = InceptionFeatures(*scripted(module, tmp_path))
     with pytest.raises(UserError, match=message) as error:
         features(np.zeros((2, 8, 8, 3)))
     assert "\n" not in str(error.value)

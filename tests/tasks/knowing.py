@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from wm_pipelines.families.base import FamilyConfig, TextScore
+from wm_pipelines.families.base import FamilyConfig
+from wm_pipelines.families.parts.language import TextScore
 from wm_pipelines.families.parts.members import MemberFamily
 from wm_pipelines.laws import laws_of
 from wm_pipelines.tasks.language import Language

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import wm_pipelines
-from wm_pipelines.families.base import Family, GivenLaws, build
-from wm_pipelines.laws import Laws, laws_of
-from wm_pipelines.registry import families
+from wm_pipelines.families.base import Family
+from wm_pipelines.families.parts.stored import built
+from wm_pipelines.laws import Laws
 from wm_pipelines.spec import Spec
 
 
@@ -40,22 +40,13 @@ class TrainedModel:
         Args:
             laws: for the oracle; None: those of the spec. spec: of another world than the card's.
         """
-        family = self._built(spec, laws)
-        family.to(type(family).dtype)
+        family = built(self.card, spec, laws)
         family.load_state_dict(dict(self.tensors))
         return family.eval()
 
     def untrained(self) -> Family:
         """The same family as it was before training."""
-        family = self._built()
-        return family.to(type(family).dtype).eval()
-
-    def _built(self, spec: Spec | None = None, laws: Laws | None = None) -> Family:
-        kind, spec = families.get(self.card["family"]), spec or self.spec
-        family: Family = build(kind, kind.Config(**self.card["config"]), spec, self.card["seeds"], laws)
-        if laws is None and isinstance(family, GivenLaws):
-            family.laws = laws_of(spec)
-        return family
+        return built(self.card).eval()
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ compared before a file is loaded, so that what runs is what was meant.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,33 +18,80 @@ from wm_pipelines.files import checked_file
 
 Float = NDArray[np.float64]
 
-I3D_SIDE, I3D_LOGITS, I3D_SHORTEST = 224, 400, 10
-INCEPTION_FEATURES = 2048
+I3D_SIDE, I3D_SHORTEST = 224, 10
 
 
-class I3DFeatures:
-    """Features of the FVD: logits of I3D trained on Kinetics-400, clips ``[N, T, H, W, 1 | 3]`` -> ``[N, 400]``.
-
-    Takes the TorchScript export that StyleGAN-V published as ``i3d_torchscript.pt``, which reproduces the TensorFlow
-    Hub network of Unterthiner et al., *Towards Accurate Generative Models of Video: A New Metric & Challenges* (2018),
-    and is called as ``network(x, rescale=False, resize=False, return_features=True)`` with ``x [N, 3, T, 224, 224]`` in
-    [-1, 1]. Frames are resized here, bilinearly, to 224 × 224 pixels (not cropped: the whole frame counts), and scaled
-    here.
+class Published:
+    """A network that somebody published as TorchScript, called as they say.
 
     Args:
-        path: of the file.
+        path: of the file, relative to the project.
         sha256: 64 hexadecimal digits of its checksum.
         device: where the network runs.
-        batch: clips at a time.
+        batch: examples at a time.
 
     Raises:
         UserError: the file is missing, is another one, or is no TorchScript.
     """
 
+    name: ClassVar[str]
+    source: ClassVar[str]
+    size: ClassVar[int]  # features of an example
+    how: ClassVar[dict[str, bool]]  # it is called
+
     def __init__(self, path: str | Path, sha256: str, device: str = "cpu", batch: int = 8) -> None:
-        self.path, self.device, self.batch = Path(path), device, batch
-        source = "take i3d_torchscript.pt, which the StyleGAN-V project publishes for its FVD"
-        self._network = _script(path, sha256, device, source)
+        self.path, self.device, self.batch = path, device, batch
+        file = checked_file(path, sha256, f"take {self.source}")
+        import torch
+
+        try:
+            self._network: Any = torch.jit.load(str(file), map_location=device).eval()
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"'{path}' is no TorchScript module ({reason}): take {self.source}") from None
+
+    def _features(self, examples: NDArray[Any], shown: Callable[[NDArray[Any]], Any]) -> Float:
+        """Of examples ``[N, …]``, shown to the network part by part, ``[N, size]``.
+
+        Raises:
+            UserError: the network is another one, or gives what is not finite.
+        """
+        import torch
+
+        try:
+            with torch.inference_mode():
+                parts = [
+                    self._network(shown(examples[i : i + self.batch]), **self.how)
+                    for i in range(0, len(examples), self.batch)
+                ]
+        except (RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"'{self.path}' is another network, it cannot be called as the published one ({reason})"
+            ) from None
+        if not all(isinstance(part, torch.Tensor) and tuple(part.shape[1:]) == (self.size,) for part in parts):
+            raise UserError(
+                f"'{self.path}' is another network: it does not give the {self.size} features of {self.name}"
+            )
+        found: Float = torch.cat(parts).double().cpu().numpy()
+        if len(found) != len(examples) or not np.isfinite(found).all():
+            raise UserError(f"'{self.path}' gives features that are not finite, or not a row for every example")
+        return found
+
+
+class I3DFeatures(Published):
+    """Features of the FVD: logits of I3D trained on Kinetics-400, clips ``[N, T, H, W, 1 | 3]`` -> ``[N, 400]``.
+
+    Takes the TorchScript export that StyleGAN-V published as ``i3d_torchscript.pt``, which reproduces the TensorFlow
+    Hub network of Unterthiner et al., *Towards Accurate Generative Models of Video: A New Metric & Challenges* (2018),
+    and is called with ``x [N, 3, T, 224, 224]`` in [-1, 1]. Frames are resized here, bilinearly, to 224 × 224 pixels
+    (not cropped: the whole frame counts), and scaled here.
+    """
+
+    name: ClassVar[str] = "I3D"
+    source: ClassVar[str] = "i3d_torchscript.pt, which the StyleGAN-V project publishes for its FVD"
+    size: ClassVar[int] = 400
+    how: ClassVar[dict[str, bool]] = {"rescale": False, "resize": False, "return_features": True}
 
     def __call__(self, clips: NDArray[Any]) -> Float:
         """Features of clips of at least 10 frames, uint8 or floating point in [0, 1]; ``[N, T, H, W, C] -> [N, 400]``.
@@ -52,21 +100,14 @@ class I3DFeatures:
             ValueError: the clips have another shape, type or range, or are too short for the network. UserError: the
             network is another one.
         """
-        import torch
-
         clips = np.ascontiguousarray(clips)
         if clips.ndim != 5 or clips.shape[-1] not in (1, 3) or clips.size == 0:
             raise ValueError(f"I3D takes clips [N, T, H, W, 1 | 3], got {clips.shape}")
         if clips.shape[1] < I3D_SHORTEST:
             raise ValueError(f"I3D needs clips of at least {I3D_SHORTEST} frames, got {clips.shape[1]}")
-        with torch.inference_mode():
-            found = [
-                _called(self.path, self._network, self._input(part), rescale=False, resize=False, return_features=True)
-                for part in (clips[i : i + self.batch] for i in range(0, len(clips), self.batch))
-            ]
-        return _features(self.path, found, len(clips), I3D_LOGITS, "I3D")
+        return self._features(clips, self._shown)
 
-    def _input(self, clips: NDArray[Any]) -> Any:
+    def _shown(self, clips: NDArray[Any]) -> Any:
         """``[B, T, H, W, C]`` -> ``[B, 3, T, 224, 224]`` in [-1, 1]."""
         import torch
         from torch.nn.functional import interpolate
@@ -78,27 +119,18 @@ class I3DFeatures:
         return (2 * frames - 1).expand(-1, 3, -1, -1).unflatten(0, (n, steps)).movedim(2, 1).contiguous()
 
 
-class InceptionFeatures:
+class InceptionFeatures(Published):
     """Features of the FID: the last pooling of InceptionV3 on ImageNet, images ``[N, H, W, 1 | 3] -> [N, 2048]``.
 
     Takes the TorchScript export that StyleGAN3 published as ``inception-2015-12-05.pt``, which reproduces the network
-    of Heusel et al., *GANs trained by a two time-scale update rule* (2017), resizes by itself, and is called as
-    ``network(x, return_features=True)`` with ``x [N, 3, H, W]`` uint8.
-
-    Args:
-        path: of the file.
-        sha256: 64 hexadecimal digits of its checksum.
-        device: where the network runs.
-        batch: images at a time.
-
-    Raises:
-        UserError: the file is missing, is another one, or is no TorchScript.
+    of Heusel et al., *GANs trained by a two time-scale update rule* (2017), resizes by itself, and is called with ``x
+    [N, 3, H, W]`` uint8.
     """
 
-    def __init__(self, path: str | Path, sha256: str, device: str = "cpu", batch: int = 32) -> None:
-        self.path, self.device, self.batch = Path(path), device, batch
-        source = "take inception-2015-12-05.pt, which the StyleGAN3 project publishes for its FID"
-        self._network = _script(path, sha256, device, source)
+    name: ClassVar[str] = "Inception"
+    source: ClassVar[str] = "inception-2015-12-05.pt, which the StyleGAN3 project publishes for its FID"
+    size: ClassVar[int] = 2048
+    how: ClassVar[dict[str, bool]] = {"return_features": True}
 
     def __call__(self, images: NDArray[Any]) -> Float:
         """Features of images, uint8 or floating point in [0, 1].
@@ -106,51 +138,16 @@ class InceptionFeatures:
         Raises:
             ValueError: the images have another shape, type or range. UserError: the network is another one.
         """
-        import torch
-
         if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.size == 0:
             raise ValueError(f"Inception takes images [N, H, W, 1 | 3], got {images.shape}")
-        found = []
-        with torch.inference_mode():
-            for i in range(0, len(images), self.batch):
-                part = np.rint(255 * _pixels(images[i : i + self.batch], "images")).clip(0, 255).astype(np.uint8)
-                x = torch.as_tensor(part, device=self.device).movedim(-1, 1).expand(-1, 3, -1, -1)
-                found.append(_called(self.path, self._network, x.contiguous(), return_features=True))
-        return _features(self.path, found, len(images), INCEPTION_FEATURES, "Inception")
+        return self._features(images, self._shown)
 
+    def _shown(self, images: NDArray[Any]) -> Any:
+        """``[B, H, W, C]`` -> ``[B, 3, H, W]`` uint8."""
+        import torch
 
-def _script(path: str | Path, sha256: str, device: str, source: str) -> Any:
-    """A TorchScript module in evaluation mode."""
-    file = checked_file(path, sha256, source)
-    import torch
-
-    try:
-        return torch.jit.load(str(file), map_location=device).eval()
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"'{path}' is no TorchScript module ({reason}): {source}") from None
-
-
-def _called(path: Path, network: Any, x: Any, **how: bool) -> Any:
-    """What a script says, which may be anyone's."""
-    try:
-        return network(x, **how)
-    except (RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"'{path}' is another network, it cannot be called as the published one ({reason})") from None
-
-
-def _features(path: Path, found: list[Any], count: int, size: int, name: str) -> Float:
-    """All that was said, ``[count, size]``."""
-    import torch
-
-    if not all(isinstance(part, torch.Tensor) and part.ndim == 2 and part.shape[1] == size for part in found):
-        given = list(found[0].shape[1:]) if isinstance(found[0], torch.Tensor) else type(found[0]).__name__
-        raise UserError(f"'{path}' is another network: it gives {given} of each, not the {size} features of {name}")
-    features: Float = torch.cat(found).double().cpu().numpy()
-    if features.shape != (count, size) or not np.isfinite(features).all():
-        raise UserError(f"'{path}' gives {name}'s features that are not finite, or not one row of each")
-    return features
+        whole = np.rint(255 * _pixels(images, "images")).clip(0, 255).astype(np.uint8)
+        return torch.as_tensor(whole, device=self.device).movedim(-1, 1).expand(-1, 3, -1, -1).contiguous()
 
 
 def _pixels(values: NDArray[Any], what: str) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ from wm_pipelines.blocks.workers import everyone, mine
 from wm_pipelines.errors import UserError
 from wm_pipelines.families.base import Schedule, TrainedConfig, Views
 from wm_pipelines.families.parts.members import MemberFamily
-from wm_pipelines.families.parts.stored import stored_encoder
+from wm_pipelines.families.parts.stored import stored_encoders
 from wm_pipelines.mappings import Checked, Positive
 
 _AT_ONCE = 512  # frames encoded together
@@ -158,14 +158,14 @@ class AskedFamily(MemberFamily):
         """Numbers of episodes, by which frames are found, and tokens of questions and answers ``[E, Q, L]``.
 
         Raises:
-            UserError: more words, or longer texts, than there is room for; see `stored_encoder`.
+            UserError: more words, or longer texts, than there is room for; see `stored_encoders`.
         """
         examples = dict(super().examples(episodes))
         if self.config.encoder is not None and self.sees():
-            for seed, member in enumerate(self.members):
-                eye: Any = member.eye
-                found = stored_encoder(self.config.encoder, seed, eye.encoder, self.space.shape)
-                eye.encoder.load_state_dict(found.state_dict())
+            eyes: list[Any] = [member.eye for member in self.members]
+            found = stored_encoders(self.config.encoder, len(eyes), eyes[0].encoder, self.space.shape)
+            for eye, encoder in zip(eyes, found, strict=True):
+                eye.encoder.load_state_dict(encoder.state_dict())
         texts = torch.cat([padded(examples[name].flatten(0, 1), self._longest(examples)) for name in _TEXTS])
         for member in self.members:
             assert isinstance(member, AskedMember)

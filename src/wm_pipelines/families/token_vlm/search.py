@@ -51,7 +51,7 @@ class Follow(NamedTuple):
 
 def levels(texts: Tensor, end: int) -> list[Level]:
     """The tree of texts ``[C, L]``, each with ``end`` behind its last token, as often as it takes."""
-    before = torch.zeros(len(texts), dtype=torch.long)
+    before = texts.new_zeros(len(texts), dtype=torch.long)
     found = []
     for column in torch.nn.functional.pad(texts, (0, 1), value=end).T:
         goes_on = before >= 0
@@ -79,7 +79,7 @@ class Search:
 
     def best(self, kept: list[Kept], there: Tensor) -> Tensor:
         """Whether texts are the likeliest after what is kept of R questions, ``[R, C]``; several that are equal."""
-        rows = torch.arange(len(there))
+        rows = torch.arange(len(there), device=there.device)
         start = Follow(rows, torch.zeros_like(rows), kept[0][0].new_zeros(len(rows)), kept, there)
         found = kept[0][0].new_full((len(rows), self.count), -torch.inf)
         self._follow(0, start, None, found)
@@ -94,12 +94,12 @@ class Search:
             level.parent != begun.node[:, None], -torch.inf
         )
         if bound is None:
-            which, node = torch.arange(len(totals)), totals.argmax(1)
+            which, node = torch.arange(len(totals), device=totals.device), totals.argmax(1)
         else:
             which, node = (totals >= bound[begun.row, None]).nonzero().unbind(1)
         total, over = totals[which, node], level.token[node] == self.end
-        for row, leaf, value in zip(begun.row[which[over]], node[over], total[over], strict=True):
-            found[row, level.text == leaf] = value
+        ended, texts = (level.text == node[over, None]).nonzero().unbind(1)
+        found[begun.row[which[over]][ended], texts] = total[over][ended]
         said = begun._replace(kept=kept, there=there)
         for part in (~over).nonzero()[:, 0].split(_AT_ONCE):
             if len(part):

@@ -33,8 +33,9 @@ from wm_pipelines.blocks.ema import EMA
 from wm_pipelines.episodes import texts_of
 from wm_pipelines.errors import UserError
 from wm_pipelines.families import register
-from wm_pipelines.families.base import FamilyConfig, TextScore, Views
+from wm_pipelines.families.base import FamilyConfig, Views
 from wm_pipelines.families.parts.captioned import CaptionedFamily
+from wm_pipelines.families.parts.language import TextScore
 from wm_pipelines.families.transfusion.layout import Document, Image, Layout, attention_mask, lay_out
 from wm_pipelines.families.transfusion.member import TransfusionConfig, TransfusionMember
 from wm_pipelines.families.transfusion.network import Answer, Network, next_tokens

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes, codec_of, utf8
-from wm_pipelines.families.base import Answers, ChoosesBest, EmbedsTexts, Family, PointsAtTexts
+from wm_pipelines.families.base import Family
+from wm_pipelines.families.parts.language import Answers, ChoosesBest, EmbedsTexts, PointsAtTexts
 from wm_pipelines.laws import Laws
 from wm_pipelines.metrics.representation import effective_rank, is_collapsed, relative_spread
 from wm_pipelines.metrics.retrieval import distinct, right_first, swapped

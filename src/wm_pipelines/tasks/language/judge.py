@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from wm_pipelines.episodes import Episodes, codec_of, utf8
 from wm_pipelines.errors import UserError
-from wm_pipelines.families.base import Captions, Describes, Encodes, Family, Generates, ScoresText
+from wm_pipelines.families.base import Encodes, Family
+from wm_pipelines.families.parts.language import Captions, Describes, Generates, ScoresText
 from wm_pipelines.families.parts.stored import stored
 from wm_pipelines.laws import Laws
 from wm_pipelines.mappings import Checked
