@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Module -> arguments; None: needs the paper's files. By hand: ray_speed (an idle machine), schedule (a finished run).
+# Module -> arguments; None: needs the paper's files. By hand: ray_speed (an idle machine),
+# schedule, selective_decoding (a finished run).
 BENCHMARKS: dict[str, list[str] | None] = {
     "pendulum_simulation": [],
     "jepa_step": [],
